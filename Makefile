@@ -1,0 +1,57 @@
+MAKEFLAGS += --warn-undefined-variables --no-builtin-rules
+SHELL := /bin/sh
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+environments := .modelmill/environments
+
+##@ Use
+.PHONY: demo
+demo: environments ## Fine-tune, merge, quantize and judge a real small model on this machine
+	@examples/text-to-sql/demo.sh
+
+.PHONY: environments
+environments: ## Make the environments the stages run in, from the locks that ship
+	@for name in light train quantize; do images/environment.sh $$name $(environments)/$$name || exit; done
+
+##@ Develop
+.PHONY: dev
+dev: environments ## Make .venv, which holds every package and the test tools
+	@images/environment.sh dev .venv
+
+.PHONY: test
+test: dev ## Run every test that needs nothing but this machine
+	@.venv/bin/pytest
+
+.PHONY: format
+format: dev ## Format the code
+	@.venv/bin/ruff format --quiet .
+	@.venv/bin/ruff check --quiet --fix-only .
+
+.PHONY: lint
+lint: dev ## Check format, style, types and import contracts
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@PYTHONPATH=src .venv/bin/lint-imports
+
+.PHONY: generate
+generate: dev ## Write what is derived from the code: schemas and the reference page
+	@.venv/bin/python -m docs.generate
+
+.PHONY: verify
+verify: generate ## Fail where a generated file is not what the code says
+	@git diff --exit-code -- docs
+
+.PHONY: locks
+locks: ## Compile every lock anew from pyproject.toml
+	@images/lock.sh
+
+.PHONY: clean
+clean: ## Remove environments, the embedded store and everything it holds
+	rm -rf .modelmill .venv
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*##/ {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,0 +1,137 @@
+"""Numbers and foreign text as people read them, the same in every view.
+
+Knows units and characters.  Must not know what the numbers mean, nor HTML or Markdown.
+"""
+
+import unicodedata
+from collections.abc import Mapping
+from typing import Final
+
+from modelmill.report.document import Score
+
+NOTHING: Final = "–"
+"""Shown where there is no value."""
+
+METRIC_TITLES: Final[Mapping[str, str]] = {
+    "nll": "NLL",
+    "exact_match": "Exact match",
+    "sql_execution": "SQL execution",
+}
+
+_MINUTE: Final = 60
+_HOUR: Final = 3600
+_BYTE_UNITS: Final = (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
+_PLAIN_CONTROLS: Final = frozenset("\n\t")
+_INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def visible(text: str) -> str:
+    r"""Spell out every character that a terminal or browser would obey instead of showing.
+
+    Control characters, text direction overrides and zero-width characters come out as
+    `\x1b` or `\u202e`; line breaks and tabs stay.
+    """
+    return "".join(
+        character
+        if character in _PLAIN_CONTROLS or unicodedata.category(character) not in _INVISIBLE
+        else _spelled(ord(character))
+        for character in text
+    )
+
+
+def one_line(text: str) -> str:
+    """Make foreign text visible and fold its line breaks and runs of blanks."""
+    return visible(" ".join(text.split()))
+
+
+def duration(seconds: float | None) -> str:
+    """Say how long something took, in at most two units."""
+    if seconds is None:
+        return NOTHING
+    if seconds < 9.95:  # noqa: PLR2004 - the last value that one decimal shows below ten
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < _MINUTE:
+        return f"{whole} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min {whole % _MINUTE:02d} s"
+    minutes = round(seconds / _MINUTE)
+    return f"{minutes // _MINUTE} h {minutes % _MINUTE:02d} min"
+
+
+def size(count_bytes: int | None) -> str:
+    """Say how large something is, in decimal units with three digits."""
+    if count_bytes is None:
+        return NOTHING
+    for unit, factor in _BYTE_UNITS:
+        if count_bytes >= factor:
+            return f"{three_digits(count_bytes / factor)} {unit}"
+    return f"{count_bytes} B"
+
+
+def three_digits(value: float) -> str:
+    """Write a positive number with three significant digits and no exponent."""
+    for limit, decimals in ((10, 2), (100, 1)):
+        if round(value, decimals) < limit:
+            return f"{value:.{decimals}f}"
+    return f"{value:,.0f}"
+
+
+def share(value: float) -> str:
+    """Write a share as a percentage."""
+    return f"{100 * value:.1f} %"
+
+
+def metric_title(metric: str) -> str:
+    """Name a metric as a column head."""
+    return METRIC_TITLES.get(metric, metric)
+
+
+def metric_value(metric: str, value: float) -> str:
+    """Write one value of a metric with its unit: nats need none, shares are percentages."""
+    return f"{value:.3f}" if metric == "nll" else share(value)
+
+
+def metric_interval(metric: str, low: float, high: float) -> str:
+    """Write the interval around a value, without repeating the unit."""
+    if metric == "nll":
+        return f"{low:.3f} to {high:.3f}"
+    return f"{100 * low:.1f} to {100 * high:.1f}"
+
+
+def metric_score(metric: str, score: Score | None) -> str:
+    """Write a score with its interval."""
+    if score is None:
+        return NOTHING
+    interval = metric_interval(metric, score.low, score.high)
+    return f"{metric_value(metric, score.value)} ({interval})"
+
+
+def metric_difference(metric: str, value: float) -> str:
+    """Write a difference of two values: with its sign, shares in percentage points."""
+    return f"{value:+.3f}" if metric == "nll" else f"{100 * value:+.1f} points"
+
+
+def memory(rss_bytes: int | None, gpu_bytes: int | None) -> str:
+    """Say what a stage held at its peak: GPU memory too where it had any."""
+    if rss_bytes is None:
+        return NOTHING
+    return f"{size(rss_bytes)} + {size(gpu_bytes)} GPU" if gpu_bytes else size(rss_bytes)
+
+
+def listing(names: tuple[str, ...] | list[str]) -> str:
+    """Join names as a sentence does."""
+    if len(names) < 2:  # noqa: PLR2004 - one name needs no conjunction
+        return "".join(names)
+    return f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a count with its noun in the right number."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _spelled(code: int) -> str:
+    if code <= 0xFF:  # noqa: PLR2004 - two hex digits
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"  # noqa: PLR2004

@@ -1,0 +1,302 @@
+"""Read what a user wrote into the spec, and name everything that is wrong with it at once.
+
+The only module that turns text into models.  YAML 1.2 (so `2e-4` is a number and `no` is
+a word), JSON and Helm's values give the same model and therefore the same digests.
+"""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from pydantic import JsonValue, ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+
+from modelmill.spec.errors import InputMissing, Problem, SpecError
+from modelmill.spec.profile import Profile
+from modelmill.spec.run import RunSpec, Spec
+
+SIZE_LIMIT_BYTES = 65_536
+"""What fits a ConfigMap with room to spare; data goes by reference."""
+
+NODE_LIMIT = 20_000
+"""Aliases count each time they are used, so a few lines cannot unfold into gigabytes."""
+
+KeyPath: TypeAlias = tuple[str | int, ...]
+Lines: TypeAlias = Mapping[KeyPath, int]
+Model = TypeVar("Model", bound=Spec)
+
+
+def load_run(path: Path, overrides: Sequence[str] = ()) -> RunSpec:
+    """Read a `run.yaml`.
+
+    Args:
+        path: YAML or JSON.
+        overrides: `a.b=value`, applied before anything is checked.
+
+    Raises:
+        SpecError: with every problem, its line and a suggestion.
+        InputMissing: there is no such file.
+    """
+    return _load(RunSpec, path, overrides)
+
+
+def load_profile(path: Path | None) -> Profile:
+    """Read a profile, or take the one that fits a single machine.
+
+    Raises:
+        SpecError: with every problem, its line and a suggestion.
+        InputMissing: there is no such file.
+    """
+    return Profile() if path is None else _load(Profile, path, ())
+
+
+def parse_run(data: JsonValue, source: str) -> RunSpec:
+    """Read a run from data that has no lines, such as Helm's values or JSON.
+
+    Raises:
+        SpecError: with every problem.
+    """
+    return _parse(RunSpec, data, source, {})
+
+
+def parse_yaml(text: str, source: str) -> tuple[JsonValue, Lines]:
+    """Parse YAML 1.2 and remember the line of every key.
+
+    Raises:
+        SpecError: not YAML, a key twice, or too large once aliases are followed.
+    """
+    if len(text.encode()) > SIZE_LIMIT_BYTES:
+        reason = f"larger than {SIZE_LIMIT_BYTES // 1024} KiB; refer to data, do not embed it"
+        raise SpecError(source, [Problem("", reason)])
+    yaml = YAML(typ="safe", pure=True)
+    try:
+        node = yaml.compose(text)
+        lines = dict(_lines(node, (), [NODE_LIMIT])) if node is not None else {}
+        return yaml.load(text), lines
+    except _TooManyNodesError:
+        reason = f"more than {NODE_LIMIT} values once aliases are followed"
+        raise SpecError(source, [Problem("", reason)]) from None
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 0
+        reason = " ".join((error.problem or "not YAML").split())
+        raise SpecError(source, [Problem("", reason, line=line)]) from None
+    except (YAMLError, ValueError) as error:
+        raise SpecError(source, [Problem("", " ".join(str(error).split()))]) from None
+
+
+class _TooManyNodesError(Exception):
+    pass
+
+
+def _lines(node: Node, path: KeyPath, left: list[int]) -> Iterator[tuple[KeyPath, int]]:
+    left[0] -= 1
+    if left[0] < 0:
+        raise _TooManyNodesError
+    yield path, node.start_mark.line + 1
+    if isinstance(node, MappingNode):
+        for key, value in node.value:
+            here = (*path, str(key.value))
+            yield from _lines(value, here, left)
+            yield here, key.start_mark.line + 1
+    elif isinstance(node, SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _lines(value, (*path, index), left)
+
+
+def _load(model: type[Model], path: Path, overrides: Sequence[str]) -> Model:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputMissing("There is no such file", at=str(path)) from None
+    except (IsADirectoryError, UnicodeDecodeError, PermissionError) as error:
+        reason = f"cannot be read as UTF-8 text ({type(error).__name__})"
+        raise SpecError(str(path), [Problem("", reason)]) from None
+    data, lines = parse_yaml(text, str(path))
+    for override in overrides:
+        data = _override(data, override)
+    return _parse(model, data, str(path), lines)
+
+
+def _override(data: JsonValue, override: str) -> JsonValue:
+    dotted, separator, text = override.partition("=")
+    if not separator or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", dotted):
+        raise SpecError(f"--set {override}", [Problem("", "write it as KEY.KEY=VALUE")])
+    value, _ = parse_yaml(text, f"--set {override}")
+    return _placed(data, dotted.split("."), value)
+
+
+def _placed(data: JsonValue, keys: Sequence[str], value: JsonValue) -> JsonValue:
+    if not keys:
+        return value
+    first, rest = keys[0], keys[1:]
+    if isinstance(data, list) and first.isdigit() and int(first) < len(data):
+        index = int(first)
+        return [*data[:index], _placed(data[index], rest, value), *data[index + 1 :]]
+    inner = data if isinstance(data, dict) else {}
+    return {**inner, first: _placed(inner.get(first), rest, value)}
+
+
+def _parse(model: type[Model], data: JsonValue, source: str, lines: Lines) -> Model:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        schema = model.model_json_schema()
+        found: dict[tuple[str, str], Problem] = {}
+        for details in error.errors(include_url=False):
+            for problem in _problems(details, data, schema, lines):
+                found.setdefault((problem.key, problem.reason), problem)
+        merged = _either_or(list(found.values()))
+        raise SpecError(source, sorted(merged, key=lambda each: each.line)) from None
+
+
+def _problems(
+    details: ErrorDetails, data: JsonValue, schema: Mapping[str, JsonValue], lines: Lines
+) -> Iterator[Problem]:
+    path = _path_in(data, details["loc"])
+    key = _dotted(path)
+    line = _line_of(path, lines)
+    match details["type"]:
+        case "extra_forbidden":
+            suggestion = _suggestion(path, data, schema)
+            yield Problem(key, "unknown key", line=line, suggestion=suggestion)
+        case "missing":
+            yield Problem(key, "required and not given", line=line)
+        case "value_error":
+            for sentence in str(details["ctx"]["error"]).splitlines():
+                inner, separator, reason = sentence.partition(": ")
+                if separator and re.fullmatch(r"[a-z_.]+", inner):
+                    where = (*path, *inner.split("."))
+                    yield Problem(_dotted(where), reason, line=_line_of(where, lines))
+                else:
+                    yield Problem(key, sentence, line=line)
+        case "union_tag_not_found" | "union_tag_invalid":
+            tags = details["ctx"].get("expected_tags", "'gptq', 'bitsandbytes'")
+            field = details["ctx"]["discriminator"].strip("'")
+            yield Problem(f"{key}.{field}", f"should be one of {tags}", line=line)
+        case _:
+            reason = details["msg"].replace("Input should", "should")
+            shown = _shown(details["input"])
+            yield Problem(key, f"{reason}{f' (got {shown})' if shown else ''}", line=line)
+
+
+def _either_or(problems: Sequence[Problem]) -> list[Problem]:
+    """Fold the members of a union that all refused the same value into one problem."""
+    by_key: dict[tuple[str, int, str], list[str]] = {}
+    for each in problems:
+        by_key.setdefault((each.key, each.line, each.suggestion), []).append(each.reason)
+    folded = []
+    for (key, line, suggestion), reasons in by_key.items():
+        heads = [reason.partition(" (got ") for reason in reasons]
+        if len(heads) > 1 and all(tail for _, _, tail in heads):
+            reason = f"{' or '.join(head for head, _, _ in heads)} (got {heads[0][2]}"
+            folded.append(Problem(key, reason, line=line, suggestion=suggestion))
+        else:
+            folded += [Problem(key, each, line=line, suggestion=suggestion) for each in reasons]
+    return folded
+
+
+def _path_in(data: JsonValue, location: Sequence[str | int]) -> KeyPath:
+    """Drop the parts of pydantic's location that name union members, not keys."""
+    path: list[str | int] = []
+    here: JsonValue = data
+    for position, part in enumerate(location):
+        if isinstance(here, dict) and part in here:
+            here = here[str(part)]
+        elif isinstance(here, list) and isinstance(part, int) and part < len(here):
+            here = here[part]
+        elif not (isinstance(here, dict) and position == len(location) - 1):
+            continue
+        path.append(part)
+    return tuple(path)
+
+
+def _line_of(path: KeyPath, lines: Lines) -> int:
+    """Find the line of a key, or of the nearest thing that holds it."""
+    while path and path not in lines:
+        path = path[:-1]
+    return lines.get(path, 0)
+
+
+def _dotted(path: KeyPath) -> str:
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}"
+    return text.removeprefix(".")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict | list) or value is None:
+        return {dict: "a mapping", list: "a list"}.get(type(value), "nothing")
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _suggestion(path: KeyPath, data: JsonValue, schema: Mapping[str, JsonValue]) -> str:
+    """Look for the key beside where it stands, then anywhere in the spec."""
+    wrong = str(path[-1])
+    siblings = set(_keys_at(schema, path[:-1], schema))
+    taken = set(_at(data, path[:-1]))
+    close = difflib.get_close_matches(wrong, sorted(siblings - taken), n=1, cutoff=0.6)
+    if close:
+        return f"did you mean '{close[0]}'?"
+    elsewhere = dict(_all_keys(schema))
+    close = difflib.get_close_matches(wrong, sorted(elsewhere), n=1, cutoff=0.85)
+    if close:
+        return f"did you mean '{elsewhere[close[0]]}'?"
+    return f"known here: {', '.join(sorted(siblings))}" if siblings else ""
+
+
+def _at(data: JsonValue, path: KeyPath) -> Iterator[str]:
+    here: JsonValue = data
+    for part in path:
+        if isinstance(here, dict):
+            here = here.get(str(part))
+        elif isinstance(here, list) and isinstance(part, int):
+            here = here[part]
+    if isinstance(here, dict):
+        yield from here
+
+
+def _branches(
+    node: Mapping[str, JsonValue], schema: Mapping[str, JsonValue]
+) -> Iterator[Mapping[str, JsonValue]]:
+    reference = node.get("$ref")
+    if isinstance(reference, str):
+        definitions = schema["$defs"]
+        assert isinstance(definitions, dict)
+        target = definitions[reference.rpartition("/")[2]]
+        assert isinstance(target, dict)
+        yield from _branches(target, schema)
+        return
+    yield node
+    for word in ("anyOf", "oneOf", "allOf"):
+        members = node.get(word)
+        for member in members if isinstance(members, list) else ():
+            if isinstance(member, dict):
+                yield from _branches(member, schema)
+
+
+def _keys_at(
+    node: Mapping[str, JsonValue], path: KeyPath, schema: Mapping[str, JsonValue]
+) -> Iterator[str]:
+    for branch in _branches(node, schema):
+        properties = branch.get("properties")
+        known = properties if isinstance(properties, dict) else {}
+        if not path:
+            yield from known
+            continue
+        inner = branch.get("items") if isinstance(path[0], int) else known.get(str(path[0]))
+        if isinstance(inner, dict):
+            yield from _keys_at(inner, path[1:], schema)
+
+
+def _all_keys(schema: Mapping[str, JsonValue]) -> Iterator[tuple[str, str]]:
+    sections = schema.get("properties")
+    for section in sections if isinstance(sections, dict) else ():
+        for key in _keys_at(schema, (section,), schema):
+            yield key, f"{section}.{key}"

@@ -1,0 +1,89 @@
+"""Every name that more than one layer must spell the same way.
+
+Kinds, environments, environment variables and store keys.  Pure; knows nothing about
+what the names are used for.
+"""
+
+import re
+from typing import Final, Literal, get_args
+
+Kind = Literal[
+    "fetch-model",
+    "fetch-data",
+    "fetch-test",
+    "finetune",
+    "merge",
+    "quantize",
+    "infer",
+    "report",
+]
+"""What a stage does.  A stage's name is its kind, or its kind and its variant."""
+
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
+
+Environment = Literal["light", "train", "quantize"]
+"""The locked set of packages a stage runs with: an image, or a local environment."""
+
+ENVIRONMENT_OF: Final[dict[Kind, Environment]] = {
+    "fetch-model": "light",
+    "fetch-data": "light",
+    "fetch-test": "light",
+    "finetune": "train",
+    "merge": "train",
+    "quantize": "quantize",
+    "infer": "quantize",
+    "report": "light",
+}
+
+ENV_STORE: Final = "MODELMILL_STORE"
+"""Where everything lives: `s3://bucket/prefix`."""
+ENV_RUN: Final = "MODELMILL_RUN"
+ENV_STAGE: Final = "MODELMILL_STAGE"
+ENV_PLAN_SHA256: Final = "MODELMILL_PLAN_SHA256"
+"""Which immutable plan of the run the stage belongs to."""
+ENV_ATTEMPT: Final = "MODELMILL_ATTEMPT"
+"""The attempt id the conductor chose; made up by the stage itself when absent."""
+ENV_WORK: Final = "MODELMILL_WORK"
+"""The folder a stage may write to."""
+ENV_WORK_BYTES: Final = "MODELMILL_WORK_BYTES"
+"""The volume's own limit where the file system cannot tell it."""
+ENV_PROGRESS_FILE: Final = "MODELMILL_PROGRESS_FILE"
+"""Where a conductor on the same machine reads progress more often than the store's 15 s."""
+ENV_PARENT_PID: Final = "MODELMILL_PARENT_PID"
+"""A process whose death the stage must not survive."""
+
+COMMITTED: Final = "COMMITTED.json"
+MEASUREMENTS: Final = "measurements.json"
+PROMPT: Final = "prompt.json"
+PREDICTIONS: Final = "predictions.jsonl"
+
+RUN_NAME_LIMIT: Final = 20
+"""So that `<run>-<stage>-<key8>-a<n>` stays a legal pod name."""
+VARIANT_LIMIT: Final = 12
+
+SEGMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=-]*")
+"""The only shape of a key segment we write or follow.  SeaweedFS rewrites `\\`, control
+characters, NFD and `%41`, so a key outside this grammar can name two objects or none."""
+
+RUN_NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+"""A DNS label that starts with a letter: legal as a Helm release and a Service name."""
+
+
+def artifact_prefix(kind: Kind, key: str) -> str:
+    """Name the folder of one committed or future artifact."""
+    return f"artifacts/{kind}/{key}"
+
+
+def checkpoint_prefix(key: str) -> str:
+    """Name the folder that holds what an unfinished stage can go on from."""
+    return f"checkpoints/{key}"
+
+
+def run_prefix(run: str) -> str:
+    """Name the folder of everything that belongs to one run and not to the cache."""
+    return f"runs/{run}"
+
+
+def source_prefix(sha256: str) -> str:
+    """Name the folder of an uploaded local source, addressed by its content."""
+    return f"sources/{sha256}"

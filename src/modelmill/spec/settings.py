@@ -1,0 +1,147 @@
+"""What each kind of stage is told, and which of it decides the result.
+
+Every field enters the stage's key unless it is listed in `UNKEYED` or has its `NEUTRAL`
+value.  Pure data: a stage function gets one of these and paths.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal
+
+from pydantic import Field, JsonValue
+
+from modelmill.spec.run import (
+    BitsandbytesSpec,
+    Dtype,
+    FinetuneSpec,
+    GateSpec,
+    GptqSpec,
+    MergeSpec,
+    MetricsSpec,
+    Spec,
+    TemplateSpec,
+)
+
+
+class Pin(Spec):
+    """Where a source really is, and which state of it."""
+
+    address: str
+    """`s3://...`, or `sources/<sha256>/<name>` inside the store for an uploaded local one."""
+    digest: str
+    """Over the content where it was uploaded, over names, sizes and ETags elsewhere."""
+
+
+class ContractSettings(Spec):
+    """What of the prompt contract the spec decides; the tokenizer decides the rest."""
+
+    max_length: int
+
+
+class Settings(Spec):
+    """What one stage is told."""
+
+
+class FetchModelSettings(Settings):
+    """Which base model."""
+
+    kind: Literal["fetch-model"] = "fetch-model"
+    source: Pin
+
+
+class FetchDataSettings(Settings):
+    """Which rows to learn from, and how they become text."""
+
+    kind: Literal["fetch-data"] = "fetch-data"
+    format: Literal["prompt_completion"]
+    train: Pin
+    eval_source: Pin | None
+    eval_share: float | None
+    template: TemplateSpec
+    seed: int
+
+
+class FetchTestSettings(Settings):
+    """Which rows to be judged on, and how they become text."""
+
+    kind: Literal["fetch-test"] = "fetch-test"
+    format: Literal["prompt_completion"]
+    test: Pin
+    template: TemplateSpec
+
+
+class FinetuneSettings(Settings):
+    """How to learn."""
+
+    kind: Literal["finetune"] = "finetune"
+    finetune: FinetuneSpec
+    contract: ContractSettings
+    too_long: Literal["error", "drop"]
+    seed: int
+
+
+class MergeSettings(Settings):
+    """How to merge."""
+
+    kind: Literal["merge"] = "merge"
+    merge: MergeSpec
+    load_in: Literal["nf4"] | None
+    """How the base was held while training; the distance to that model is reported."""
+
+
+class QuantizeSettings(Settings):
+    """How to quantize."""
+
+    kind: Literal["quantize"] = "quantize"
+    quantize: Annotated[GptqSpec | BitsandbytesSpec, Field(discriminator="method")]
+    contract: ContractSettings
+    seed: int
+
+
+class InferSettings(Settings):
+    """How to answer the test rows."""
+
+    kind: Literal["infer"] = "infer"
+    prompt: Literal["contract", "own"]
+    """`own`: the base model's best form, chat or few-shot, chosen on eval."""
+    shots: int | None
+    """Examples in the few-shot form; None for the contract's form."""
+    max_new_tokens: int
+    batch_size: int
+    dtype: Dtype
+    nll: bool
+    contract: ContractSettings
+    seed: int | None
+    """Picks the few-shot examples; None for the contract's form."""
+
+
+class ReportSettings(Settings):
+    """How to judge and what to show; computed from records, so never part of a key."""
+
+    kind: Literal["report"] = "report"
+    metrics: MetricsSpec
+    gate: GateSpec | None
+    samples: int
+    slice: str | None
+    model_note: str
+    seed: int
+
+
+StageSettings = Annotated[
+    FetchModelSettings
+    | FetchDataSettings
+    | FetchTestSettings
+    | FinetuneSettings
+    | MergeSettings
+    | QuantizeSettings
+    | InferSettings,
+    Field(discriminator="kind"),
+]
+
+UNKEYED: Final[frozenset[str]] = frozenset(
+    {"finetune.micro_batch_size", "finetune.gradient_checkpointing", "quantize.name"}
+)
+"""Settings that cannot change the result: memory and naming."""
+
+NEUTRAL: Final[Mapping[str, JsonValue]] = {}
+"""Settings added after stages were committed without them, with the value that means what
+those stages did; so an upgrade of modelmill invalidates nothing."""

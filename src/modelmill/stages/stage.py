@@ -1,0 +1,61 @@
+"""What a stage function is given and what it gives back.
+
+A stage function knows settings and paths only: no store, no environment variables, no
+cluster, no logging set-up.  So the same function runs in a pod, on a laptop and in a test
+with a temporary folder.
+"""
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import JsonValue
+
+from modelmill.spec.records import Figures
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a stage reads and writes."""
+
+    inputs: Mapping[str, Path]
+    """By role; read-only, verified, and complete for the parts the plan names."""
+    output: Path
+    """Empty at the start; everything in it is committed at the end."""
+    resume: Path
+    """Holds what an earlier attempt of the same key saved; empty the first time."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage found out, beside the files it wrote."""
+
+    figures: Figures
+    effective: Mapping[str, JsonValue] = field(default_factory=dict)
+    """What the device made of the settings: precision, micro-batch, kernels."""
+
+
+class Pulse(Protocol):
+    """How a stage shows that it lives, and where its time goes.
+
+    Every method is cheap enough for an inner loop and raises `Interrupted` once the stage
+    has been asked to stop.
+    """
+
+    def part(self, name: str) -> AbstractContextManager[None]:
+        """Time a part of the stage (`load`, `work`, `save`); parts do not nest."""
+        ...
+
+    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
+        """Tell how far the present part is."""
+        ...
+
+    def save(self) -> None:
+        """Say that `resume` is consistent now; it is committed when enough time has passed."""
+        ...
+
+    def warn(self, sentence: str) -> None:
+        """Log a warning that the report must show as well."""
+        ...

@@ -1,0 +1,422 @@
+"""A bucket and a prefix as the one place where everything lives.
+
+The only module that makes S3 requests.  Knows keys, bytes, conditions and retries; knows
+nothing about artifacts, runs or what the bytes mean.
+
+Credentials and endpoint come from the AWS SDK's own names (`AWS_ENDPOINT_URL`,
+`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, the shared files, ...) and from nowhere else.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, TypeVar
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from modelmill.spec.errors import Problem, SpecError
+from modelmill.store.failures import (
+    FAILURES,
+    error_code,
+    is_condition,
+    is_missing,
+    is_transient,
+    retry_after_seconds,
+    translate,
+)
+from modelmill.store.keys import check_key
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+
+T = TypeVar("T")
+
+RETRY_BUDGET_SECONDS = 300.0
+"""By time, not by attempts: SeaweedFS needs up to 23 s to serve again after a crash, and
+three quick 503 exhaust botocore's own modes within 4 s."""
+
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 10.0
+CONNECTIONS = 16
+"""More than any transfer uses at once, so that no thread waits for a connection."""
+
+DELETE_AT_ONCE = 1000
+"""The limit of one DeleteObjects request."""
+
+
+class PreconditionFailed(Exception):
+    """A conditional write lost, or won and lost its answer: read the object to find out."""
+
+
+class Stopped(Exception):
+    """A transfer that is being abandoned must not start another attempt."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A small object, whole."""
+
+    body: bytes
+    etag: str
+
+
+@dataclass(frozen=True)
+class Range:
+    """Some bytes of an object."""
+
+    body: bytes
+    etag: str
+    object_bytes: int
+    """Size of the whole object."""
+
+
+@dataclass(frozen=True)
+class ListedObject:
+    """What a listing tells about an object."""
+
+    key: str
+    """Relative to the store's prefix."""
+    size_bytes: int
+    etag: str
+    last_modified: datetime
+
+
+@dataclass(frozen=True)
+class PutPart:
+    """One accepted part of a multipart upload."""
+
+    number: int
+    etag: str
+    crc32: str
+
+
+@dataclass(frozen=True)
+class Store:
+    """Objects below one prefix of one bucket; safe to share between threads.
+
+    Every method retries what is safe to repeat until the budget is used up, then raises
+    `StoreUnreachable`; whatever a retry cannot cure is raised at once as `InputMissing`,
+    `PermissionRefused` or `InternalError`.
+    """
+
+    bucket: str
+    prefix: str
+    client: "S3Client" = field(repr=False, compare=False)
+    retry_budget_seconds: float = RETRY_BUDGET_SECONDS
+    is_foreign: bool = False
+    """Somebody else's bucket: keys are read as they are, outside our grammar too."""
+    stop: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+
+    @property
+    def url(self) -> str:
+        """The address users know it by."""
+        return f"s3://{self.bucket}/{self.prefix}" if self.prefix else f"s3://{self.bucket}"
+
+    def url_of(self, key: str) -> str:
+        """Name one object, for messages."""
+        return f"{self.url}/{key}" if key else self.url
+
+    def stoppable(self) -> "Store":
+        """Share connections with a copy whose retries end when its `stop` is set."""
+        return replace(self, stop=threading.Event())
+
+    def check(self) -> None:
+        """Prove with one request that the bucket is there and the credentials work."""
+        self._try(
+            self.url,
+            lambda: self.client.list_objects_v2(
+                Bucket=self.bucket, Prefix=self._full(""), MaxKeys=1
+            ),
+        )
+
+    def get(self, key: str) -> Stored | None:
+        """Read a small object whole, or tell that there is none."""
+
+        def read() -> Stored | None:
+            try:
+                answer = self.client.get_object(Bucket=self.bucket, Key=self._full(key))
+                return Stored(answer["Body"].read(), answer["ETag"])
+            except ClientError as error:
+                if is_missing(error):
+                    return None
+                raise
+
+        return self._try(self.url_of(key), read)
+
+    def head(self, key: str) -> ListedObject | None:
+        """Ask for size and ETag of an object, or tell that there is none."""
+
+        def ask() -> ListedObject | None:
+            try:
+                answer = self.client.head_object(Bucket=self.bucket, Key=self._full(key))
+            except ClientError as error:
+                if is_missing(error):
+                    return None
+                raise
+            return ListedObject(
+                key, answer["ContentLength"], answer["ETag"], answer["LastModified"]
+            )
+
+        return self._try(self.url_of(key), ask)
+
+    def read_range(self, key: str, start: int, length: int, etag: str = "") -> Range | None:
+        """Read `length` bytes from `start`, of the object with this ETag if one is given.
+
+        Nothing in S3 or boto3 checks a ranged answer, so the caller must.
+
+        Returns:
+            None if there is no such object or it has fewer than `start` bytes.
+
+        Raises:
+            PreconditionFailed: the object has been replaced since the ETag was read.
+        """
+
+        def read() -> Range | None:
+            full, asked = self._full(key), f"bytes={start}-{start + length - 1}"
+            try:
+                answer = (
+                    self.client.get_object(
+                        Bucket=self.bucket, Key=full, Range=asked, IfMatch=etag
+                    )
+                    if etag
+                    else self.client.get_object(Bucket=self.bucket, Key=full, Range=asked)
+                )
+            except ClientError as error:
+                if is_missing(error) or error_code(error) in {"InvalidRange", "416"}:
+                    return None
+                raise
+            total = answer.get("ContentRange", "").rpartition("/")[2]
+            whole = int(total) if total.isdecimal() else answer["ContentLength"]
+            return Range(answer["Body"].read(), answer["ETag"], whole)
+
+        return self._conditional(key, read)
+
+    def put(
+        self, key: str, body: bytes, *, if_none_match: bool = False, if_match: str | None = None
+    ) -> str:
+        """Write a small object in one request and return its ETag.
+
+        Args:
+            key: where.
+            body: all of it.
+            if_none_match: write only if there is no object yet.
+            if_match: write only if the present object has this ETag.
+
+        Raises:
+            PreconditionFailed: the condition did not hold when the store looked; after a
+                lost answer that may be because this very write succeeded.
+        """
+
+        def write() -> str:
+            full = self._full(key)
+            if if_none_match:
+                answer = self.client.put_object(
+                    Bucket=self.bucket, Key=full, Body=body, IfNoneMatch="*"
+                )
+            elif if_match is not None:
+                answer = self.client.put_object(
+                    Bucket=self.bucket, Key=full, Body=body, IfMatch=if_match
+                )
+            else:
+                answer = self.client.put_object(Bucket=self.bucket, Key=full, Body=body)
+            return answer["ETag"]
+
+        return self._conditional(key, write)
+
+    def list(self, prefix: str = "") -> Iterator[ListedObject]:
+        """List every object whose key starts with the prefix, in the order of keys.
+
+        A page at a time, each retried on its own.
+        """
+        full = self._full(prefix, is_prefix=True)
+        cut = len(self.prefix) + 1 if self.prefix else 0
+        after = ""
+        while True:
+            start_after = after
+            page = self._try(
+                self.url_of(prefix),
+                lambda: self.client.list_objects_v2(
+                    Bucket=self.bucket,
+                    Prefix=full,
+                    StartAfter=start_after,  # noqa: B023 - called before the next turn
+                ),
+            )
+            found = page.get("Contents", [])
+            for item in found:
+                yield ListedObject(
+                    item["Key"][cut:], item["Size"], item["ETag"], item["LastModified"]
+                )
+            if not page["IsTruncated"] or not found:
+                return
+            after = found[-1]["Key"]
+
+    def delete(self, keys: Iterable[str]) -> None:
+        """Delete objects; those that are already gone are no error."""
+        full = [self._full(key) for key in keys]
+        for start in range(0, len(full), DELETE_AT_ONCE):
+            names = full[start : start + DELETE_AT_ONCE]
+            self._try(
+                self.url,
+                lambda: self.client.delete_objects(
+                    Bucket=self.bucket,
+                    Delete={"Objects": [{"Key": name} for name in names], "Quiet": True},  # noqa: B023
+                ),
+            )
+
+    def start_multipart(self, key: str) -> str:
+        """Begin an upload in parts and return its id; it must be finished or abandoned."""
+        return self._try(
+            self.url_of(key),
+            lambda: self.client.create_multipart_upload(Bucket=self.bucket, Key=self._full(key)),
+        )["UploadId"]
+
+    def put_part(self, key: str, upload: str, number: int, body: bytes) -> PutPart:
+        """Send one part, counted from 1."""
+        answer = self._try(
+            self.url_of(key),
+            lambda: self.client.upload_part(
+                Bucket=self.bucket,
+                Key=self._full(key),
+                UploadId=upload,
+                PartNumber=number,
+                Body=body,
+            ),
+        )
+        return PutPart(number, answer["ETag"], answer.get("ChecksumCRC32", ""))
+
+    def finish_multipart(self, key: str, upload: str, parts: Sequence[PutPart]) -> None:
+        """Turn the parts into the object, unconditionally.
+
+        Never with a condition: SeaweedFS 4.48 let two conditional completes win in 30 of
+        100 races.
+        """
+
+        def finish() -> None:
+            try:
+                self.client.complete_multipart_upload(
+                    Bucket=self.bucket,
+                    Key=self._full(key),
+                    UploadId=upload,
+                    MultipartUpload={"Parts": [_completed(part) for part in parts]},
+                )
+            except ClientError as error:
+                # A repeated request after a lost answer; no one else writes to this key.
+                if error_code(error) != "NoSuchUpload" or self.head(key) is None:
+                    raise
+
+        self._try(self.url_of(key), finish)
+
+    def abandon_multipart(self, key: str, upload: str) -> None:
+        """Drop the parts of an upload that will not be finished."""
+
+        def abandon() -> None:
+            try:
+                self.client.abort_multipart_upload(
+                    Bucket=self.bucket, Key=self._full(key), UploadId=upload
+                )
+            except ClientError as error:
+                if error_code(error) != "NoSuchUpload":
+                    raise
+
+        self._try(self.url_of(key), abandon)
+
+    def _full(self, key: str, *, is_prefix: bool = False) -> str:
+        if key and not self.is_foreign:
+            check_key(key.removesuffix("/") if is_prefix else key)
+        return f"{self.prefix}/{key}" if self.prefix else key
+
+    def _conditional(self, key: str, request: Callable[[], T]) -> T:
+        def ask() -> T:
+            try:
+                return request()
+            except ClientError as error:
+                if is_condition(error):
+                    raise PreconditionFailed(self.url_of(key)) from error
+                raise
+
+        return self._try(self.url_of(key), ask)
+
+    def _try(self, at: str, request: Callable[[], T]) -> T:
+        """Repeat an idempotent request until it succeeds, cannot, or the budget is spent."""
+        started = time.monotonic()
+        pause = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return request()
+            except FAILURES as error:
+                elapsed = time.monotonic() - started
+                # Jitter keeps many clients from coming back at the same moment.
+                wait = max(pause * random.uniform(0.5, 1.0), retry_after_seconds(error))  # noqa: S311
+                if not is_transient(error) or elapsed + wait > self.retry_budget_seconds:
+                    endpoint = self.client.meta.endpoint_url
+                    raise translate(error, at, endpoint, elapsed) from error
+                if self.stop.wait(wait):
+                    raise Stopped from error
+                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+
+
+def open_store(url: str, *, retry_budget_seconds: float = RETRY_BUDGET_SECONDS) -> Store:
+    """Open `s3://bucket[/prefix]`; makes no request yet.
+
+    Raises:
+        SpecError: the address is not of that form, or its prefix is outside the grammar.
+    """
+    bucket, prefix = _split(url)
+    if prefix:
+        check_key(prefix)
+    return Store(bucket, prefix, _client(url), retry_budget_seconds)
+
+
+def open_source(
+    url: str, *, retry_budget_seconds: float = RETRY_BUDGET_SECONDS
+) -> tuple[Store, str]:
+    """Open the bucket of `s3://bucket/key-or-prefix` and return it with the rest.
+
+    The bucket is somebody else's: its keys are not held to our grammar.
+    """
+    bucket, key = _split(url)
+    return Store(bucket, "", _client(url), retry_budget_seconds, is_foreign=True), key
+
+
+def _split(url: str) -> tuple[str, str]:
+    scheme, _, rest = url.partition("://")
+    bucket, _, key = rest.partition("/")
+    if scheme != "s3" or not bucket:
+        raise SpecError(url, [Problem("", "is not an address of the form s3://bucket/prefix")])
+    return bucket, key.removesuffix("/")
+
+
+def _client(url: str) -> "S3Client":
+    session = boto3.session.Session()
+    config = Config(
+        # S3-compatible stores ignore the region; signing still needs one.
+        region_name=session.region_name or "us-east-1",
+        connect_timeout=5,
+        read_timeout=60,
+        tcp_keepalive=True,
+        max_pool_connections=CONNECTIONS,
+        # `_try` owns retries; two layers would multiply.
+        retries={"total_max_attempts": 1, "mode": "standard"},
+        # Bare `when_required` makes stores accept damaged uploads in silence.
+        request_checksum_calculation="when_supported",
+        response_checksum_validation="when_supported",
+    )
+    try:
+        return session.client("s3", config=config)
+    except FAILURES as error:
+        raise translate(error, url, "AWS_ENDPOINT_URL", 0) from error
+    except ValueError as error:
+        raise SpecError("AWS_ENDPOINT_URL", [Problem("", str(error))]) from error
+
+
+def _completed(part: PutPart) -> "CompletedPartTypeDef":
+    completed: CompletedPartTypeDef = {"PartNumber": part.number, "ETag": part.etag}
+    if part.crc32:
+        completed["ChecksumCRC32"] = part.crc32
+    return completed
