@@ -61,7 +61,10 @@ def convert(source: Path, folder: Path) -> None:
         AutoTokenizer,
         GenerationConfig,
         GgufConfig,
+        logging,
     )
+
+    logging.disable_progress_bar()
 
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE)
     model = AutoModelForCausalLM.from_pretrained(
@@ -71,10 +74,11 @@ def convert(source: Path, folder: Path) -> None:
         quantization_config=GgufConfig(dequantize=True),
     )
     # The model still remembers that it came from a quantized file, and would be saved as one.
-    for leftover in ("hf_quantizer", "is_quantized", "quantization_method"):
+    for leftover in ("hf_quantizer", "is_quantized"):
         model.__dict__.pop(leftover, None)
-    model.config.__dict__.pop("quantization_config", None)
-    model.config.name_or_path = ""
+    for leftover in ("quantization_config", "_model_name_or_path"):
+        model.config.__dict__.pop(leftover, None)
+    tokenizer.model_max_length = model.config.max_position_embeddings
     model.generation_config = GenerationConfig(
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -1,0 +1,1 @@
+"""Judge answers: metrics, their intervals, slices and the gate.  Pure; no files, no network."""

@@ -21,19 +21,20 @@ METRIC_TITLES: Final[Mapping[str, str]] = {
 _MINUTE: Final = 60
 _HOUR: Final = 3600
 _BYTE_UNITS: Final = (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
-_PLAIN_CONTROLS: Final = frozenset("\n\t")
-_INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_HARMLESS: Final = frozenset("\n\t\u200c\u200d")
+"""Line breaks and tabs, and the joiners that Persian, Hindi and emoji are written with."""
+_OBEYED: Final = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def visible(text: str) -> str:
     r"""Spell out every character that a terminal or browser would obey instead of showing.
 
-    Control characters, text direction overrides and zero-width characters come out as
-    `\x1b` or `\u202e`; line breaks and tabs stay.
+    Control characters, text direction overrides and lone surrogates come out as `\x1b` or
+    `\u202e`; line breaks and tabs stay.
     """
     return "".join(
         character
-        if character in _PLAIN_CONTROLS or unicodedata.category(character) not in _INVISIBLE
+        if character in _HARMLESS or unicodedata.category(character) not in _OBEYED
         else _spelled(ord(character))
         for character in text
     )

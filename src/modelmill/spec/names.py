@@ -49,6 +49,8 @@ ENV_WORK_BYTES: Final = "MODELMILL_WORK_BYTES"
 """The volume's own limit where the file system cannot tell it."""
 ENV_PROGRESS_FILE: Final = "MODELMILL_PROGRESS_FILE"
 """Where a conductor on the same machine reads progress more often than the store's 15 s."""
+ENV_TERMINATION: Final = "MODELMILL_TERMINATION"
+"""The file for an attempt's last words; a pod's termination message path."""
 ENV_PARENT_PID: Final = "MODELMILL_PARENT_PID"
 """A process whose death the stage must not survive."""
 
@@ -70,8 +72,19 @@ RUN_NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
 
 def artifact_prefix(kind: Kind, key: str) -> str:
-    """Name the folder of one committed or future artifact."""
+    """Name the folder of one committed or future artifact.
+
+    A report belongs to its run and not to the cache; its key is made by `report_key`.
+    """
+    if kind == "report":
+        run, _, digest = key.partition(".")
+        return f"{run_prefix(run)}/reports/{digest}"
     return f"artifacts/{kind}/{key}"
+
+
+def report_key(run: str, digest: str) -> str:
+    """Name the report of one run on one state of its stages."""
+    return f"{run}.{digest}"
 
 
 def checkpoint_prefix(key: str) -> str:

@@ -105,6 +105,17 @@ def plan_bytes(plan: Plan) -> bytes:
     return canonical_json(plan.model_dump(mode="json"))
 
 
+def report_digest(plan_sha256: str, commits: Mapping[str, str]) -> str:
+    """Name what a report is about: a plan, and which commits its stages have come to.
+
+    Args:
+        plan_sha256: the plan.
+        commits: manifest digests of the stages that are committed; the others have failed
+            or were skipped.
+    """
+    return sha256_of({"plan": plan_sha256, "commits": dict(commits)})
+
+
 def sources_of(run: RunSpec) -> tuple[str, ...]:
     """List every source that must be pinned before there can be a plan."""
     asked = [run.model.source, run.data.train, run.data.eval, run.data.test]

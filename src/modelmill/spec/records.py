@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from modelmill.spec.names import Kind
+from modelmill.spec.settings import Pin
 
 
 class Record(BaseModel):
@@ -267,3 +268,35 @@ class Progress(Record):
     """Units per second."""
     note: str = ""
     """A few words: the loss, the layer."""
+
+
+class RunRecord(Record):
+    """What a run is now; the only document of a run that changes, by compare-and-swap."""
+
+    format: Literal[1] = 1
+    name: str
+    created: str
+    """UTC, ISO 8601."""
+    pins: Mapping[str, Pin] = {}
+    """Which state of each source the run uses, by the source as asked."""
+    pinned_at: str = ""
+    """UTC, ISO 8601."""
+    plan_sha256: str = ""
+    """The live plan."""
+    plans: tuple[str, ...] = ()
+    """Every plan the run ever had, oldest first."""
+    keys: Mapping[str, str] = {}
+    """By stage, of the live plan: what `gc` must keep."""
+    again: Mapping[str, int] = {}
+    """By stage: how often the user asked for another computation."""
+    conductor: str = ""
+    """The conductor that drives the run; a newer one supersedes it."""
+    heartbeat: str = ""
+    """When a conductor last worked on it; UTC, ISO 8601."""
+
+
+class Ending(Record):
+    """The last words of an attempt that failed, where a person or a conductor reads them."""
+
+    exit_code: int
+    message: str

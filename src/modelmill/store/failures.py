@@ -6,7 +6,6 @@ Knows error codes of S3 and its look-alikes; makes no request and reads no envir
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    ConnectionError as BotoConnectionError,
     CredentialRetrievalError,
     FlexibleChecksumError,
     HTTPClientError,
@@ -16,6 +15,9 @@ from botocore.exceptions import (
     ProfileNotFound,
     ResponseStreamingError,
     SSLError,
+)
+from botocore.exceptions import (
+    ConnectionError as BotoConnectionError,
 )
 
 from modelmill.spec.errors import (

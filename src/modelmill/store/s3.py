@@ -15,11 +15,10 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from modelmill.spec.errors import Problem, SpecError
+from modelmill.store.client import make_client
 from modelmill.store.failures import (
     FAILURES,
     error_code,
@@ -43,18 +42,16 @@ three quick 503 exhaust botocore's own modes within 4 s."""
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 10.0
-CONNECTIONS = 16
-"""More than any transfer uses at once, so that no thread waits for a connection."""
 
 DELETE_AT_ONCE = 1000
 """The limit of one DeleteObjects request."""
 
 
-class PreconditionFailed(Exception):
+class PreconditionFailed(Exception):  # noqa: N818 - the name S3 gives it
     """A conditional write lost, or won and lost its answer: read the object to find out."""
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - nobody's error
     """A transfer that is being abandoned must not start another attempt."""
 
 
@@ -92,6 +89,7 @@ class PutPart:
     """One accepted part of a multipart upload."""
 
     number: int
+    size_bytes: int
     etag: str
     crc32: str
 
@@ -181,9 +179,7 @@ class Store:
             full, asked = self._full(key), f"bytes={start}-{start + length - 1}"
             try:
                 answer = (
-                    self.client.get_object(
-                        Bucket=self.bucket, Key=full, Range=asked, IfMatch=etag
-                    )
+                    self.client.get_object(Bucket=self.bucket, Key=full, Range=asked, IfMatch=etag)
                     if etag
                     else self.client.get_object(Bucket=self.bucket, Key=full, Range=asked)
                 )
@@ -288,7 +284,7 @@ class Store:
                 Body=body,
             ),
         )
-        return PutPart(number, answer["ETag"], answer.get("ChecksumCRC32", ""))
+        return PutPart(number, len(body), answer["ETag"], answer.get("ChecksumCRC32", ""))
 
     def finish_multipart(self, key: str, upload: str, parts: Sequence[PutPart]) -> None:
         """Turn the parts into the object, unconditionally.
@@ -370,7 +366,7 @@ def open_store(url: str, *, retry_budget_seconds: float = RETRY_BUDGET_SECONDS) 
     bucket, prefix = _split(url)
     if prefix:
         check_key(prefix)
-    return Store(bucket, prefix, _client(url), retry_budget_seconds)
+    return Store(bucket, prefix, make_client(url), retry_budget_seconds)
 
 
 def open_source(
@@ -381,7 +377,7 @@ def open_source(
     The bucket is somebody else's: its keys are not held to our grammar.
     """
     bucket, key = _split(url)
-    return Store(bucket, "", _client(url), retry_budget_seconds, is_foreign=True), key
+    return Store(bucket, "", make_client(url), retry_budget_seconds, is_foreign=True), key
 
 
 def _split(url: str) -> tuple[str, str]:
@@ -390,29 +386,6 @@ def _split(url: str) -> tuple[str, str]:
     if scheme != "s3" or not bucket:
         raise SpecError(url, [Problem("", "is not an address of the form s3://bucket/prefix")])
     return bucket, key.removesuffix("/")
-
-
-def _client(url: str) -> "S3Client":
-    session = boto3.session.Session()
-    config = Config(
-        # S3-compatible stores ignore the region; signing still needs one.
-        region_name=session.region_name or "us-east-1",
-        connect_timeout=5,
-        read_timeout=60,
-        tcp_keepalive=True,
-        max_pool_connections=CONNECTIONS,
-        # `_try` owns retries; two layers would multiply.
-        retries={"total_max_attempts": 1, "mode": "standard"},
-        # Bare `when_required` makes stores accept damaged uploads in silence.
-        request_checksum_calculation="when_supported",
-        response_checksum_validation="when_supported",
-    )
-    try:
-        return session.client("s3", config=config)
-    except FAILURES as error:
-        raise translate(error, url, "AWS_ENDPOINT_URL", 0) from error
-    except ValueError as error:
-        raise SpecError("AWS_ENDPOINT_URL", [Problem("", str(error))]) from error
 
 
 def _completed(part: PutPart) -> "CompletedPartTypeDef":

@@ -7,6 +7,7 @@ query then answers nothing.  Everything is decided by the given random generator
 """
 
 import random
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -19,48 +20,49 @@ _ROW_COUNTS: Final = (2, 3, 5, 8, 13, 21)
 _MOST_ROWS: Final = 80
 _VARIETIES: Final = (2, 4, 200)
 """Distinct fillers of a column: few make groups and duplicates, many make orders unambiguous."""
-_EXACT, _NEAR, _FILLER = 0.45, 0.3, 0.2
-"""Shares of a hinted column's values; the rest are literals meant for other columns."""
+_POOL_SIZES: Final = (2, 3, 6, 12)
+"""Distinct values of columns that are compared with each other."""
+_EXACT: Final = 0.45
+"""Share of a column's values that are the literals it is compared with."""
+_NEAR: Final = 0.3
+_FOREIGN: Final = 0.1
+"""Share that are literals meant for other columns."""
+_YEAR: Final = re.compile(r"[12][0-9]{3}")
+_SHORTEST_DATE: Final = len("2020-01")
 _NULL_SHARE: Final = 0.25
 _PARTNER_SHARE: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class _Domain:
+    """Where the values of one column come from, in one database."""
+
     exact: tuple[Cell, ...]
     near: tuple[Cell, ...]
     filler: tuple[Cell, ...]
     foreign: tuple[Cell, ...]
-    nullable: bool
+    partners: tuple[Cell, ...] = ()
+    parents_only: bool = False
+    nullable: bool = False
 
     def draw(self, rng: random.Random) -> Cell:
         if self.nullable and rng.random() < _NULL_SHARE:
             return None
+        if self.partners and (self.parents_only or rng.random() < _PARTNER_SHARE):
+            return rng.choice(self.partners)
         dice = rng.random()
-        if self.exact:
-            if dice < _EXACT:
-                return rng.choice(self.exact)
-            if dice < _EXACT + _NEAR and self.near:
-                return rng.choice(self.near)
-            if dice < _EXACT + _NEAR + _FILLER or not self.foreign:
-                return rng.choice(self.filler)
-            return rng.choice(self.foreign)
-        if self.foreign and dice > 1 - _FILLER:
+        if self.exact and dice < _EXACT:
+            return rng.choice(self.exact)
+        if self.near and dice < _EXACT + _NEAR:
+            return rng.choice(self.near)
+        if self.foreign and dice > 1 - _FOREIGN:
             return rng.choice(self.foreign)
         return rng.choice(self.filler)
 
 
 def generate_database(schema: Schema, hints: Hints, rng: random.Random) -> Database:
     """Fill all tables once; keys hold, and declared foreign keys point to rows that exist."""
-    partners = _partner_pools(schema, hints, rng)
-    database: dict[str, tuple[Row, ...]] = {}
-    for name, table in schema.tables.items():
-        domains = [
-            _domain(ColumnRef(name, column.name.lower()), column, hints, rng)
-            for column in table.columns
-        ]
-        database[name] = _fill(schema, table, domains, partners, database, _row_count(hints, rng), rng)
-    return database
+    return _Generator(schema, hints, rng).database()
 
 
 def near_misses(value: Value) -> tuple[Value, ...]:
@@ -79,33 +81,103 @@ def near_misses(value: Value) -> tuple[Value, ...]:
         "x" + bare,
         f"x{bare}x",
     ]
-    if bare:
-        variants += [bare[:-1] + chr(ord(bare[-1]) + 1), bare[:-1] + chr(max(32, ord(bare[-1]) - 1))]
-    if len(bare) == 4 and bare.isdigit():
+    if bare and bare[-1].isascii():
+        variants += [bare[:-1] + chr(ord(bare[-1]) + step) for step in (-1, 1)]
+    if _YEAR.fullmatch(bare):
         variants += [f"{int(bare) + step}-03-0{step + 2}" for step in (-1, 0, 1)]
     return tuple(dict.fromkeys(variant for variant in variants if variant != value))
 
 
-def _row_count(hints: Hints, rng: random.Random) -> int:
-    choices = [*_ROW_COUNTS]
-    for count in hints.counts:
-        choices += [size for size in (count, count + 2, 3 * count + 1) if 0 < size <= _MOST_ROWS]
-    return rng.choice(sorted(choices))
+class _Generator:
+    """The choices that hold for one whole database."""
 
+    def __init__(self, schema: Schema, hints: Hints, rng: random.Random) -> None:
+        self._schema = schema
+        self._hints = hints
+        self._rng = rng
+        self._pools = self._partner_pools()
 
-def _domain(ref: ColumnRef, column: Column, hints: Hints, rng: random.Random) -> _Domain:
-    kind: ColumnKind = column.kind
-    if ref in hints.numeric and kind in ("text", "date"):
-        kind = "real"
-    asked = sorted(hints.values.get(ref, ()), key=repr)
-    foreign = {value for other, values in hints.values.items() if other != ref for value in values}
-    return _Domain(
-        exact=_fitting(kind, asked),
-        near=_fitting(kind, (miss for value in asked for miss in near_misses(value))),
-        filler=_fillers(kind, column.name, rng),
-        foreign=_fitting(kind, sorted(foreign | hints.loose, key=repr)),
-        nullable=column.nullable and ref in hints.nullable,
-    )
+    def database(self) -> Database:
+        database: dict[str, tuple[Row, ...]] = {}
+        for name, table in self._schema.tables.items():
+            database[name] = self._fill(table, database)
+        return database
+
+    def _fill(self, table: Table, database: Mapping[str, tuple[Row, ...]]) -> tuple[Row, ...]:
+        names = [column.name.lower() for column in table.columns]
+        domains = [self._domain(table, column, database) for column in table.columns]
+        keys = [[names.index(name) for name in key] for key in table.keys]
+        taken: list[set[Row]] = [set() for _ in keys]
+        rows: list[Row] = []
+        for _ in range(self._row_count()):
+            row = tuple(domain.draw(self._rng) for domain in domains)
+            marks = [tuple(row[index] for index in key) for key in keys]
+            if any(mark in seen for mark, seen in zip(marks, taken, strict=True)):
+                continue
+            for mark, seen in zip(marks, taken, strict=True):
+                seen.add(mark)
+            rows.append(row)
+        return tuple(rows)
+
+    def _row_count(self) -> int:
+        choices = [*_ROW_COUNTS]
+        for count in sorted(self._hints.counts):
+            around = (count, count + 2, 3 * count + 1)
+            choices += [rows for rows in around if 0 < rows <= _MOST_ROWS]
+        return self._rng.choice(choices)
+
+    def _domain(
+        self, table: Table, column: Column, database: Mapping[str, tuple[Row, ...]]
+    ) -> _Domain:
+        ref = ColumnRef(table.name.lower(), column.name.lower())
+        kind = self._kind(ref)
+        asked = sorted(self._hints.values.get(ref, ()), key=repr)
+        others = {
+            value
+            for other, values in self._hints.values.items()
+            if other != ref
+            for value in values
+        }
+        parent = self._schema.foreign_keys.get(ref)
+        parents: tuple[Cell, ...] = ()
+        if parent is not None and parent.table in database:
+            columns = [each.name.lower() for each in self._schema.tables[parent.table].columns]
+            position = columns.index(parent.column)
+            parents = tuple(row[position] for row in database[parent.table])
+        return _Domain(
+            exact=_fitting(kind, asked),
+            near=_fitting(kind, (miss for value in asked for miss in near_misses(value))),
+            filler=_fillers(kind, column.name, self._rng),
+            foreign=_fitting(kind, sorted(others | self._hints.loose, key=repr)),
+            partners=parents or self._pools.get(ref, ()),
+            parents_only=bool(parents),
+            nullable=column.nullable and ref in self._hints.nullable,
+        )
+
+    def _kind(self, ref: ColumnRef) -> ColumnKind:
+        kind = self._schema.column(ref).kind
+        return "real" if ref in self._hints.numeric and kind in ("text", "date") else kind
+
+    def _partner_pools(self) -> Mapping[ColumnRef, tuple[Cell, ...]]:
+        """Give columns that are compared with each other one small pool of values."""
+        groups: dict[ColumnRef, set[ColumnRef]] = {}
+        for left, right in sorted([*self._hints.equated, *self._schema.foreign_keys.items()]):
+            merged = groups.get(left, {left}) | groups.get(right, {right})
+            groups.update(dict.fromkeys(merged, merged))
+        pools: dict[ColumnRef, tuple[Cell, ...]] = {}
+        for ref, group in sorted(groups.items()):
+            if ref in pools:
+                continue
+            kinds = {self._kind(member) for member in group}
+            is_text = kinds <= {"text", "date"}
+            stem: list[Value] = [
+                f"k{index}" if is_text else index
+                for index in range(1, self._rng.choice(_POOL_SIZES) + 1)
+            ]
+            asked = {value for one in group for value in self._hints.values.get(one, ())}
+            pool = _fitting("text" if is_text else "real", [*sorted(asked, key=repr), *stem])
+            pools.update(dict.fromkeys(group, pool))
+        return pools
 
 
 def _fitting(kind: ColumnKind, values: Iterable[Value]) -> tuple[Cell, ...]:
@@ -113,7 +185,10 @@ def _fitting(kind: ColumnKind, values: Iterable[Value]) -> tuple[Cell, ...]:
     cells: dict[Cell, None] = {}
     for value in values:
         if kind in ("text", "date"):
-            cells[value if isinstance(value, str) else f"{value}"] = None
+            text = str(value)
+            # A part of a date, or the format that takes it out, is not a date.
+            if kind == "text" or len(text) >= _SHORTEST_DATE:
+                cells[text] = None
             continue
         number = _number(value)
         if number is None or (kind != "real" and number != int(number)):
@@ -149,43 +224,3 @@ def _fillers(kind: ColumnKind, name: str, rng: random.Random) -> tuple[Cell, ...
     start = rng.choice((0, 1, 1, 10, 1000))
     step = 1 if kind == "integer" else rng.choice((1, 0.5))
     return tuple(start + index * step for index in range(variety))
-
-
-def _partner_pools(
-    schema: Schema, hints: Hints, rng: random.Random
-) -> Mapping[ColumnRef, tuple[Cell, ...]]:
-    """Give columns that are compared with each other one small pool of values."""
-    group_of: dict[ColumnRef, set[ColumnRef]] = {}
-    for left, right in sorted([*hints.equated, *schema.foreign_keys.items()]):
-        merged = group_of.get(left, {left}) | group_of.get(right, {right})
-        for ref in merged:
-            group_of[ref] = merged
-    pools: dict[ColumnRef, tuple[Cell, ...]] = {}
-    for ref in sorted(group_of):
-        if ref in pools:
-            continue
-        members = sorted(group_of[ref])
-        kind = schema.column(members[0]).kind
-        if kind in ("text", "date") and any(member in hints.numeric for member in members):
-            kind = "real"
-        size = rng.choice((2, 3, 6, 12))
-        stem = [f"k{index}" if kind in ("text", "date") else index for index in range(1, size + 1)]
-        asked = sorted(
-            {value for member in members for value in hints.values.get(member, ())}, key=repr
-        )
-        pool = (*_fitting("text" if kind == "date" else kind, [*asked, *stem]),)
-        pools.update(dict.fromkeys(members, pool))
-    return pools
-
-
-def _fill(
-    schema: Schema,
-    table: Table,
-    domains: list[_Domain],
-    partners: Mapping[ColumnRef, tuple[Cell, ...]],
-    database: Mapping[str, tuple[Row, ...]],
-    row_count: int,
-    rng: random.Random,
-) -> tuple[Row, ...]:
-    rows: list[Row] = []
-    return tuple(rows)

@@ -30,9 +30,8 @@ MAX_ROWS: Final = 5_000
 RELATIVE_TOLERANCE: Final = 1e-9
 
 _LIMITS: Final = {
-    sqlite3.SQLITE_LIMIT_LENGTH: 50_000,
-    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 20_000,
-    sqlite3.SQLITE_LIMIT_COLUMN: 200,
+    sqlite3.SQLITE_LIMIT_LENGTH: 100_000,
+    sqlite3.SQLITE_LIMIT_SQL_LENGTH: 40_000,
     sqlite3.SQLITE_LIMIT_EXPR_DEPTH: 100,
     sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 20,
     sqlite3.SQLITE_LIMIT_ATTACHED: 0,
@@ -44,17 +43,16 @@ SAFE_FUNCTIONS: Final = frozenset(
     first_value floor format glob group_concat ifnull iif instr julianday lag last_value lead
     length like ln log log10 log2 lower ltrim max min mod nth_value ntile nullif percent_rank
     pow power printf rank replace round row_number rtrim sign sqrt strftime substr substring sum
-    time total trim trunc typeof unicode unixepoch upper""".split()
+    time total trim trunc typeof unicode unixepoch upper""".split()  # noqa: SIM905
 )
 """Functions of their arguments alone; the clock is kept out by `reads_clock`."""
 
 _CLOCK_WORDS: Final = frozenset({"CURRENT_DATE", "CURRENT_TIME", "CURRENT_TIMESTAMP"})
-_CLOCK_FUNCTIONS: Final = frozenset(
-    {"DATE", "TIME", "DATETIME", "JULIANDAY", "UNIXEPOCH", "STRFTIME"}
-)
+_CLOCK_FUNCTIONS: Final = frozenset({"DATE", "TIME", "DATETIME", "JULIANDAY", "UNIXEPOCH"})
+"""Without an argument they mean now; strftime does with nothing but a format."""
 
 
-class QueryFailed(Exception):
+class QueryError(Exception):
     """A query was refused, did not run, or did not end within its limits."""
 
 
@@ -96,10 +94,11 @@ class Sandbox:
             )
             self._connection.execute(f"CREATE TABLE {_quoted(table.name)} ({columns})")
             places = ", ".join("?" * len(table.columns))
-            self._inserts[name] = f"INSERT INTO {_quoted(table.name)} VALUES ({places})"
+            self._inserts[name] = f"INSERT INTO {_quoted(table.name)} VALUES ({places})"  # noqa: S608
         self._deadline = 0.0
         self._steps = 0
         self._connection.set_progress_handler(self._must_stop, STEPS_PER_CALL)
+        self._connection.set_authorizer(self._may)
 
     def __enter__(self) -> Self:
         """Enter a block at whose end the database is gone."""
@@ -115,7 +114,8 @@ class Sandbox:
         self._connection.set_authorizer(None)
         self._connection.execute("BEGIN")
         for name, insert in self._inserts.items():
-            self._connection.execute(f"DELETE FROM {_quoted(self._schema.tables[name].name)}")
+            table = _quoted(self._schema.tables[name].name)
+            self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 - quoted above
             rows = database[name]
             self._connection.executemany(insert, reversed(rows) if backwards else rows)
         self._connection.execute("COMMIT")
@@ -126,23 +126,23 @@ class Sandbox:
         """Answer a query.
 
         Raises:
-            QueryFailed: refused, wrong, too slow or too large; the text says which.
+            QueryError: refused, wrong, too slow or too large; the text says which.
 
         """
         if reads_clock(query):
             message = "reads the clock"
-            raise QueryFailed(message)
+            raise QueryError(message)
         self._start_clock()
         cursor = self._connection.cursor()
         try:
             rows = cursor.execute(query_text(query)).fetchmany(MAX_ROWS + 1)
         except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
-            raise QueryFailed(str(error)) from error
+            raise QueryError(str(error)) from error
         finally:
             cursor.close()
         if len(rows) > MAX_ROWS:
             message = f"more than {MAX_ROWS} rows"
-            raise QueryFailed(message)
+            raise QueryError(message)
         return Answer(tuple(rows))
 
     def _start_clock(self) -> None:
@@ -170,8 +170,10 @@ def reads_clock(query: Sequence[Token]) -> bool:
             return True
         if token.kind == "string" and token.text.lower() == "'now'":
             return True
-        following = [after.kind for after in query[index + 1 : index + 3]]
-        if token.word in _CLOCK_FUNCTIONS and following == ["open", "close"]:
+        following = [after.kind for after in query[index + 1 : index + 4]]
+        if token.word in _CLOCK_FUNCTIONS and following[:2] == ["open", "close"]:
+            return True
+        if token.word == "STRFTIME" and following == ["open", "string", "close"]:
             return True
     return False
 

@@ -11,13 +11,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from modelmill.evaluate.sql.schema import ColumnRef, Schema
-from modelmill.evaluate.sql.tokens import Token
+from modelmill.evaluate.sql.tokens import RESERVED, Token
 
 Value = str | int | float
+Constants = Mapping[tuple[int, int], Value]
+"""Values of literals and constant arithmetic, by their span [start, stop) of tokens."""
 
 _SEGMENT_STARTS: Final = frozenset(
     """SELECT FROM WHERE AND OR ON HAVING GROUP ORDER LIMIT OFFSET UNION INTERSECT EXCEPT WHEN
-    THEN ELSE JOIN""".split()
+    THEN ELSE JOIN""".split()  # noqa: SIM905
 )
 _CONDITIONS: Final = frozenset({"WHERE", "AND", "OR", "ON", "HAVING", "WHEN"})
 _TABLE_COMES_AFTER: Final = frozenset({"FROM", "JOIN"})
@@ -120,10 +122,8 @@ def column_sites(schema: Schema, tokens: Sequence[Token]) -> tuple[Site, ...]:
     return tuple(sites)
 
 
-def read_hints(
-    schema: Schema, tokens: Sequence[Token], constants: Mapping[tuple[int, int], Value]
-) -> Hints:
-    """Collect the hints of one query; `constants` are its literals' values by token span."""
+def read_hints(schema: Schema, tokens: Sequence[Token], constants: Constants) -> Hints:
+    """Collect the hints of one query."""
     sites = column_sites(schema, tokens)
     at = {site.index: site for site in sites}
     values: defaultdict[ColumnRef, set[Value]] = defaultdict(set)
@@ -134,9 +134,7 @@ def read_hints(
     for segment in _segments(tokens):
         inside = range(segment.start, segment.stop)
         columns = [ref for index in inside if index in at for ref in at[index].refs]
-        literals = [
-            value for (start, stop), value in constants.items() if start in inside and stop
-        ]
+        literals = [value for (start, _), value in constants.items() if start in inside]
         words = [tokens[index].word for index in inside]
         if "COUNT" in words or segment.opened_by in ("LIMIT", "OFFSET") or not columns:
             counts.update(value for value in literals if isinstance(value, int))
@@ -228,11 +226,7 @@ def _inside_call(tokens: Sequence[Token], index: int) -> str:
 
 def _counts_as_number(tokens: Sequence[Token], index: int) -> bool:
     call = _inside_call(tokens, index)
-    return not call or call in _NUMERIC_FUNCTIONS or call in RESERVED_BEFORE_PARENTHESIS
-
-
-RESERVED_BEFORE_PARENTHESIS: Final = _SEGMENT_STARTS | {"NOT", "IN", "BETWEEN", "CASE"}
-"""Words before a parenthesis that call nothing."""
+    return not call or call in _NUMERIC_FUNCTIONS or call in RESERVED
 
 
 def _equated(
@@ -248,11 +242,10 @@ def _equated(
             right = left + 5
         else:
             continue
-        for candidate in (right, right + 1, right + 2, right + 3):
-            if candidate in at and candidate != left:
-                if site.refs[0] != at[candidate].refs[0]:
-                    yield site.refs[0], at[candidate].refs[0]
-                break
+        right += right < len(tokens) and tokens[right].word == "DISTINCT"
+        right += 2 * (right + 1 < len(tokens) and tokens[right + 1].text == ".")
+        if right in at and site.refs[0] != at[right].refs[0]:
+            yield site.refs[0], at[right].refs[0]
     words = {token.word for token in tokens}
     if words & {"USING", "NATURAL"}:
         yield from _same_names(schema, set(tables_of(schema, tokens).values()))

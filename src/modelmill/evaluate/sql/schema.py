@@ -101,7 +101,7 @@ def parse_schema(text: str) -> Schema:
                 connection.execute(query_text(statement))
         connection.set_authorizer(None)
         return _read_schema(connection)
-    except (sqlite3.Error, sqlite3.Warning) as error:
+    except (sqlite3.Error, sqlite3.Warning, ValueError) as error:
         raise SchemaError(str(error)) from error
     finally:
         connection.close()

@@ -28,7 +28,7 @@ _TOKEN: Final = re.compile(
 RESERVED: Final = frozenset(
     """ALL AND AS BETWEEN BY CASE CROSS DISTINCT ELSE END ESCAPE EXCEPT EXISTS FROM FULL GROUP
     HAVING IN INNER INTERSECT IS ISNULL JOIN LEFT LIMIT NATURAL NOT NOTNULL NULL OFFSET ON OR
-    ORDER OUTER RIGHT SELECT SET TABLE THEN UNION USING VALUES WHEN WHERE""".split()
+    ORDER OUTER RIGHT SELECT SET TABLE THEN UNION USING VALUES WHEN WHERE""".split()  # noqa: SIM905
 )
 """Words that are never a name unless they are quoted."""
 
@@ -77,7 +77,8 @@ class Token:
         if self.text[:2].lower() == "0x":
             return int(self.text, 16)
         number = float(self.text)
-        return int(self.text) if self.text.isdigit() else number
+        # SQLite reads larger integers as floating point as well.
+        return int(self.text) if self.text.isdecimal() and number < 2**63 else number
 
 
 def tokens_of(text: str) -> tuple[Token, ...]:

@@ -1,0 +1,292 @@
+"""The questions the example can ask: each form is one SQL shape and the ways to ask for it.
+
+`known` phrasings are used in training and in half of the test, `new` ones in the other half
+of the test only.  Knows the slots of a question by name, not where their values come from.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Phrasing = Literal["known", "new"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """One SQL shape with its phrasings; `{slots}` are filled from a theme."""
+
+    skill: str
+    sql: str
+    known: tuple[str, ...]
+    new: tuple[str, ...]
+
+
+JOINED = "{table} JOIN {parent} ON {table}.{parent_key} = {parent}.id"
+
+FORMS = (
+    Form(
+        "filter",
+        "SELECT {label} FROM {table} WHERE {text} = '{value}'",
+        known=(
+            "Which {plural} have the {text_noun} {value}?",
+            "List the {plural} whose {text_noun} is {value}.",
+            "Show every {noun} with {text_noun} {value}.",
+        ),
+        new=(
+            "I am looking for {plural} where {value} is the {text_noun}.",
+            "Name all the {plural} listed under {value} as {text_noun}.",
+        ),
+    ),
+    Form(
+        "filter",
+        "SELECT {label} FROM {table} WHERE {number} {compare} {n}",
+        known=(
+            "Which {plural} have {number_noun} {compare_word} {n}?",
+            "List the {plural} whose {number_noun} is {compare_word} {n}.",
+            "Show every {noun} with {number_noun} {compare_word} {n}.",
+        ),
+        new=(
+            "I am looking for {plural} where the {number_noun} is {compare_word} {n}.",
+            "Name all the {plural} of which the {number_noun} is {compare_word} {n}.",
+        ),
+    ),
+    Form(
+        "filter",
+        "SELECT {label}, {number} FROM {table} WHERE {text} = '{value}'",
+        known=(
+            "List the {label_noun} and {number_noun} of {plural} whose {text_noun} is {value}.",
+            "Show {label_noun} and {number_noun} for every {noun} with {text_noun} {value}.",
+        ),
+        new=("For {plural} where {value} is the {text_noun}, give {label_noun} and {number_noun}.",),
+    ),
+    Form(
+        "lookup",
+        "SELECT {number} FROM {table} WHERE {label} = '{name}'",
+        known=(
+            "What is the {number_noun} of {name}?",
+            "Show the {number_noun} of the {noun} {name}.",
+            "Give the {number_noun} for {name}.",
+        ),
+        new=(
+            "Which {number_noun} does {name} have?",
+            "Please look up {name} and tell me the {number_noun}.",
+        ),
+    ),
+    Form(
+        "lookup",
+        "SELECT {text} FROM {table} WHERE {label} = '{name}'",
+        known=(
+            "What is the {text_noun} of {name}?",
+            "Show the {text_noun} of the {noun} {name}.",
+            "Give the {text_noun} for {name}.",
+        ),
+        new=(
+            "Which {text_noun} does {name} have?",
+            "Please look up {name} and tell me the {text_noun}.",
+        ),
+    ),
+    Form(
+        "combine",
+        "SELECT {label} FROM {table} WHERE {text} = '{value}' AND {number} {compare} {n}",
+        known=(
+            "Which {plural} with {text_noun} {value} have {number_noun} {compare_word} {n}?",
+            "List the {plural} whose {text_noun} is {value} and whose {number_noun} is "
+            "{compare_word} {n}.",
+        ),
+        new=(
+            "Of the {plural} where {value} is the {text_noun}, name those of which the "
+            "{number_noun} is {compare_word} {n}.",
+        ),
+    ),
+    Form(
+        "combine",
+        "SELECT {label} FROM {table} WHERE {text} = '{value}' OR {text} = '{other_value}'",
+        known=(
+            "Which {plural} have the {text_noun} {value} or {other_value}?",
+            "List the {plural} whose {text_noun} is {value} or {other_value}.",
+        ),
+        new=("I am looking for {plural} where either {value} or {other_value} is the {text_noun}.",),
+    ),
+    Form(
+        "combine",
+        "SELECT {label} FROM {table} WHERE {number} BETWEEN {n} AND {more}",
+        known=(
+            "Which {plural} have {number_noun} between {n} and {more}?",
+            "List the {plural} whose {number_noun} is between {n} and {more}.",
+        ),
+        new=("Name all the {plural} of which the {number_noun} is from {n} up to {more}.",),
+    ),
+    Form(
+        "aggregate",
+        "SELECT {function}({number}) FROM {table}",
+        known=(
+            "What is the {function_word} {number_noun} of all {plural}?",
+            "Show the {function_word} {number_noun} of the {plural}.",
+        ),
+        new=("Taking all {plural} together, what is their {function_word} {number_noun}?",),
+    ),
+    Form(
+        "aggregate",
+        "SELECT {function}({number}) FROM {table} WHERE {text} = '{value}'",
+        known=(
+            "What is the {function_word} {number_noun} of {plural} whose {text_noun} is {value}?",
+            "Show the {function_word} {number_noun} of {plural} with {text_noun} {value}.",
+        ),
+        new=("Among {plural} where {value} is the {text_noun}, what is the {function_word} {number_noun}?",),
+    ),
+    Form(
+        "count",
+        "SELECT COUNT(*) FROM {table} WHERE {text} = '{value}'",
+        known=(
+            "How many {plural} have the {text_noun} {value}?",
+            "Count the {plural} whose {text_noun} is {value}.",
+        ),
+        new=("I need the quantity of {plural} where {value} is the {text_noun}.",),
+    ),
+    Form(
+        "count",
+        "SELECT COUNT(*) FROM {table} WHERE {number} {compare} {n}",
+        known=(
+            "How many {plural} have {number_noun} {compare_word} {n}?",
+            "Count the {plural} whose {number_noun} is {compare_word} {n}.",
+        ),
+        new=("I need the quantity of {plural} where the {number_noun} is {compare_word} {n}.",),
+    ),
+    Form(
+        "count",
+        "SELECT COUNT(DISTINCT {text}) FROM {table}",
+        known=(
+            "How many different values of {text_noun} do the {plural} have?",
+            "Count the distinct values of {text_noun} among the {plural}.",
+        ),
+        new=("The {plural} show how many unlike values of {text_noun}?",),
+    ),
+    Form(
+        "order",
+        "SELECT {label} FROM {table} ORDER BY {number} {direction}",
+        known=(
+            "List all {plural} sorted by {number_noun} {direction_word}.",
+            "Show the {plural} ordered by {number_noun} {direction_word}.",
+        ),
+        new=("Arrange the {plural} by {number_noun}, {direction_word}.",),
+    ),
+    Form(
+        "order",
+        "SELECT {label} FROM {table} ORDER BY {number} {direction} LIMIT {k}",
+        known=(
+            "Which {k} {plural} have the {extreme_word} {number_noun}?",
+            "List the {k} {plural} with the {extreme_word} {number_noun}.",
+        ),
+        new=("By {number_noun}, what are the {k} {extreme_word} {plural}?",),
+    ),
+    Form(
+        "order",
+        "SELECT {label} FROM {table} WHERE {text} = '{value}' ORDER BY {number} {direction}",
+        known=(
+            "List the {plural} whose {text_noun} is {value}, sorted by {number_noun} "
+            "{direction_word}.",
+            "Show every {noun} with {text_noun} {value}, ordered by {number_noun} {direction_word}.",
+        ),
+        new=("Arrange the {plural} where {value} is the {text_noun} by {number_noun}, {direction_word}.",),
+    ),
+    Form(
+        "group",
+        "SELECT {text}, COUNT(*) FROM {table} GROUP BY {text}",
+        known=(
+            "How many {plural} are there for each {text_noun}?",
+            "Count the {plural} per {text_noun}.",
+        ),
+        new=("Break the number of {plural} down by {text_noun}.",),
+    ),
+    Form(
+        "group",
+        "SELECT {text}, {function}({number}) FROM {table} GROUP BY {text}",
+        known=(
+            "What is the {function_word} {number_noun} of the {plural} for each {text_noun}?",
+            "Show the {function_word} {number_noun} of {plural} per {text_noun}.",
+        ),
+        new=("Break the {function_word} {number_noun} of the {plural} down by {text_noun}.",),
+    ),
+    Form(
+        "group",
+        "SELECT {text} FROM {table} GROUP BY {text} HAVING COUNT(*) > {k}",
+        known=(
+            "Which values of {text_noun} are shared by more than {k} {plural}?",
+            "List each {text_noun} that has more than {k} {plural}.",
+        ),
+        new=("Name every {text_noun} under which over {k} {plural} fall.",),
+    ),
+    Form(
+        "join",
+        "SELECT {table}.{label} FROM " + JOINED + " WHERE {parent}.{parent_text} = '{parent_value}'",
+        known=(
+            "Which {plural} belong to a {parent_noun} whose {parent_text_noun} is {parent_value}?",
+            "List the {plural} of every {parent_noun} with {parent_text_noun} {parent_value}.",
+        ),
+        new=("Name all the {plural} that come from {parents} where {parent_value} is the {parent_text_noun}.",),
+    ),
+    Form(
+        "join",
+        "SELECT {parent}.name FROM " + JOINED + " WHERE {table}.{label} = '{name}'",
+        known=(
+            "Which {parent_noun} does the {noun} {name} belong to?",
+            "Show the {parent_noun} of the {noun} {name}.",
+        ),
+        new=("For the {noun} {name}, look up what the {parent_noun} is called.",),
+    ),
+    Form(
+        "join",
+        "SELECT {parent}.name, COUNT(*) FROM " + JOINED + " GROUP BY {parent}.name",
+        known=(
+            "How many {plural} belong to each {parent_noun}?",
+            "Count the {plural} of every {parent_noun}, by its name.",
+        ),
+        new=("Break the number of {plural} down by the name of their {parent_noun}.",),
+    ),
+    Form(
+        "negation",
+        "SELECT {label} FROM {table} WHERE {text} != '{value}'",
+        known=(
+            "Which {plural} do not have the {text_noun} {value}?",
+            "List the {plural} whose {text_noun} is not {value}.",
+        ),
+        new=("Name all the {plural} apart from those where {value} is the {text_noun}.",),
+    ),
+    Form(
+        "negation",
+        "SELECT COUNT(*) FROM {table} WHERE {text} != '{value}'",
+        known=(
+            "How many {plural} do not have the {text_noun} {value}?",
+            "Count the {plural} whose {text_noun} is not {value}.",
+        ),
+        new=("I need the quantity of {plural} with any {text_noun} except {value}.",),
+    ),
+    Form(
+        "negation",
+        "SELECT name FROM {parent} WHERE id NOT IN (SELECT {parent_key} FROM {table})",
+        known=(
+            "Which {parents} have no {plural}?",
+            "List the {parents} that do not have any {plural}.",
+        ),
+        new=("Name all the {parents} lacking a {noun}.",),
+    ),
+)
+
+WORDS: dict[Phrasing, dict[str, tuple[tuple[str, ...], ...]]] = {
+    "known": {
+        "compare": ((">", "above"), ("<", "below"), (">=", "at least"), ("<=", "at most")),
+        "function": (("AVG", "average"), ("MAX", "highest"), ("MIN", "lowest"), ("SUM", "total")),
+        "direction": (
+            ("DESC", "from high to low", "highest"),
+            ("ASC", "from low to high", "lowest"),
+        ),
+    },
+    "new": {
+        "compare": ((">", "over"), ("<", "under"), (">=", "no less than"), ("<=", "no more than")),
+        "function": (("AVG", "mean"), ("MAX", "maximum"), ("MIN", "minimum"), ("SUM", "summed")),
+        "direction": (
+            ("DESC", "largest first", "top"),
+            ("ASC", "smallest first", "bottom"),
+        ),
+    },
+}
+"""By phrasing and slot: what SQL says, then how a question says it."""

@@ -1,0 +1,45 @@
+"""The `modelmill` command: parse, call one function of the layer below, print.
+
+stdout is data, stderr is talk.  Command bodies import what they need, so that `--help`
+loads neither S3 nor a model library.
+"""
+
+import sys
+
+import click
+
+from modelmill.cli.artifacts import artifacts
+from modelmill.cli.look import logs, report, status
+from modelmill.cli.run import plan, run, validate, version
+from modelmill.spec.errors import Interrupted, ModelmillError
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "MODELMILL"}
+)
+def cli() -> None:
+    """Turn a base language model and a dataset into a fine-tuned, merged, quantized and
+    tested model.
+    """
+
+
+for command in (run, validate, plan, status, logs, report, artifacts, version):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line; every known error ends here as words and an exit code."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        sys.exit(Interrupted.exit_code)
+    except ModelmillError as error:
+        click.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)

@@ -1,0 +1,57 @@
+"""Options that several commands share, each declared once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def store_options(command: F) -> F:
+    """Add the options that say which store a command works with."""
+    for option in (
+        click.option(
+            "--home",
+            type=click.Path(file_okay=False, path_type=Path),
+            default=Path(".modelmill"),
+            show_default=True,
+            show_envvar=True,
+            help="Folder of the environments and of the embedded store.",
+        ),
+        click.option(
+            "--store",
+            "store_url",
+            metavar="S3_URL",
+            envvar="MODELMILL_STORE",
+            show_envvar=True,
+            help="s3://bucket/prefix; the embedded store when absent.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def output_option(command: F) -> F:
+    """Add the option that says how data is printed."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        show_default=True,
+        help="How to print.",
+    )(command)
+
+
+def file_argument(command: F) -> F:
+    """Add the run file and what changes it."""
+    command = click.option(
+        "--set",
+        "overrides",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help="Change one setting, such as finetune.r=8; may be repeated.",
+    )(command)
+    return click.argument("file", type=click.Path(dir_okay=False, path_type=Path))(command)

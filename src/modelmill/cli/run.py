@@ -1,0 +1,127 @@
+"""Commands that start from a run file: run, plan, validate; and version."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from modelmill.cli.options import file_argument, output_option, store_options
+
+if TYPE_CHECKING:
+    from modelmill.conduct.local_run import Ended
+
+
+@click.command()
+@file_argument
+@click.option("--name", help="Name of the run; made from the file's place when absent.")
+@click.option("--profile", type=click.Path(dir_okay=False, path_type=Path), help="What the place offers.")
+@click.option("--again", multiple=True, metavar="STAGE", help="Compute a stage once more.")
+@click.option("--repin", is_flag=True, help="Look at s3:// sources anew.")
+@click.option(
+    "--report-folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("reports"),
+    show_default=True,
+    help="Where the report is put, in a folder named after the run.",
+)
+@store_options
+@output_option
+def run(  # noqa: PLR0913 - one parameter per option
+    file: Path,
+    overrides: tuple[str, ...],
+    name: str | None,
+    profile: Path | None,
+    again: tuple[str, ...],
+    repin: bool,
+    report_folder: Path,
+    home: Path,
+    store_url: str | None,
+    output: str,
+) -> None:
+    """Run FILE on this machine; what is committed already is not computed again."""
+    from modelmill.cli.watch import watcher
+    from modelmill.conduct.local_run import LocalRun, run_locally
+    from modelmill.conduct.prepare import Asked, check_run_name, run_name
+    from modelmill.spec.loading import load_profile, load_run
+
+    spec = load_run(file, overrides)
+    asked = Asked(check_run_name(name or run_name(file)), file.resolve().parent, again, repin)
+    local = LocalRun(spec, load_profile(profile), asked, home, store_url, report_folder)
+    with watcher() as watching:
+        ended = run_locally(local, watching)
+    _print_ended(ended, output)
+    sys.exit(ended.exit_code)
+
+
+def _print_ended(ended: "Ended", output: str) -> None:
+    from modelmill.cli.show import print_summary
+
+    if output == "json":
+        click.echo(ended.report_json)
+    else:
+        print_summary(ended)
+
+
+@click.command()
+@file_argument
+@output_option
+def validate(file: Path, overrides: tuple[str, ...], output: str) -> None:
+    """Check FILE and say everything that is wrong with it."""
+    from modelmill.spec.loading import load_run
+
+    spec = load_run(file, overrides)
+    if output == "json":
+        click.echo(spec.model_dump_json(indent=2))
+    else:
+        click.echo(f"{file}: good; models {', '.join(spec.models())}", err=True)
+
+
+@click.command()
+@file_argument
+@click.option("--name", help="Name of the run; made from the file's place when absent.")
+@click.option("--profile", type=click.Path(dir_okay=False, path_type=Path), help="What the place offers.")
+@click.option("--again", multiple=True, metavar="STAGE", help="Compute a stage once more.")
+@click.option("--repin", is_flag=True, help="Look at s3:// sources anew.")
+@store_options
+@output_option
+def plan(  # noqa: PLR0913 - one parameter per option
+    file: Path,
+    overrides: tuple[str, ...],
+    name: str | None,
+    profile: Path | None,
+    again: tuple[str, ...],
+    repin: bool,
+    home: Path,
+    store_url: str | None,
+    output: str,
+) -> None:
+    """Show the stages of FILE: what is committed, by which run, and what will run."""
+    from modelmill.cli.show import print_table
+    from modelmill.conduct.place import opened
+    from modelmill.conduct.prepare import Asked, check_run_name, preview, run_name
+    from modelmill.conduct.standing import plan_rows
+    from modelmill.spec.loading import load_profile, load_run
+
+    spec = load_run(file, overrides)
+    asked = Asked(check_run_name(name or run_name(file)), file.resolve().parent, again, repin)
+    with opened(home, store_url) as place:
+        rows = plan_rows(place.store, preview(place.store, spec, load_profile(profile), asked))
+    if output == "json":
+        click.echo(json.dumps([row.model_dump() for row in rows], indent=2))
+    else:
+        print_table(
+            ("stage", "key", "state", "from run", "inputs"),
+            [(row.stage, row.key[:12], row.state, row.from_run, ", ".join(row.inputs)) for row in rows],
+        )
+
+
+@click.command()
+@output_option
+def version(output: str) -> None:
+    """Print the version."""
+    from importlib.metadata import version as version_of
+
+    number = version_of("modelmill")
+    click.echo(json.dumps({"modelmill": number}) if output == "json" else number)

@@ -1,0 +1,80 @@
+"""Print rows as tables: boxed on a terminal, plain columns elsewhere."""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from modelmill.conduct.local_run import Ended
+
+
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int | None = None
+) -> None:
+    """Print a table on stdout.
+
+    Args:
+        columns: the heads.
+        rows: of one-line texts.
+        numbers_from: columns from here on are aligned right.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    is_terminal = sys.stdout.isatty()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        is_number = numbers_from is not None and index >= numbers_from
+        table.add_column(column, justify="right" if is_number else "left", no_wrap=not is_terminal)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    # Elsewhere a line is never broken: it is read by grep or kept in a log.
+    console = Console(width=None if is_terminal else 400, highlight=False, soft_wrap=not is_terminal)
+    console.print(table)
+
+
+def print_summary(ended: "Ended") -> None:
+    """Print how a run came out: the models, the gate, failures, and where the report is."""
+    from modelmill.report.table import NUMBERS_FROM, summary_table
+    from modelmill.spec.errors import meaning_of
+
+    if ended.verdict.superseded:
+        click.echo(f"A newer conductor drives {ended.run} now.", err=True)
+        return
+    for stage, code in ended.verdict.failures.items():
+        click.echo(f"{stage} failed with {code}: {meaning_of(code)}", err=True)
+        click.echo(f"  log: modelmill logs {ended.run} {stage}", err=True)
+    if ended.verdict.failures:
+        click.echo("To go on from what is committed, run the same command again.", err=True)
+    if ended.report is None or ended.report_html is None:
+        return
+    table = summary_table(ended.report)
+    click.echo()
+    print_table(table.columns, table.rows, NUMBERS_FROM)
+    click.echo()
+    click.echo(ended.report.headline)
+    if ended.report.gate is not None:
+        click.echo(ended.report.gate.sentence)
+    click.echo(str(ended.report_html))
+
+
+def seconds_text(seconds: float | None) -> str:
+    """Write a duration the way a clock does."""
+    if seconds is None:
+        return ""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def bytes_text(count: int) -> str:
+    """Write a number of bytes with three digits."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 999.5 or unit == "TB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
+        size /= 1000
+    raise AssertionError(count)

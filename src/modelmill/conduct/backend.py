@@ -1,0 +1,66 @@
+"""What a conductor needs of a place that can run stages.
+
+A backend starts, watches and stops attempts.  It decides nothing: which stage runs when,
+and whether a failure is worth another attempt, is the conductor's business alone.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from modelmill.spec.names import Environment
+from modelmill.spec.records import Progress
+
+
+@dataclass(frozen=True)
+class Order:
+    """Everything a backend must know to start an attempt."""
+
+    stage: str
+    key: str
+    environment: Environment
+    number: int
+    """1-based, among the attempts of this stage and key by this conductor."""
+    plan_sha256: str
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One process working on a stage, as its backend sees it."""
+
+    id: str
+    stage: str
+    key: str
+    number: int
+    is_live: bool
+    exit_code: int | None = None
+    """None while it lives; negative for a signal."""
+    message: str = ""
+    """Its last words, for people."""
+
+
+class Backend(Protocol):
+    """A place that can run stages."""
+
+    def attempts(self) -> tuple[Attempt, ...]:
+        """List every attempt of this run that is known here, oldest first."""
+        ...
+
+    def start(self, order: Order) -> Attempt:
+        """Start an attempt; returns at once."""
+        ...
+
+    def stop(self, attempt: Attempt) -> None:
+        """Ask an attempt to save what can be resumed and to end; returns at once."""
+        ...
+
+    def log(self, attempt: Attempt) -> bytes:
+        """Read what an attempt has printed so far."""
+        ...
+
+    def progress(self, attempt: Attempt) -> Progress | None:
+        """Read where a live attempt is, if it has said so."""
+        ...
+
+    def close(self) -> None:
+        """Stop everything this backend started and wait until it is gone."""
+        ...

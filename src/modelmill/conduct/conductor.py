@@ -1,0 +1,281 @@
+"""Drive a run to its end: read what is true, decide, act, and look again.
+
+Keeps nothing that matters: truth is in the store and in the backend, so a conductor can be
+killed anywhere and another one goes on.  Knows no place; backends do.
+"""
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, Protocol
+
+from modelmill.conduct.backend import Attempt, Backend, Order
+from modelmill.conduct.decide import (
+    REPORT,
+    Decision,
+    Finish,
+    Planned,
+    Start,
+    State,
+    Stop,
+    View,
+    decide,
+    settled,
+)
+from modelmill.spec.errors import LineageBroken, StoreUnreachable
+from modelmill.spec.names import ENVIRONMENT_OF, report_key
+from modelmill.spec.plan import Plan, Stage, report_digest
+from modelmill.spec.profile import Profile
+from modelmill.spec.records import Event, Progress, RunRecord
+from modelmill.store.artifact import Committed, check_ancestry, read_manifest
+from modelmill.store.runs import append_event, put_log, read_run, update_run
+from modelmill.store.s3 import Store
+
+TICK_SECONDS: Final = 0.2
+HEARTBEAT_SECONDS: Final = 15.0
+LOOK_SECONDS: Final = 10.0
+"""How often to look whether another run has committed what this one waits for."""
+
+
+class Watcher(Protocol):
+    """Somebody who wants to see what goes on."""
+
+    def happened(self, event: Event) -> None:
+        """Hear of an event."""
+        ...
+
+    def standing(self, states: Mapping[str, State], live: Mapping[str, Progress | None]) -> None:
+        """See where everything is; called several times a second."""
+        ...
+
+
+@dataclass(frozen=True)
+class Conducted:
+    """What is to be driven."""
+
+    store: Store
+    run: str
+    plan: Plan
+    plan_sha256: str
+    profile: Profile
+    conductor: str
+    """Names this conductor in run.json; a newer one supersedes it."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a run ended."""
+
+    exit_code: int
+    """0, or the code of the first stage that finally failed."""
+    failures: Mapping[str, int]
+    report: Committed | None
+    superseded: bool = False
+
+
+@dataclass
+class Conductor:
+    """One loop over one run."""
+
+    given: Conducted
+    backend: Backend
+    watcher: Watcher
+    _sound: dict[str, Committed] = field(default_factory=dict)
+    _broken: dict[str, str] = field(default_factory=dict)
+    _ended: set[str] = field(default_factory=set)
+    _said: set[str] = field(default_factory=set)
+    _looked: float = -LOOK_SECONDS
+    _beaten: float = -HEARTBEAT_SECONDS
+
+    def drive(self) -> Verdict:
+        """Go on until nothing is left to do, or a newer conductor has taken over.
+
+        Raises:
+            ModelmillError: the store cannot be reached, or an environment is missing.
+        """
+        while True:
+            attempts = self._observe()
+            self._look(attempts)
+            view = self._view(attempts)
+            decision = decide(view)
+            self._say_skipped(decision)
+            self._show(decision, attempts)
+            for action in decision.actions:
+                match action:
+                    case Finish(exit_code=code):
+                        report = self._sound.get(REPORT)
+                        return Verdict(code, decision.failures, report)
+                    case Start() | Stop() if not self._is_mine():
+                        return Verdict(0, {}, None, superseded=True)
+                    case Start():
+                        self._start(action)
+                    case Stop(attempt=attempt):
+                        self.backend.stop(attempt)
+            if time.monotonic() - self._beaten >= HEARTBEAT_SECONDS and not self._beat():
+                return Verdict(0, {}, None, superseded=True)
+            time.sleep(TICK_SECONDS)
+
+    def stop(self) -> None:
+        """Stop what runs, keep its logs, and say so in the run's history."""
+        live = [attempt for attempt in self.backend.attempts() if attempt.is_live]
+        self.backend.close()
+        for attempt in self.backend.attempts():
+            if attempt.id in {each.id for each in live}:
+                self._ended.add(attempt.id)
+                self._keep_log(attempt)
+                self._event("stopped", attempt.stage, attempt=attempt)
+
+    def _observe(self) -> tuple[Attempt, ...]:
+        attempts = self.backend.attempts()
+        for attempt in attempts:
+            if attempt.is_live or attempt.id in self._ended:
+                continue
+            self._ended.add(attempt.id)
+            self._looked = -LOOK_SECONDS
+            self._keep_log(attempt)
+            if attempt.exit_code:
+                self._event("failed", attempt.stage, attempt=attempt)
+        return attempts
+
+    def _look(self, attempts: tuple[Attempt, ...]) -> None:
+        """Find out what is committed, as soon as something may have been."""
+        if time.monotonic() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        for stage in self.given.plan.stages:
+            if stage.name not in self._sound and stage.name not in self._broken:
+                self._look_at(stage, attempts)
+
+    def _look_at(self, stage: Stage, attempts: tuple[Attempt, ...]) -> None:
+        committed = read_manifest(self.given.store, stage.kind, stage.key)
+        if committed is None:
+            return
+        try:
+            check_ancestry(self.given.store, committed)
+        except LineageBroken as error:
+            self._broken[stage.name] = str(error)
+            self._event("failed", stage.name, message=str(error), exit_code=error.exit_code)
+            return
+        self._sound[stage.name] = committed
+        mine = next((each for each in attempts if each.id == committed.manifest.attempt), None)
+        if mine is not None:
+            self._event("committed", stage.name, attempt=mine)
+        elif committed.manifest.run != self.given.run:
+            self._event("adopted", stage.name, from_run=committed.manifest.run)
+
+    def _view(self, attempts: tuple[Attempt, ...]) -> View:
+        plan = self.given.plan
+        view = View(
+            stages=tuple(
+                Planned(stage.name, stage.key, tuple(each.stage for each in stage.inputs))
+                for stage in plan.stages
+            ),
+            committed=frozenset(self._sound) - {REPORT},
+            broken=frozenset(self._broken),
+            attempts=attempts,
+            max_parallel=self.given.profile.max_parallel,
+            max_attempts=self.given.profile.max_attempts,
+        )
+        if not settled(decide(view).states):
+            return view
+        digest = report_digest(
+            self.given.plan_sha256, {name: each.sha256 for name, each in self._sound.items()}
+        )
+        key = report_key(self.given.run, digest)
+        if REPORT not in self._sound:
+            reported = read_manifest(self.given.store, "report", key)
+            if reported is not None:
+                self._sound[REPORT] = reported
+        return View(
+            **{**view.__dict__, "report_key": key, "is_reported": REPORT in self._sound}
+        )
+
+    def _start(self, action: Start) -> None:
+        environment = ENVIRONMENT_OF["report"]
+        if action.stage != REPORT:
+            environment = self.given.plan.stage(action.stage).environment
+        attempt = self.backend.start(
+            Order(action.stage, action.key, environment, action.number, self.given.plan_sha256)
+        )
+        self._event("started", action.stage, attempt=attempt)
+
+    def _is_mine(self) -> bool:
+        record = read_run(self.given.store, self.given.run)
+        return record is not None and record.conductor == self.given.conductor
+
+    def _beat(self) -> bool:
+        """Renew the heartbeat and the logs of live attempts; False if superseded."""
+        self._beaten = time.monotonic()
+        if not self._is_mine():
+            return False
+
+        def renew(record: RunRecord | None) -> RunRecord:
+            assert record is not None
+            return record.model_copy(update={"heartbeat": now()})
+
+        update_run(self.given.store, self.given.run, renew)
+        for attempt in self.backend.attempts():
+            if attempt.is_live:
+                self._keep_log(attempt)
+        return True
+
+    def _keep_log(self, attempt: Attempt) -> None:
+        # The log also lies where the backend has it: losing the copy must not end a run.
+        with contextlib.suppress(StoreUnreachable):
+            put_log(
+                self.given.store,
+                self.given.run,
+                attempt.stage,
+                attempt.id,
+                self.backend.log(attempt),
+            )
+
+    def _say_skipped(self, decision: Decision) -> None:
+        for name, state in decision.states.items():
+            if state is State.SKIPPED and name not in self._said:
+                self._said.add(name)
+                self._event("skipped", name)
+
+    def _show(self, decision: Decision, attempts: tuple[Attempt, ...]) -> None:
+        live = {
+            attempt.stage: self.backend.progress(attempt)
+            for attempt in attempts
+            if attempt.is_live
+        }
+        self.watcher.standing(decision.states, live)
+
+    def _event(
+        self,
+        kind: str,
+        stage: str,
+        *,
+        attempt: Attempt | None = None,
+        **details: str | int,
+    ) -> None:
+        event = Event.model_validate(
+            {
+                "time": now(),
+                "event": kind,
+                "stage": stage,
+                **(
+                    {
+                        "key": attempt.key,
+                        "attempt": attempt.id,
+                        "exit_code": attempt.exit_code,
+                        "message": attempt.message,
+                    }
+                    if attempt is not None
+                    else {}
+                ),
+                **details,
+            }
+        )
+        append_event(self.given.store, self.given.run, event)
+        self.watcher.happened(event)
+
+
+def now() -> str:
+    """Write the time as events do: UTC, ISO 8601, milliseconds."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

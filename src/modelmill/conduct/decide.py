@@ -1,0 +1,196 @@
+"""What to do next, as a pure function of what is true.
+
+Level-triggered: nothing is remembered between two decisions, so a conductor can be killed
+anywhere, or run twice, and the next decision is still right.  Knows no store, no clock
+and no backend.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from modelmill.conduct.backend import Attempt
+from modelmill.spec.errors import DataError, InternalError, Retry, retry_for
+
+REPORT: Final = "report"
+
+FREE_ATTEMPTS: Final = 5
+"""Interruptions cost nothing, but a stage that is interrupted for ever makes no progress."""
+
+
+class State(StrEnum):
+    """Where a stage is."""
+
+    DONE = "done"
+    LIVE = "live"
+    READY = "ready"
+    WAITING = "waiting"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A stage as the decision sees it."""
+
+    name: str
+    key: str
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class View:
+    """Everything that is true at one moment."""
+
+    stages: tuple[Planned, ...]
+    """In plan order: inputs come first."""
+    committed: frozenset[str]
+    """Stages whose key is committed with sound lineage."""
+    broken: frozenset[str] = frozenset()
+    """Stages whose commit was made from inputs that are no longer the committed ones."""
+    attempts: tuple[Attempt, ...] = ()
+    report_key: str = ""
+    """What the report must cover; known once every stage is settled."""
+    is_reported: bool = False
+    max_parallel: int = 1
+    max_attempts: int = 3
+
+
+@dataclass(frozen=True)
+class Start:
+    """Start an attempt."""
+
+    stage: str
+    key: str
+    number: int
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Stop an attempt that is no longer wanted."""
+
+    attempt: Attempt
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Nothing is left to do."""
+
+    exit_code: int
+    """0, or the first permanent cause; the gate's verdict is not known here."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do now, and where everything stands."""
+
+    states: Mapping[str, State]
+    actions: tuple[Start | Stop | Finish, ...] = ()
+    failures: Mapping[str, int] = field(default_factory=dict)
+    """Exit codes of the stages that have finally failed, in plan order."""
+
+
+def decide(view: View) -> Decision:
+    """Say what to do next."""
+    states: dict[str, State] = {}
+    failures: dict[str, int] = {}
+    for stage in view.stages:
+        states[stage.name], code = _state(stage, view, states)
+        if states[stage.name] is State.FAILED:
+            failures[stage.name] = code
+    report, code = _report_state(view, states)
+    states[REPORT] = report
+    if report is State.FAILED:
+        failures[REPORT] = code
+    actions = (*_stops(view, states), *_starts(view, states), *_finish(states, failures))
+    return Decision(states, actions, failures)
+
+
+def settled(states: Mapping[str, State]) -> bool:
+    """Tell whether every stage has come to an end of some kind."""
+    return all(
+        state in (State.DONE, State.FAILED, State.SKIPPED)
+        for name, state in states.items()
+        if name != REPORT
+    )
+
+
+def _state(stage: Planned, view: View, before: Mapping[str, State]) -> tuple[State, int]:
+    if stage.name in view.committed:
+        return State.DONE, 0
+    if stage.name in view.broken:
+        return State.FAILED, DataError.exit_code
+    if any(before[need] in (State.FAILED, State.SKIPPED) for need in stage.needs):
+        return State.SKIPPED, 0
+    attempts = _attempts_of(stage.name, stage.key, view)
+    if any(attempt.is_live for attempt in attempts):
+        return State.LIVE, 0
+    failed, code = _has_finally_failed(attempts, view.max_attempts)
+    if failed:
+        return State.FAILED, code
+    is_ready = all(before[need] is State.DONE for need in stage.needs)
+    return (State.READY if is_ready else State.WAITING), 0
+
+
+def _report_state(view: View, states: Mapping[str, State]) -> tuple[State, int]:
+    if not settled(states) or not view.report_key:
+        return State.WAITING, 0
+    if view.is_reported:
+        return State.DONE, 0
+    attempts = _attempts_of(REPORT, view.report_key, view)
+    if any(attempt.is_live for attempt in attempts):
+        return State.LIVE, 0
+    failed, code = _has_finally_failed(attempts, view.max_attempts)
+    return (State.FAILED, code) if failed else (State.READY, 0)
+
+
+def _attempts_of(stage: str, key: str, view: View) -> tuple[Attempt, ...]:
+    return tuple(each for each in view.attempts if (each.stage, each.key) == (stage, key))
+
+
+def _has_finally_failed(attempts: tuple[Attempt, ...], max_attempts: int) -> tuple[bool, int]:
+    counted = free = 0
+    for attempt in attempts:
+        code = attempt.exit_code
+        if attempt.is_live or code is None:
+            continue
+        if code == 0:
+            # It said that it was done and nothing is committed: our own defect.
+            return True, InternalError.exit_code
+        match retry_for(code):
+            case Retry.NEVER:
+                return True, code
+            case Retry.COUNTED:
+                counted += 1
+            case Retry.FREE:
+                free += 1
+        if counted >= max_attempts or free >= FREE_ATTEMPTS:
+            return True, code
+    return False, 0
+
+
+def _stops(view: View, states: Mapping[str, State]) -> Iterator[Stop]:
+    wanted = {(stage.name, stage.key) for stage in view.stages}
+    wanted.add((REPORT, view.report_key))
+    for attempt in view.attempts:
+        if not attempt.is_live:
+            continue
+        is_planned = (attempt.stage, attempt.key) in wanted
+        if not is_planned or states[attempt.stage] is not State.LIVE:
+            yield Stop(attempt)
+
+
+def _starts(view: View, states: Mapping[str, State]) -> Iterator[Start]:
+    free = view.max_parallel - sum(attempt.is_live for attempt in view.attempts)
+    keys = {stage.name: stage.key for stage in view.stages} | {REPORT: view.report_key}
+    for name, state in states.items():
+        if free > 0 and state is State.READY:
+            number = len(_attempts_of(name, keys[name], view)) + 1
+            yield Start(name, keys[name], number)
+            free -= 1
+
+
+def _finish(states: Mapping[str, State], failures: Mapping[str, int]) -> Iterator[Finish]:
+    if settled(states) and states[REPORT] in (State.DONE, State.FAILED):
+        yield Finish(next(iter(failures.values()), 0))

@@ -1,0 +1,206 @@
+"""Run stages as processes of this machine, each in the environment its image would have.
+
+Knows processes, folders and environments; decides nothing about stages.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Final
+
+from pydantic import ValidationError
+
+from modelmill.conduct.backend import Attempt, Order
+from modelmill.spec.errors import InputMissing, meaning_of
+from modelmill.spec.names import (
+    ENV_ATTEMPT,
+    ENV_PARENT_PID,
+    ENV_PLAN_SHA256,
+    ENV_PROGRESS_FILE,
+    ENV_RUN,
+    ENV_STAGE,
+    ENV_STORE,
+    ENV_TERMINATION,
+    ENV_WORK,
+    Environment,
+)
+from modelmill.spec.records import Ending, Progress
+from modelmill.store.artifact import attempt_id
+
+GRACE_SECONDS: Final = 20.0
+"""A stage needs it to save what can be resumed; a native call may hold it up."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this backend works."""
+
+    home: Path
+    """`.modelmill`: environments, work folders, logs."""
+    store_url: str
+    store_environment: Mapping[str, str]
+    """The AWS SDK's variables."""
+
+
+@dataclass
+class _Process:
+    attempt: Attempt
+    handle: subprocess.Popen[bytes]
+    folder: Path
+    log: IO[bytes]
+    kill_at: float | None = None
+
+
+@dataclass
+class LocalBackend:
+    """Runs stages as child processes that do not outlive it."""
+
+    run: str
+    place: Place
+    _processes: list[_Process] = field(default_factory=list)
+
+    def attempts(self) -> tuple[Attempt, ...]:
+        """List every attempt started here, oldest first."""
+        for process in self._processes:
+            self._observe(process)
+        return tuple(process.attempt for process in self._processes)
+
+    def start(self, order: Order) -> Attempt:
+        """Start a stage in its own process group.
+
+        Raises:
+            InputMissing: its environment has not been made.
+        """
+        python = interpreter(self.place.home, order.environment)
+        attempt = Attempt(attempt_id(), order.stage, order.key, order.number, is_live=True)
+        folder = self.place.home / "attempts" / attempt.id
+        folder.mkdir(parents=True)
+        log = (folder / "log").open("wb")
+        handle = subprocess.Popen(
+            [str(python), "-m", "modelmill.stages"],
+            env=self._environment(order, attempt.id, folder),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            # Ctrl-C is for the conductor, which then stops its stages in order.
+            start_new_session=True,
+        )
+        self._processes.append(_Process(attempt, handle, folder, log))
+        return attempt
+
+    def stop(self, attempt: Attempt) -> None:
+        """Send SIGTERM once; SIGKILL follows when the grace period is over."""
+        process = self._find(attempt)
+        if process.attempt.is_live and process.kill_at is None:
+            process.kill_at = time.monotonic() + GRACE_SECONDS
+            _signal(process.handle, signal.SIGTERM)
+
+    def log(self, attempt: Attempt) -> bytes:
+        """Read what an attempt has printed so far."""
+        return (self._find(attempt).folder / "log").read_bytes()
+
+    def progress(self, attempt: Attempt) -> Progress | None:
+        """Read where a live attempt is."""
+        try:
+            text = (self._find(attempt).folder / "progress").read_text(encoding="utf-8")
+            return Progress.model_validate_json(text)
+        except (OSError, ValidationError):
+            return None
+
+    def close(self) -> None:
+        """Stop everything and wait until it is gone."""
+        for process in self._processes:
+            self.stop(process.attempt)
+        while any(attempt.is_live for attempt in self.attempts()):
+            time.sleep(0.05)
+
+    def _environment(self, order: Order, attempt: str, folder: Path) -> dict[str, str]:
+        return {
+            **os.environ,
+            **self.place.store_environment,
+            ENV_STORE: self.place.store_url,
+            ENV_RUN: self.run,
+            ENV_STAGE: order.stage,
+            ENV_PLAN_SHA256: order.plan_sha256,
+            ENV_ATTEMPT: attempt,
+            ENV_WORK: str(folder),
+            ENV_PROGRESS_FILE: str(folder / "progress"),
+            ENV_TERMINATION: str(folder / "termination"),
+            ENV_PARENT_PID: str(os.getpid()),
+            "HF_HUB_OFFLINE": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "DO_NOT_TRACK": "1",
+            "PYTHONUNBUFFERED": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+        }
+
+    def _observe(self, process: _Process) -> None:
+        if not process.attempt.is_live:
+            return
+        code = process.handle.poll()
+        if code is None:
+            if process.kill_at is not None and time.monotonic() > process.kill_at:
+                _signal(process.handle, signal.SIGKILL)
+            return
+        process.log.close()
+        was = process.attempt
+        process.attempt = Attempt(
+            was.id, was.stage, was.key, was.number, False, code, _last_words(process.folder, code)
+        )
+
+    def _find(self, attempt: Attempt) -> _Process:
+        return next(each for each in self._processes if each.attempt.id == attempt.id)
+
+
+def interpreter(home: Path, environment: Environment) -> Path:
+    """Find the Python that has the packages of an environment.
+
+    That is the environment made from the lock under `home`; where there is none, the
+    Python this process runs with, if its packages will do.
+
+    Raises:
+        InputMissing: neither will do.
+    """
+    made = home / "environments" / environment / "bin" / "python"
+    if made.exists():
+        return made
+    from importlib.util import find_spec
+
+    missing = [name for name in _PROOF[environment] if find_spec(name) is None]
+    if missing:
+        raise InputMissing(
+            f"The environment '{environment}' has not been made "
+            f"(this Python lacks {', '.join(missing)})",
+            at=str(made),
+            fix="make environments",
+        )
+    return Path(sys.executable)
+
+
+_PROOF: Final[Mapping[Environment, tuple[str, ...]]] = {
+    "light": ("matplotlib",),
+    "train": ("trl", "peft"),
+    "quantize": ("gptqmodel", "optimum"),
+}
+"""Packages whose presence shows that an environment will do."""
+
+
+def _signal(handle: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    try:
+        os.killpg(handle.pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _last_words(folder: Path, code: int) -> str:
+    try:
+        text = (folder / "termination").read_text(encoding="utf-8")
+        return Ending.model_validate_json(text).message
+    except (OSError, ValidationError):
+        return "" if code == 0 else meaning_of(code)

@@ -1,0 +1,83 @@
+"""Run a spec on this machine from its first stage to the report on disk."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelmill.conduct.conductor import Conductor, Verdict, Watcher
+from modelmill.conduct.local import LocalBackend
+from modelmill.conduct.place import Opened, opened
+from modelmill.conduct.prepare import Asked, prepare
+from modelmill.report.document import ReportDocument
+from modelmill.spec.errors import GateFailed
+from modelmill.spec.profile import Profile
+from modelmill.spec.run import RunSpec
+from modelmill.store.artifact import pull
+
+
+@dataclass(frozen=True)
+class LocalRun:
+    """A run on this machine."""
+
+    spec: RunSpec
+    profile: Profile
+    asked: Asked
+    home: Path
+    store_url: str | None
+    report_folder: Path
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How it ended."""
+
+    run: str
+    exit_code: int
+    verdict: Verdict
+    report: ReportDocument | None
+    report_json: str
+    report_html: Path | None
+
+
+def run_locally(local: LocalRun, watcher: Watcher) -> Ended:
+    """Run it; on Ctrl-C, SIGTERM or a lost store, stop every stage before returning.
+
+    Raises:
+        KeyboardInterrupt: asked to stop; everything that was started is gone.
+        ModelmillError: the run could not be prepared, or its store was lost.
+    """
+    with _terminated_like_interrupted(), opened(local.home, local.store_url) as place:
+        given = prepare(place.store, local.spec, local.profile, local.asked)
+        backend = LocalBackend(local.asked.name, place.place)
+        conductor = Conductor(given, backend, watcher)
+        try:
+            verdict = conductor.drive()
+        finally:
+            conductor.stop()
+        return _ended(local, place, verdict)
+
+
+def _ended(local: LocalRun, place: Opened, verdict: Verdict) -> Ended:
+    if verdict.report is None:
+        return Ended(local.asked.name, verdict.exit_code, verdict, None, "", None)
+    folder = local.report_folder / local.asked.name
+    pull(place.store, verdict.report, folder)
+    text = (folder / "report.json").read_text(encoding="ascii")
+    document = ReportDocument.model_validate_json(text)
+    code = verdict.exit_code
+    if code == 0 and document.gate is not None and document.gate.outcome == "failed":
+        code = GateFailed.exit_code
+    html = (folder / "report.html").resolve()
+    return Ended(local.asked.name, code, verdict, document, text, html)
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM unwind like Ctrl-C, so that nothing is left running."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

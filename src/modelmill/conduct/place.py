@@ -1,0 +1,48 @@
+"""Open the store a command works with: the one that is named, or the embedded one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelmill.conduct.local import Place
+from modelmill.store.embedded import EmbeddedStore
+from modelmill.store.s3 import Store, open_store
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A store that answers, and the place stages can reach it from."""
+
+    store: Store
+    place: Place
+
+
+@contextmanager
+def opened(home: Path, url: str | None) -> Iterator[Opened]:
+    """Open a store for as long as the context lasts.
+
+    Args:
+        home: where the embedded store keeps its data.
+        url: `s3://bucket/prefix`; None for the embedded store, which is started, or shared
+            if it runs already.
+
+    Raises:
+        ModelmillError: it cannot be reached, or refuses us, in words of its own.
+    """
+    if url is not None:
+        store = open_store(url)
+        store.check()
+        yield Opened(store, Place(home.resolve(), url, {}))
+        return
+    with EmbeddedStore(home / "store") as embedded:
+        before = dict(os.environ)
+        # boto3 has no other way to be told by one name per setting.
+        os.environ.update(embedded.environment)
+        try:
+            place = Place(home.resolve(), embedded.url, embedded.environment)
+            yield Opened(open_store(embedded.url), place)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)

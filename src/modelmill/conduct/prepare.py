@@ -1,0 +1,176 @@
+"""Make a run ready to be driven: name it, pin its sources, write its plan and its record.
+
+What a cluster's conductor and a laptop do alike before the first stage starts.
+"""
+
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelmill.conduct.conductor import Conducted, now
+from modelmill.spec.errors import Problem, SpecError
+from modelmill.spec.names import RUN_NAME, RUN_NAME_LIMIT
+from modelmill.spec.plan import Plan, make_plan, plan_bytes, sources_of
+from modelmill.spec.profile import Facts, Profile
+from modelmill.spec.records import RunRecord
+from modelmill.spec.run import Dtype, RunSpec
+from modelmill.spec.settings import Pin
+from modelmill.store.artifact import attempt_id
+from modelmill.store.runs import put_plan, read_run, update_run
+from modelmill.store.s3 import Store
+from modelmill.store.sources import pin_local, pin_source, upload_source
+
+BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
+"""Processors that multiply bfloat16 in hardware (x86 and Arm spellings in /proc/cpuinfo)."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a user asks of a run, beside its spec."""
+
+    name: str
+    folder: Path
+    """Relative local sources are relative to it."""
+    again: tuple[str, ...] = ()
+    """Stages to compute once more although they are committed."""
+    repin: bool = False
+    """Look at remote sources anew."""
+
+
+def run_name(path: Path) -> str:
+    """Name a run after its file, or after the folder of a file called `run.yaml`."""
+    path = path.resolve()
+    text = path.parent.name if path.stem == "run" else path.stem
+    slug = re.sub(r"[^a-z0-9]+", "-", text.lower())[:RUN_NAME_LIMIT].strip("-")
+    return slug if RUN_NAME.fullmatch(slug) else f"run-{slug}".strip("-")[:RUN_NAME_LIMIT]
+
+
+def check_run_name(name: str) -> str:
+    """Accept a name that also works as a Helm release and in a pod's name.
+
+    Raises:
+        SpecError: it does not.
+    """
+    if len(name) > RUN_NAME_LIMIT or not RUN_NAME.fullmatch(name):
+        reason = (
+            f"'{name}' must be at most {RUN_NAME_LIMIT} lower-case letters, digits and dashes, "
+            "and start with a letter"
+        )
+        raise SpecError("name of the run", [Problem("", reason)])
+    return name
+
+
+def facts_of(profile: Profile) -> Facts:
+    """Close what the profile leaves open, without loading a model library.
+
+    The compute dtype of quality measurements enters keys, so it follows from what the
+    device is and not from a timing, which could differ from run to run.
+    """
+    accelerator = profile.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if Path("/dev/nvidiactl").exists() else "cpu"
+    dtype: Dtype | str = profile.dtype
+    if dtype == "auto":
+        has_bf16 = accelerator == "cuda" or bool(BF16_FLAGS & _processor_flags())
+        dtype = "bfloat16" if has_bf16 else "float32"
+    return Facts.model_validate({"accelerator": accelerator, "dtype": dtype})
+
+
+def _processor_flags() -> frozenset[str]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return frozenset({"bf16"}) if platform.machine() == "arm64" else frozenset()
+    lines = (line for line in text.splitlines() if line.startswith(("flags", "Features")))
+    return frozenset(next(lines, "").split())
+
+
+def preview(store: Store, run: RunSpec, profile: Profile, asked: Asked) -> Plan:
+    """Lay out what `prepare` would, without writing anything.
+
+    Raises:
+        InputMissing: a source is not there.
+        SpecError: `again` names a stage the run does not have.
+    """
+    record = read_run(store, asked.name)
+    pins = _pins(store, run, record, asked)
+    return _plan(run, profile, pins, record, asked)
+
+
+def prepare(store: Store, run: RunSpec, profile: Profile, asked: Asked) -> Conducted:
+    """Pin the sources, upload local ones, and make this the live plan of the run.
+
+    Raises:
+        InputMissing: a source is not there.
+        SpecError: `again` names a stage the run does not have.
+        DataError: a local source changed while it was read.
+    """
+    record = read_run(store, asked.name)
+    pins = _pins(store, run, record, asked)
+    for source in sources_of(run):
+        if not source.startswith("s3://"):
+            upload_source(store, asked.folder / source)
+    plan = _plan(run, profile, pins, record, asked)
+    sha256 = put_plan(store, asked.name, plan_bytes(plan))
+    conductor = attempt_id()
+
+    def take_over(present: RunRecord | None) -> RunRecord:
+        time = now()
+        base = present or RunRecord(name=asked.name, created=time)
+        plans = base.plans if sha256 in base.plans else (*base.plans, sha256)
+        return base.model_copy(
+            update={
+                "pins": plan.pins,
+                "pinned_at": base.pinned_at if base.pins == plan.pins else time,
+                "plan_sha256": sha256,
+                "plans": plans,
+                "keys": {stage.name: stage.key for stage in plan.stages},
+                "again": plan.again,
+                "conductor": conductor,
+                "heartbeat": time,
+            }
+        )
+
+    update_run(store, asked.name, take_over)
+    return Conducted(store, asked.name, plan, sha256, profile, conductor)
+
+
+def _plan(
+    run: RunSpec,
+    profile: Profile,
+    pins: Mapping[str, Pin],
+    record: RunRecord | None,
+    asked: Asked,
+) -> Plan:
+    again = dict(record.again) if record is not None else {}
+    facts = facts_of(profile)
+    known = [stage.name for stage in make_plan(run, facts, pins).stages]
+    unknown = [name for name in asked.again if name not in known]
+    if unknown:
+        raise SpecError(
+            "--again",
+            [Problem(name, "no such stage", suggestion=f"known: {_listed(known)}") for name in unknown],
+        )
+    for name in asked.again:
+        again[name] = again.get(name, 0) + 1
+    return make_plan(run, facts, pins, {name: n for name, n in again.items() if name in known})
+
+
+def _pins(
+    store: Store, run: RunSpec, record: RunRecord | None, asked: Asked
+) -> Mapping[str, Pin]:
+    pins: dict[str, Pin] = {}
+    for source in sources_of(run):
+        known = record.pins.get(source) if record is not None and not asked.repin else None
+        if not source.startswith("s3://"):
+            # A local source is at hand: using yesterday's copy of it would surprise.
+            pins[source] = pin_local(asked.folder / source)
+        else:
+            pins[source] = known or pin_source(store, source)
+    return pins
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(names)

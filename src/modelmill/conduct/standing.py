@@ -1,0 +1,290 @@
+"""How runs, stages and artifacts stand, read from the store as closed rows.
+
+What `plan`, `status` and `artifacts` print; knows nothing about how.
+"""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final, Literal
+
+from modelmill.report.document import ReportDocument
+from modelmill.spec.errors import InputMissing, LineageBroken
+from modelmill.spec.names import COMMITTED, Kind, report_key, run_prefix
+from modelmill.spec.plan import Plan, Stage
+from modelmill.spec.records import Event, Progress, Record, RunRecord
+from modelmill.store.artifact import (
+    Committed,
+    check_ancestry,
+    list_artifacts,
+    pull,
+    read_manifest,
+    verify,
+)
+from modelmill.store.runs import (
+    get_plan,
+    list_logs,
+    list_runs,
+    read_events,
+    read_log,
+    read_progress,
+    read_run,
+)
+from modelmill.store.s3 import Store
+
+LIVE_FOR: Final = timedelta(minutes=2)
+"""Progress is told every 15 s; what is older than this has died without a word."""
+
+
+class PlanRow(Record):
+    """What will become of one stage."""
+
+    stage: str
+    key: str
+    state: Literal["committed", "will run", "lineage broken"]
+    from_run: str
+    inputs: tuple[str, ...]
+
+
+class StageRow(Record):
+    """Where one stage of a run is."""
+
+    stage: str
+    key: str
+    state: Literal["committed", "running", "failed", "stopped", "skipped", "waiting"]
+    from_run: str = ""
+    attempts: int = 0
+    seconds: float | None = None
+    """Since the last attempt began, or that it took."""
+    progress: Progress | None = None
+    message: str = ""
+
+
+class RunRow(Record):
+    """Where one run is."""
+
+    run: str
+    created: str
+    heartbeat: str
+    is_live: bool
+    committed: int
+    stages: tuple[StageRow, ...]
+
+
+class ArtifactRow(Record):
+    """One committed artifact."""
+
+    kind: Kind
+    key: str
+    run: str
+    stage: str
+    created: str
+    files: int
+    size_bytes: int
+
+
+def plan_rows(store: Store, plan: Plan) -> tuple[PlanRow, ...]:
+    """Say of each stage of a plan whether it is committed."""
+    sound: set[str] = set()
+    return tuple(_plan_row(store, stage, sound) for stage in plan.stages)
+
+
+def _plan_row(store: Store, stage: Stage, sound: set[str]) -> PlanRow:
+    committed = read_manifest(store, stage.kind, stage.key)
+    state: Literal["committed", "will run", "lineage broken"] = "will run"
+    if committed is not None:
+        try:
+            check_ancestry(store, committed, sound)
+            state = "committed"
+        except LineageBroken:
+            state = "lineage broken"
+    return PlanRow(
+        stage=stage.name,
+        key=stage.key,
+        state=state,
+        from_run="" if committed is None else committed.manifest.run,
+        inputs=tuple(each.stage for each in stage.inputs),
+    )
+
+
+def find_run(store: Store, run: str) -> tuple[RunRecord, Plan]:
+    """Read a run's record and its live plan.
+
+    Raises:
+        InputMissing: there is no such run; the message lists those that are.
+    """
+    record = read_run(store, run)
+    if record is None:
+        known = ", ".join(list_runs(store)) or "none"
+        raise InputMissing(
+            f"There is no run '{run}'", at=store.url, fix=f"choose from: {known}"
+        )
+    return record, Plan.model_validate_json(get_plan(store, run, record.plan_sha256))
+
+
+def run_row(store: Store, run: str) -> RunRow:
+    """Say where a run and each of its stages is.
+
+    Raises:
+        InputMissing: there is no such run.
+    """
+    record, plan = find_run(store, run)
+    is_live = _age(record.heartbeat) < LIVE_FOR
+    events = read_events(store, run)
+    stages = tuple(_stage_row(store, run, stage, events) for stage in plan.stages)
+    return RunRow(
+        run=run,
+        created=record.created,
+        heartbeat=record.heartbeat,
+        is_live=is_live and any(row.state in ("running", "waiting") for row in stages),
+        committed=sum(row.state == "committed" for row in stages),
+        stages=stages,
+    )
+
+
+def run_rows(store: Store) -> tuple[RunRow, ...]:
+    """Say where every run is."""
+    return tuple(run_row(store, run) for run in list_runs(store))
+
+
+def artifact_rows(store: Store) -> Iterator[ArtifactRow]:
+    """List everything that is committed."""
+    for kind, key in list_artifacts(store):
+        committed = read_manifest(store, kind, key)
+        if committed is not None:
+            yield artifact_row(committed)
+
+
+def artifact_row(committed: Committed) -> ArtifactRow:
+    """Sum up one artifact."""
+    manifest = committed.manifest
+    return ArtifactRow(
+        kind=manifest.kind,
+        key=manifest.key,
+        run=manifest.run,
+        stage=manifest.stage,
+        created=manifest.created,
+        files=len(manifest.files),
+        size_bytes=sum(file.size_bytes for file in manifest.files),
+    )
+
+
+def find_artifact(store: Store, beginning: str) -> Committed:
+    """Find an artifact by its key or the beginning of it.
+
+    Raises:
+        InputMissing: none, or more than one, begins like that.
+    """
+    found = [(kind, key) for kind, key in list_artifacts(store) if key.startswith(beginning)]
+    committed = read_manifest(store, *found[0]) if len(found) == 1 else None
+    if committed is None:
+        what = "No artifact" if not found else f"More than one artifact ({len(found)})"
+        raise InputMissing(
+            f"{what} has a key that begins with '{beginning}'",
+            at=store.url,
+            fix="modelmill artifacts ls",
+        )
+    return committed
+
+
+def _stage_row(store: Store, run: str, stage: Stage, events: tuple[Event, ...]) -> StageRow:
+    mine = [event for event in events if event.stage == stage.name and event.key in ("", stage.key)]
+    starts = [event for event in mine if event.event == "started"]
+    committed = read_manifest(store, stage.kind, stage.key)
+    if committed is not None:
+        origin = committed.manifest.run
+        return StageRow(
+            stage=stage.name,
+            key=stage.key,
+            state="committed",
+            from_run="" if origin == run else origin,
+            attempts=len(starts),
+            seconds=_seconds(mine),
+        )
+    last = mine[-1] if mine else None
+    progress = read_progress(store, run, stage.name)
+    if last is None or last.event in ("committed", "adopted"):
+        return StageRow(stage=stage.name, key=stage.key, state="waiting")
+    if last.event == "started":
+        told = progress.time if progress is not None else last.time
+        is_live = min(_age(told), _age(last.time)) < LIVE_FOR
+        return StageRow(
+            stage=stage.name,
+            key=stage.key,
+            state="running" if is_live else "stopped",
+            attempts=len(starts),
+            seconds=_age(last.time).total_seconds(),
+            progress=progress if is_live else None,
+            message="" if is_live else "ended without a word",
+        )
+    return StageRow(
+        stage=stage.name,
+        key=stage.key,
+        state=last.event,
+        attempts=len(starts),
+        seconds=_seconds(mine),
+        message=last.message,
+    )
+
+
+def _seconds(events: list[Event]) -> float | None:
+    """Take the time from the last start to what came of it."""
+    started = next((event for event in reversed(events) if event.event == "started"), None)
+    ended = next((event for event in reversed(events) if event.event != "started"), None)
+    if started is None or ended is None:
+        return None
+    return (_parse(ended.time) - _parse(started.time)).total_seconds()
+
+
+def _age(time: str) -> timedelta:
+    return datetime.now(UTC) - _parse(time) if time else timedelta.max
+
+
+def _parse(time: str) -> datetime:
+    return datetime.fromisoformat(time)
+
+
+def verify_artifact(store: Store, committed: Committed) -> tuple[str, ...]:
+    """Say everything that is wrong with an artifact: its bytes and its lineage."""
+    problems = verify(store, committed)
+    try:
+        check_ancestry(store, committed)
+    except LineageBroken as error:
+        return (*problems, str(error))
+    return problems
+
+
+def log_texts(store: Store, run: str, stage: str) -> Iterator[tuple[str, str]]:
+    """Read the logs of a run's attempts, or of one stage's, oldest attempt first."""
+    found = sorted(list_logs(store, run, stage), key=lambda each: each[1])
+    for owner, attempt in found:
+        body = read_log(store, run, owner, attempt) or b""
+        yield f"{owner} {attempt}", body.decode("utf-8", errors="replace")
+
+
+def fetch_report(store: Store, run: str, folder: Path) -> tuple[ReportDocument, Path]:
+    """Download the newest report of a run.
+
+    Returns:
+        The document and the path of its page.
+
+    Raises:
+        InputMissing: the run has none yet.
+    """
+    find_run(store, run)
+    prefix = f"{run_prefix(run)}/reports/"
+    reports = [
+        item for item in store.list(prefix) if item.key.count("/") == 4 and item.key.endswith(COMMITTED)
+    ]
+    newest = max(reports, key=lambda item: item.last_modified, default=None)
+    committed = None
+    if newest is not None:
+        digest = newest.key.removeprefix(prefix).partition("/")[0]
+        committed = read_manifest(store, "report", report_key(run, digest))
+    if committed is None:
+        raise InputMissing(
+            f"Run '{run}' has no report yet", at=store.url, fix=f"modelmill status {run}"
+        )
+    pull(store, committed, folder)
+    text = (folder / "report.json").read_text(encoding="ascii")
+    return ReportDocument.model_validate_json(text), (folder / "report.html").resolve()

@@ -1,0 +1,60 @@
+"""What differs between model families: which layers are theirs, and whose are mistreated.
+
+Knows architectures through their modules only; opens nothing and checks nothing.
+"""
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+
+def close_known_holes(config: PreTrainedConfig) -> None:
+    """Make a family's layers visible to quantizers; call before any `from_pretrained`.
+
+    transformers 5 replaces layers by `type(module) is nn.Linear`, and Falcon's are a
+    subclass: NF4 then quantizes nothing and a GPTQ checkpoint is initialised at random,
+    both without an error.  The subclass only spells out `nn.Linear`'s own forward, so
+    the logits stay bit-identical.
+    """
+    if config.model_type == "falcon":
+        from transformers.models.falcon import modeling_falcon  # noqa: PLC0415 - one family's
+
+        modeling_falcon.FalconLinear = nn.Linear
+
+
+def linear_in_features(model: PreTrainedModel) -> dict[str, int]:
+    """Map each quantizable layer's name to its number of input features, in model order.
+
+    Quantizable are all `nn.Linear` and `Conv1D` layers inside the decoder blocks; never
+    the embeddings and never the output head.
+    """
+    prefix = _blocks_prefix(model)
+    features: dict[str, int] = {}
+    for name, module in model.named_modules():
+        if not name.startswith(prefix):
+            continue
+        if isinstance(module, nn.Linear):
+            features[name] = module.in_features
+        elif isinstance(module, Conv1D):
+            features[name] = module.nx
+    return features
+
+
+def expected_linears(config: PreTrainedConfig) -> dict[str, int]:
+    """Map the quantizable layers of a config's unquantized model to their input features.
+
+    Costs no memory for weights, so a quantized model can be compared with what it had to be.
+    """
+    close_known_holes(config)
+    with torch.device("meta"):
+        return linear_in_features(AutoModelForCausalLM.from_config(config))
+
+
+def _blocks_prefix(model: PreTrainedModel) -> str:
+    count = model.config.get_text_config().num_hidden_layers
+    for name, module in model.named_modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
+            return f"{name}."
+    msg = f"{type(model).__name__} has no list of {count} decoder blocks"
+    raise ValueError(msg)

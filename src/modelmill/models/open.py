@@ -1,0 +1,113 @@
+"""Open a model or a tokenizer from a folder, guarded.
+
+The only place that calls `from_pretrained` for models.  Never reads a hub, never runs
+code from the folder, never reads pickles, never leaves a weight at its random value.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from modelmill.models.families import close_known_holes, expected_linears
+from modelmill.models.guard import check_loading, check_quantized
+from modelmill.spec.errors import DataError
+
+LoadIn = Literal["nf4"] | None
+
+
+def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """Open the tokenizer in a folder.
+
+    Raises:
+        DataError: the folder holds no tokenizer that can be read.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"the tokenizer cannot be read: {error}", at=str(folder)) from error
+
+
+def open_config(folder: Path) -> PreTrainedConfig:
+    """Open the config in a folder.
+
+    Raises:
+        DataError: there is none, or it is of an architecture transformers does not know.
+    """
+    try:
+        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise DataError(f"the model's config cannot be read: {error}", at=str(folder)) from error
+
+
+def open_model(
+    folder: Path,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    load_in: LoadIn = None,
+    attn: str | None = None,
+) -> PreTrainedModel:
+    """Open a causal language model, in evaluation mode, on one device.
+
+    Opens plain checkpoints and those saved by bitsandbytes; GPTQ ones belong to their engine.
+
+    Args:
+        folder: safetensors and config.
+        dtype: of weights and compute; of compute only where the weights are in 4 bits.
+        device: where all of it goes.
+        load_in: quantize plain weights while reading them.
+        attn: transformers' name of an attention implementation; its own choice for None.
+
+    Raises:
+        DataError: files and config do not fit together, or not all layers are quantized.
+    """
+    config = open_config(folder)
+    close_known_holes(config)
+    saved_by = _saved_method(config)
+    if saved_by not in (None, "bitsandbytes"):
+        raise DataError(f"a {saved_by} checkpoint is opened by its own engine", at=str(folder))
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder,
+        config=config,
+        dtype=dtype,
+        quantization_config=_nf4(dtype) if load_in == "nf4" else None,
+        # Never "auto": it spreads layers over devices and disk, where PEFT merges wrong.
+        device_map={"": 0 if device.type == "cuda" else "cpu"},
+        attn_implementation=attn,
+        local_files_only=True,
+        trust_remote_code=False,
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,  # the guard names them; transformers would stop at a trace
+        output_loading_info=True,
+    )
+    check_loading(info, model, str(folder))
+    if load_in == "nf4" or saved_by == "bitsandbytes":
+        from bitsandbytes.nn import Linear4bit  # noqa: PLC0415 - not needed for plain models
+
+        check_quantized(model, expected_linears(config), (Linear4bit,), str(folder))
+    return model
+
+
+def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",  # the library's default, fp4, is worse at the same size
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _saved_method(config: PreTrainedConfig) -> str | None:
+    if not hasattr(config, "quantization_config"):
+        return None
+    return str(config.quantization_config["quant_method"])

@@ -1,0 +1,109 @@
+"""Which number format to train in, decided by a measurement and not by a device's name.
+
+The same CPU family trains in bfloat16 twice as fast or five times as slow as in float32,
+depending on the generation and on which backward kernels the library has for it.
+Knows torch and one device; must not know models.
+"""
+
+import time
+from typing import Final, Literal
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+Asked = Literal["auto", "bfloat16", "float16", "float32"]
+
+BUDGET_SECONDS: Final = 1.2
+CLEARLY_FASTER: Final = 1.3
+"""float32 trains a little better, so half precision has to earn its place."""
+
+_BATCH, _LENGTH, _HEADS, _WIDTH, _INNER, _RANK = 4, 120, 9, 576, 1536, 16
+"""The shapes of one block of a 135 M llama at the default micro-batch."""
+
+DTYPES: Final = {
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+    "float32": torch.float32,
+}
+
+
+def choose_precision(asked: Asked, device: torch.device) -> tuple[torch.dtype, str]:
+    """Choose the compute dtype for training, and say why.
+
+    `auto` trains one adapter block for about a second on the device, in float32 and in
+    half precision under autocast, and takes half precision if it is clearly faster.
+    """
+    if asked != "auto":
+        return DTYPES[asked], "asked for"
+    half = _half_of(device)
+    blocks = {dtype: _AdapterBlock(dtype).to(device) for dtype in (torch.float32, half)}
+    fastest = dict.fromkeys(blocks, float("inf"))
+    for block in blocks.values():
+        block.train_once()  # kernels are compiled and chosen at the first call
+    end = time.perf_counter() + BUDGET_SECONDS
+    # Taking turns and comparing the fastest turns: other work on the machine slows single
+    # turns down fivefold, but hardly all turns of one of the two.
+    while time.perf_counter() < end:
+        for dtype, block in blocks.items():
+            fastest[dtype] = min(fastest[dtype], block.train_once())
+    ratio = fastest[torch.float32] / fastest[half]
+    chosen = half if ratio >= CLEARLY_FASTER else torch.float32
+    return chosen, (
+        f"{_name(half)} trains {ratio:.2f} times as fast as float32 on this {device.type} device "
+        f"(measured); {_name(chosen)} chosen, half precision from {CLEARLY_FASTER} on"
+    )
+
+
+def _half_of(device: torch.device) -> torch.dtype:
+    """V100 and T4 only emulate bfloat16; they are fast in float16."""
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+class _AdapterBlock(nn.Module):
+    """What a training step does most: frozen layers with adapters, attention, their backward."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.frozen = nn.ParameterList(
+            nn.Parameter(torch.randn(rows, columns, dtype=dtype) * 0.02, requires_grad=False)
+            for rows, columns in ((_WIDTH, _WIDTH), (_INNER, _WIDTH), (_WIDTH, _INNER))
+        )
+        self.down = nn.ParameterList(
+            nn.Parameter(torch.randn(_RANK, each.shape[1]) * 0.02) for each in self.frozen
+        )
+        self.up = nn.ParameterList(
+            nn.Parameter(torch.randn(each.shape[0], _RANK) * 0.02) for each in self.frozen
+        )
+        self.hidden = nn.Parameter(torch.randn(_BATCH, _LENGTH, _WIDTH, dtype=dtype))
+        mask = torch.ones(_LENGTH, _LENGTH, dtype=torch.bool).tril()
+        self.mask = nn.Buffer(mask.expand(_BATCH, 1, -1, -1).contiguous())
+
+    def train_once(self) -> float:
+        """Run forward and backward; return the seconds."""
+        device = self.hidden.device
+        start = time.perf_counter()
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+            loss = self(self.hidden).float().square().mean()
+        loss.backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - start
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Map (batch, length, width) to the same shape."""
+        heads = self._layer(0, hidden).unflatten(-1, (_HEADS, -1)).transpose(1, 2)
+        mixed = functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=self.mask)
+        hidden = hidden + mixed.transpose(1, 2).flatten(2)
+        return hidden + self._layer(2, functional.silu(self._layer(1, hidden)))
+
+    def _layer(self, index: int, hidden: torch.Tensor) -> torch.Tensor:
+        adapted = functional.linear(functional.linear(hidden, self.down[index]), self.up[index])
+        return functional.linear(hidden, self.frozen[index]) + adapted

@@ -1,0 +1,188 @@
+"""The prompt contract: how a prompt and a completion become token ids, once for all stages.
+
+Training, calibration, inference and any server that applies the saved chat template get
+equal ids.  Knows tokenizers; must not know templates over data fields, rows or stages.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from modelmill.spec.errors import DataError
+from modelmill.spec.names import PROMPT
+from modelmill.spec.records import Record
+from modelmill.spec.settings import ContractSettings
+
+
+class Contract(Record):
+    """The token-level rules of one model."""
+
+    format: Literal[1] = 1
+    max_length: int
+    """Tokens of prompt and completion together, BOS and EOS included."""
+    bos: int | None
+    """The id put once in front; None where the family uses none."""
+    eos: tuple[int, ...]
+    """The first ends every completion; all of them stop generation."""
+    pad: int
+    """Fills up batches; may equal an EOS, since masks are made from lengths."""
+
+
+@dataclass(frozen=True)
+class EncodedRow:
+    """One training example."""
+
+    input_ids: list[int]
+    """Prompt, completion and EOS."""
+    prompt_length: int
+    """So many leading ids are not in the loss; everything after them is."""
+
+
+def build_contract(
+    tokenizer: PreTrainedTokenizerBase,
+    settings: ContractSettings,
+    generation_eos: tuple[int, ...],
+) -> Contract:
+    """Read the rules off a tokenizer.
+
+    Args:
+        tokenizer: the base model's.
+        settings: what the spec decides.
+        generation_eos: the ids the base's generation stops at, in its own order.
+
+    Raises:
+        DataError: neither names an end of text, so a model could never learn to stop.
+    """
+    own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    eos = tuple(dict.fromkeys((*own, *generation_eos)))
+    if not eos:
+        raise DataError(
+            "the tokenizer has no end-of-text token, so the model cannot learn to stop",
+            at=str(tokenizer.name_or_path),
+            fix="set eos_token in the model's tokenizer_config.json",
+        )
+    pad = eos[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    return Contract(
+        max_length=settings.max_length, bos=_used_bos(tokenizer), eos=eos, pad=pad
+    )
+
+
+def contract_for(
+    folder: Path, tokenizer: PreTrainedTokenizerBase, settings: ContractSettings
+) -> Contract:
+    """Take the contract a model folder carries, or build a base model's.
+
+    Raises:
+        DataError: the folder's contract has another `max_length` than the run.
+    """
+    if not (folder / PROMPT).exists():
+        return build_contract(tokenizer, settings, _generation_eos(folder))
+    contract = load_contract(folder)
+    if contract.max_length != settings.max_length:
+        raise DataError(
+            f"the model's prompt contract has max_length {contract.max_length}, "
+            f"the run has {settings.max_length}",
+            at=str(folder / PROMPT),
+            fix="set data.max_length to the value the model was trained with",
+        )
+    return contract
+
+
+def save_contract(contract: Contract, folder: Path) -> None:
+    """Write the contract beside a model."""
+    (folder / PROMPT).write_text(contract.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def load_contract(folder: Path) -> Contract:
+    """Read the contract beside a model.
+
+    Raises:
+        DataError: it is not a contract this version knows.
+    """
+    path = folder / PROMPT
+    try:
+        return Contract.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise DataError(f"the prompt contract cannot be read: {error}", at=str(path)) from error
+
+
+def encode_prompt(
+    contract: Contract, tokenizer: PreTrainedTokenizerBase, prompt: str
+) -> list[int]:
+    """Turn a prompt into ids, with BOS exactly once where the family uses it."""
+    ids = _plain(tokenizer, prompt)
+    if contract.bos is None or ids[:1] == [contract.bos]:
+        return ids
+    return [contract.bos, *ids]
+
+
+def encode_row(
+    contract: Contract, tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str
+) -> EncodedRow:
+    """Turn a row into ids.
+
+    Both texts are tokenised apart, so that the prompt's ids are those of inference
+    whatever the completion starts with.
+    """
+    head = encode_prompt(contract, tokenizer, prompt)
+    tail = _plain(tokenizer, completion)
+    return EncodedRow([*head, *tail, contract.eos[0]], len(head))
+
+
+def contract_into_tokenizer(
+    contract: Contract, tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig
+) -> None:
+    """Write the contract where servers look for it, in place.
+
+    The chat template passes the last user message verbatim: a server that is sent the
+    rendered prompt as a message produces the ids of `encode_prompt`.
+    """
+    bos = "" if contract.bos is None else "{{- bos_token }}"
+    tokenizer.chat_template = bos + _LAST_USER_MESSAGE
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(contract.pad)
+    generation.bos_token_id = contract.bos
+    generation.eos_token_id = list(contract.eos)
+    generation.pad_token_id = contract.pad
+
+
+_LAST_USER_MESSAGE: Final = (
+    "{%- for message in messages if message['role'] == 'user' -%}"
+    "{%- if loop.last -%}{{ message['content'] }}{%- endif -%}"
+    "{%- endfor -%}"
+)
+
+
+class _GenerationDefaults(BaseModel):
+    """The one field of `generation_config.json` and `config.json` that matters here."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    eos_token_id: int | tuple[int, ...] | None = None
+
+
+def _generation_eos(folder: Path) -> tuple[int, ...]:
+    for name in ("generation_config.json", "config.json"):
+        path = folder / name
+        if not path.exists():
+            continue
+        found = _GenerationDefaults.model_validate_json(path.read_bytes()).eos_token_id
+        if found is not None:
+            return (found,) if isinstance(found, int) else found
+    return ()
+
+
+def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _used_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Ask the tokenizer itself: many families name a BOS that they never put anywhere."""
+    bos: int | None = tokenizer.bos_token_id
+    if bos is None:
+        return None
+    return bos if tokenizer("a")["input_ids"][:1] == [bos] else None

@@ -1,0 +1,57 @@
+"""`report.md`: the summary for a place that shows text.
+
+Knows Markdown's special characters.  Everything it says is in the document already.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from modelmill.report import words
+from modelmill.report.document import ReportDocument, StageEntry
+from modelmill.report.table import summary_table
+from modelmill.spec.errors import meaning_of
+
+_SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>|#~&!])")
+_WORDY_COLUMNS: Final = frozenset({"model", "method", "verdict"})
+
+
+def report_md(document: ReportDocument) -> bytes:
+    """Write the headline, the table of models, the gate's sentence and what failed."""
+    table = summary_table(document)
+    lines = [
+        f"# modelmill: run {_escaped(document.run)}",
+        "",
+        _escaped(document.headline),
+        "",
+        _table_row(table.columns),
+        _table_row(["---" if name in _WORDY_COLUMNS else "---:" for name in table.columns]),
+        *(_table_row([_escaped(cell) for cell in row]) for row in table.rows),
+        "",
+        "Time and memory are those of the stages that made the model; intervals are 95 %; bits "
+        "per weight count every byte of the weight files, embeddings included.",
+    ]
+    if document.gate is not None:
+        lines += ["", _escaped(document.gate.sentence)]
+    failures = [stage for stage in document.stages if stage.status == "failed"]
+    waiting = [stage for stage in document.stages if stage.status in ("skipped", "missing")]
+    if failures or waiting:
+        lines += ["", "## Not done", ""]
+        lines += [_failure(stage) for stage in failures]
+        lines += [f"- {_escaped(stage.stage)}: {stage.status}" for stage in waiting]
+    if document.notes:
+        lines += ["", "## Notes", "", *(f"- {_escaped(note)}" for note in document.notes)]
+    return "\n".join([*lines, ""]).encode()
+
+
+def _failure(stage: StageEntry) -> str:
+    code = "" if stage.exit_code is None else f" ({stage.exit_code}: {meaning_of(stage.exit_code)})"
+    return f"- **{_escaped(stage.stage)}** failed{_escaped(code)}: {_escaped(stage.message)}"
+
+
+def _table_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escaped(text: str) -> str:
+    return _SPECIAL.sub(r"\\\1", words.one_line(text))

@@ -1,0 +1,208 @@
+"""Figures that set the models side by side: intervals and bars, as percentages.
+
+Knows the document's models.  Must not know HTML: the template draws what stands here, and
+every row carries the text that says the same.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from modelmill.evaluate.scores import MetricName
+from modelmill.report import words
+from modelmill.report.axis import SHARES, Axis, axis_over, linear_axis
+from modelmill.report.document import Difference, GateEntry, ModelEntry, ReportDocument, Score
+from modelmill.report.table import metric_names
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A labelled place on a scale."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One model's row in a figure; places in percent of the width."""
+
+    name: str
+    text: str
+    at: float | None
+    """None where there is no value."""
+    low: float = 0.0
+    high: float = 0.0
+    note: str = ""
+    tone: str = ""
+    """A verdict, where the row has one."""
+    beyond: bool = False
+    """Whether the value lies outside the scale."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure."""
+
+    title: str
+    hint: str
+    marks: tuple[Mark, ...]
+    ticks: tuple[Tick, ...] = ()
+    lines: tuple[Tick, ...] = ()
+    """Values that the eye should hold the marks against."""
+    is_bars: bool = False
+
+
+def metric_panels(document: ReportDocument) -> tuple[Panel, ...]:
+    """Draw one figure with intervals per metric."""
+    return tuple(_metric_panel(document, metric) for metric in metric_names(document))
+
+
+def size_panel(document: ReportDocument) -> Panel:
+    """Draw the weight files beside each other."""
+    merged = any(model.model == "merged" for model in document.models)
+    return Panel(
+        title="Size on disk",
+        hint=f"weight files, embeddings included; share of the 16-bit {_origin(merged=merged)}",
+        marks=_bars(
+            document.models,
+            lambda model: model.size_bytes,
+            lambda model: words.size(model.size_bytes),
+            lambda model: "" if model.size_share is None else f"{100 * model.size_share:.0f} %",
+        ),
+        is_bars=True,
+    )
+
+
+def speed_panel(document: ReportDocument) -> Panel:
+    """Draw the generated tokens per second beside each other."""
+    known = [model for model in document.models if model.engine]
+    asked = dict.fromkeys(
+        f"{model.engine}, {model.dtype}, batch {model.batch_size}, {model.device}"
+        for model in known
+    )
+    return Panel(
+        title="Speed",
+        hint=words.listing(["generated tokens per second", *asked]),
+        marks=_bars(
+            document.models,
+            lambda model: model.tokens_per_second,
+            lambda model: (
+                words.NOTHING
+                if model.tokens_per_second is None
+                else f"{words.three_digits(model.tokens_per_second)} tok/s"
+            ),
+            lambda model: f"{model.prompt} prompt" if len(model.prompts) > 1 else "",
+        ),
+        is_bars=True,
+    )
+
+
+def gate_panel(document: ReportDocument, gate: GateEntry) -> Panel | None:
+    """Draw how much worse each model is than the one the gate names, row by row."""
+    known = [
+        (model, model.difference) for model in document.models if model.difference is not None
+    ]
+    if not known:
+        return None
+    axis = _difference_axis(gate, [difference for model, difference in known if model.gated])
+    allowed = (Tick(axis.at(gate.max_worse), "allowed"),) if gate.max_worse else ()
+    return Panel(
+        title=f"Worse than {gate.against} by",
+        hint=f"{words.metric_title(gate.metric)}, paired row by row, 95 % interval",
+        marks=tuple(
+            Mark(
+                name=model.model,
+                text=words.metric_difference(gate.metric, difference.worse),
+                at=axis.at(difference.worse),
+                low=axis.at(difference.low),
+                high=axis.at(difference.high),
+                note=_difference_note(gate.metric, difference),
+                tone=model.verdict or "",
+                beyond=not axis.low <= difference.worse <= axis.high,
+            )
+            for model, difference in known
+        ),
+        ticks=_ticks(axis, lambda value: words.metric_difference(gate.metric, value)),
+        lines=(Tick(axis.at(0.0), gate.against), *allowed),
+    )
+
+
+def _metric_panel(document: ReportDocument, metric: MetricName) -> Panel:
+    scores = [model.metrics[metric] for model in document.models if metric in model.metrics]
+    axis = SHARES if metric != "nll" else _score_axis(scores)
+    hint = "lower is better" if metric == "nll" else "higher is better"
+    return Panel(
+        title=words.metric_title(metric),
+        hint=f"{hint}{', logarithmic scale' if axis.is_log else ''}",
+        marks=tuple(_score_mark(model, metric, axis) for model in document.models),
+        ticks=_ticks(axis, lambda value: _tick_label(metric, value)),
+    )
+
+
+def _score_axis(scores: list[Score]) -> Axis:
+    return axis_over([edge for score in scores for edge in (score.low, score.high)])
+
+
+def _score_mark(model: ModelEntry, metric: MetricName, axis: Axis) -> Mark:
+    score = model.metrics.get(metric)
+    if score is None:
+        return Mark(name=model.model, text=words.NOTHING, at=None)
+    return Mark(
+        name=model.model,
+        text=words.metric_value(metric, score.value),
+        at=axis.at(score.value),
+        low=axis.at(score.low),
+        high=axis.at(score.high),
+        note=words.metric_interval(metric, score.low, score.high),
+    )
+
+
+def _bars(
+    models: tuple[ModelEntry, ...],
+    value_of: Callable[[ModelEntry], float | None],
+    text_of: Callable[[ModelEntry], str],
+    note_of: Callable[[ModelEntry], str],
+) -> tuple[Mark, ...]:
+    values: Mapping[str, float | None] = {model.model: value_of(model) for model in models}
+    largest = max((value for value in values.values() if value is not None), default=0.0)
+    return tuple(
+        Mark(
+            name=model.model,
+            text=text_of(model),
+            at=None if (value := values[model.model]) is None else _percent(value, largest),
+            note=note_of(model),
+        )
+        for model in models
+    )
+
+
+def _percent(value: float, largest: float) -> float:
+    return round(100 * value / largest, 3) if largest else 0.0
+
+
+def _difference_axis(gate: GateEntry, gated: list[Difference]) -> Axis:
+    """Show what decides: zero, the limit and the gated models; others may lie beyond."""
+    edges = [0.0, gate.max_worse, *(edge for each in gated for edge in (each.low, each.high))]
+    room = max(3 * gate.max_worse, 0.001)
+    low = max(min(edges), -room)
+    high = min(max(*edges, 2 * gate.max_worse), room if gate.max_worse else max(edges))
+    return linear_axis(low, max(high, low))
+
+
+def _difference_note(metric: MetricName, difference: Difference) -> str:
+    interval = words.metric_interval(metric, difference.low, difference.high)
+    if difference.n_to_decide is None:
+        return interval
+    return f"{interval}; about {difference.n_to_decide:,} rows would decide"
+
+
+def _ticks(axis: Axis, label: Callable[[float], str]) -> tuple[Tick, ...]:
+    return tuple(Tick(axis.at(value), label(value)) for value in axis.ticks)
+
+
+def _tick_label(metric: MetricName, value: float) -> str:
+    return f"{value:g}" if metric == "nll" else f"{100 * value:.0f} %"
+
+
+def _origin(*, merged: bool) -> str:
+    return "merge" if merged else "base"

@@ -1,0 +1,79 @@
+"""The summary table: one row per model, as text, for a terminal and for Markdown.
+
+Knows which columns there are.  Must not know how a table is drawn.
+"""
+
+from dataclasses import dataclass
+
+from modelmill.evaluate.scores import MetricName
+from modelmill.report import words
+from modelmill.report.document import METRIC_ORDER, ModelEntry, ReportDocument
+
+NUMBERS_FROM = 2
+"""Columns before this one are words, the others read best aligned right."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Text in rows and columns; every cell is one line of harmless characters."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def summary_table(document: ReportDocument) -> Table:
+    """Lay the models side by side."""
+    metrics = metric_names(document)
+    return Table(
+        columns=(
+            "model",
+            "method",
+            "time",
+            "memory",
+            "size",
+            "bits/weight",
+            "tokens/s",
+            *(words.metric_title(name) for name in metrics),
+            "verdict",
+        ),
+        rows=tuple(_row(model, metrics, document) for model in document.models),
+    )
+
+
+def metric_names(document: ReportDocument) -> tuple[MetricName, ...]:
+    """List every metric that some model has a score for."""
+    found = {name for model in document.models for name in model.metrics}
+    return tuple(name for name in METRIC_ORDER if name in found)
+
+
+def verdict_words(model: ModelEntry, document: ReportDocument) -> str:
+    """Say in a word or two how a model came out."""
+    if document.gate is not None and model.model == document.gate.against:
+        return "reference"
+    if model.verdict is None:
+        return "no scores" if not model.metrics else words.NOTHING
+    return model.verdict if model.gated else f"{model.verdict} (not gated)"
+
+
+def method_words(model: ModelEntry) -> str:
+    """Say how a model's weights are held."""
+    if model.bits is None:
+        return words.NOTHING
+    return words.one_line(f"{model.method} {model.bits}-bit")
+
+
+def _row(
+    model: ModelEntry, metrics: tuple[MetricName, ...], document: ReportDocument
+) -> tuple[str, ...]:
+    made = model.made
+    return (
+        words.one_line(model.model),
+        method_words(model),
+        words.duration(made.seconds if made is not None else None),
+        words.memory(made.peak_rss_bytes, made.peak_gpu_bytes) if made else words.NOTHING,
+        words.size(model.size_bytes),
+        words.NOTHING if model.bits_per_weight is None else f"{model.bits_per_weight:.2f}",
+        words.NOTHING if model.tokens_per_second is None else f"{model.tokens_per_second:.0f}",
+        *(words.metric_score(name, model.metrics.get(name)) for name in metrics),
+        verdict_words(model, document),
+    )

@@ -1,0 +1,227 @@
+"""One attempt at one stage: pull and verify the inputs, do the work, publish the output.
+
+Knows the store and paths; knows nothing about processes, signals or exit codes.
+"""
+
+import json
+import logging
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Final, cast
+
+from modelmill.spec.errors import InputMissing, Interrupted
+from modelmill.spec.names import MEASUREMENTS, Kind
+from modelmill.spec.plan import Plan, Stage, StageInput
+from modelmill.spec.records import Manifest, Measurements
+from modelmill.spec.settings import (
+    FetchDataSettings,
+    FetchModelSettings,
+    FetchTestSettings,
+    Pin,
+    Settings,
+)
+from modelmill.stages import machine
+from modelmill.stages.pulse import LivePulse
+from modelmill.stages.stage import Folders, Outcome, Pulse
+from modelmill.store.artifact import (
+    Committed,
+    Published,
+    attempt_prefix,
+    check_ancestry,
+    commit,
+    pull,
+    read_manifest,
+    record_input,
+    stage_bytes,
+    stage_files,
+)
+from modelmill.store.checkpoint import drop_checkpoints, restore_checkpoint
+from modelmill.store.s3 import Store
+from modelmill.store.safety import check_adapter, check_model
+from modelmill.store.sources import pull_source
+
+MODULES: Final[Mapping[Kind, str]] = {
+    "fetch-model": "modelmill.stages.fetch",
+    "fetch-data": "modelmill.stages.fetch",
+    "fetch-test": "modelmill.stages.fetch",
+    "finetune": "modelmill.stages.finetune",
+    "merge": "modelmill.stages.merge",
+    "quantize": "modelmill.stages.quantize",
+    "infer": "modelmill.stages.infer",
+}
+"""Imported only for the stage that runs: some load torch at their top."""
+
+StageFunction = Callable[[Settings, Folders, Pulse], Outcome]
+
+SPARE_BYTES: Final = 64 * 2**20
+"""Room for logs, tokenizers and rows."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What an attempt works on, and where."""
+
+    store: Store
+    run: str
+    plan: Plan
+    stage: Stage
+    attempt: str
+    work: Path
+    """Empty; removed by whoever made it."""
+    work_limit_bytes: int | None
+
+
+def is_committed(store: Store, stage: Stage) -> bool:
+    """Tell whether a stage's key is committed, with sound lineage.
+
+    Raises:
+        LineageBroken: it was made from inputs that are no longer the committed ones.
+    """
+    committed = read_manifest(store, stage.kind, stage.key)
+    if committed is None:
+        return False
+    check_ancestry(store, committed)
+    return True
+
+
+def carry_out(given: Assignment, pulse: LivePulse) -> Published:
+    """Do the work of one stage and publish it.
+
+    Raises:
+        ModelmillError: of the class that says why it could not be done.
+    """
+    started = time.monotonic()
+    with pulse.part("pull"):
+        inputs = {each.role: _input_of(given.store, each) for each in given.stage.inputs}
+        folders = _pull_inputs(given, inputs, pulse)
+        restore_checkpoint(given.store, given.stage.key, folders.resume)
+    with pulse.part("import"):
+        function = _function_of(given.stage.kind)
+    outcome = function(given.stage.settings, folders, pulse)
+    published = _publish(given, inputs, outcome, pulse, started)
+    drop_checkpoints(given.store, given.stage.key)
+    return published
+
+
+def _function_of(kind: Kind) -> StageFunction:
+    return cast("StageFunction", import_module(MODULES[kind]).run)
+
+
+def _input_of(store: Store, wanted: StageInput) -> Committed:
+    committed = read_manifest(store, wanted.kind, wanted.key)
+    if committed is None:
+        raise InputMissing(
+            f"The input '{wanted.role}' ({wanted.stage}) is not committed",
+            at=f"{wanted.kind} {wanted.key}",
+            fix="start the run again: it makes what is missing first",
+        )
+    check_ancestry(store, committed)
+    return committed
+
+
+def _pull_inputs(given: Assignment, inputs: Mapping[str, Committed], pulse: LivePulse) -> Folders:
+    folders = Folders(
+        inputs={role: given.work / "inputs" / role for role in (*inputs, *_sources(given.stage))},
+        output=given.work / "output",
+        resume=given.work / "resume",
+    )
+    for folder in (folders.output, folders.resume, *folders.inputs.values()):
+        folder.mkdir(parents=True)
+    total_bytes = sum(_wanted_bytes(given.stage, role, each) for role, each in inputs.items())
+    # The output of every kind is at most about as large as its inputs.
+    machine.check_space(given.work, 2 * total_bytes + SPARE_BYTES, given.work_limit_bytes)
+    count = pulse.moving(total_bytes)
+    for role, pin in _sources(given.stage).items():
+        pull_source(given.store, pin, folders.inputs[role], count)
+    for wanted in given.stage.inputs:
+        destination = folders.inputs[wanted.role]
+        pull(given.store, inputs[wanted.role], destination, wanted.parts, count)
+        _check_safety(wanted.kind, destination, pulse)
+    return folders
+
+
+def _check_safety(kind: Kind, folder: Path, pulse: LivePulse) -> None:
+    """Look at what a model library is about to read, before any is imported."""
+    if kind == "finetune":
+        notes = check_adapter(folder / "adapter")
+    elif kind in ("fetch-model", "merge", "quantize"):
+        notes = check_model(folder)
+    else:
+        return
+    for note in notes:
+        pulse.warn(note)
+
+
+def _wanted_bytes(stage: Stage, role: str, committed: Committed) -> int:
+    parts = next(each.parts for each in stage.inputs if each.role == role)
+    return sum(
+        file.size_bytes
+        for file in committed.manifest.files
+        if not parts or any(file.path == part or file.path.startswith(f"{part}/") for part in parts)
+    )
+
+
+def _sources(stage: Stage) -> Mapping[str, Pin]:
+    """Name the outside sources of a fetch stage, by the role its function knows them by."""
+    match stage.settings:
+        case FetchModelSettings(source=pin) | FetchTestSettings(test=pin):
+            return {"source": pin}
+        case FetchDataSettings(train=pin, eval_source=None):
+            return {"source": pin}
+        case FetchDataSettings(train=pin, eval_source=Pin() as other):
+            return {"source": pin, "eval": other}
+        case _:
+            return {}
+
+
+def _publish(
+    given: Assignment,
+    inputs: Mapping[str, Committed],
+    outcome: Outcome,
+    pulse: LivePulse,
+    started: float,
+) -> Published:
+    stage = given.stage
+    output = given.work / "output"
+    prefix = attempt_prefix(stage.kind, stage.key, given.attempt)
+    with pulse.part("push"):
+        total_bytes = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+        files = stage_files(given.store, prefix, output, pulse.moving(total_bytes))
+    measured = Measurements(
+        parts=tuple(pulse.parts),
+        seconds=round(time.monotonic() - started, 3),
+        peak_rss_bytes=machine.peak_rss_bytes(),
+        peak_gpu_bytes=machine.peak_gpu_bytes(),
+        bytes_in=sum(part.bytes for part in pulse.parts if part.name == "pull"),
+        bytes_out=total_bytes,
+        figures=outcome.figures,
+        effective=outcome.effective,
+        warnings=tuple(pulse.warnings),
+    )
+    last = stage_bytes(given.store, prefix, MEASUREMENTS, measured.model_dump_json().encode())
+    if pulse.stop.is_set:
+        raise Interrupted("Asked to stop")
+    return commit(
+        given.store,
+        Manifest(
+            kind=stage.kind,
+            key=stage.key,
+            stage=stage.name,
+            run=given.run,
+            attempt=given.attempt,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            settings=json.loads(stage.settings.model_dump_json()),
+            effective=outcome.effective,
+            inputs={role: record_input(each) for role, each in inputs.items()},
+            versions=machine.versions(),
+            device=machine.device(),
+            files=(*files, last),
+        ),
+    )

@@ -1,0 +1,217 @@
+"""What every stage container and every local stage process starts: environment in, exit code out.
+
+Knows the environment variables, signals and exit codes, and nothing about what stages do.
+Loads no model library itself; the stage that runs does.
+"""
+
+import errno
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelmill.spec.errors import (
+    DeviceFault,
+    DoesNotFit,
+    InputMissing,
+    InternalError,
+    Interrupted,
+    ModelmillError,
+    Problem,
+    SpecError,
+)
+from modelmill.spec.names import (
+    ENV_ATTEMPT,
+    ENV_PARENT_PID,
+    ENV_PLAN_SHA256,
+    ENV_PROGRESS_FILE,
+    ENV_RUN,
+    ENV_STAGE,
+    ENV_STORE,
+    ENV_TERMINATION,
+    ENV_WORK,
+    ENV_WORK_BYTES,
+)
+from modelmill.spec.plan import Plan
+from modelmill.spec.records import Ending, Progress
+from modelmill.stages import machine
+from modelmill.stages.attempt import Assignment, carry_out, is_committed
+from modelmill.stages.pulse import LivePulse, Outlets, Stop, StopRequested
+from modelmill.store.artifact import attempt_id
+from modelmill.store.checkpoint import save_checkpoint
+from modelmill.store.runs import get_plan, put_progress
+from modelmill.store.s3 import Store, open_store
+
+logger = logging.getLogger("modelmill")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the environment asks for."""
+
+    store: str
+    run: str
+    stage: str
+    plan_sha256: str
+    attempt: str
+    work: Path
+    work_limit_bytes: int | None
+    progress_file: Path | None
+    termination: Path | None
+    parent_pid: int | None
+
+
+def read_environment(environment: Mapping[str, str]) -> Asked:
+    """Parse the environment.
+
+    Raises:
+        SpecError: with every variable that is missing or wrong.
+    """
+    required = (ENV_STORE, ENV_RUN, ENV_STAGE, ENV_PLAN_SHA256)
+    problems = [Problem(name, "not set") for name in required if not environment.get(name)]
+    problems += [
+        Problem(name, f"should be a whole number (got {environment[name]!r})")
+        for name in (ENV_WORK_BYTES, ENV_PARENT_PID)
+        if environment.get(name) and not environment[name].isdecimal()
+    ]
+    if problems:
+        raise SpecError("environment", problems)
+
+    def path(name: str) -> Path | None:
+        return Path(environment[name]) if environment.get(name) else None
+
+    def number(name: str) -> int | None:
+        return int(environment[name]) if environment.get(name) else None
+
+    return Asked(
+        store=environment[ENV_STORE],
+        run=environment[ENV_RUN],
+        stage=environment[ENV_STAGE],
+        plan_sha256=environment[ENV_PLAN_SHA256],
+        attempt=environment.get(ENV_ATTEMPT) or attempt_id(),
+        work=path(ENV_WORK) or Path(tempfile.gettempdir()),
+        work_limit_bytes=number(ENV_WORK_BYTES),
+        progress_file=path(ENV_PROGRESS_FILE),
+        termination=path(ENV_TERMINATION),
+        parent_pid=number(ENV_PARENT_PID),
+    )
+
+
+def main() -> int:
+    """Run the stage the environment names and return its exit code."""
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)-7s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    stop = Stop()
+    termination: Path | None = None
+    started = time.monotonic()
+    try:
+        stop.install()
+        asked = read_environment(os.environ)
+        termination = asked.termination
+        words = _attempt(asked, stop)
+    except BaseException as error:  # noqa: BLE001 - the process ends here, whatever happened
+        failure = as_failure(error)
+        logger.error("%s", failure)
+        if failure.exit_code == InternalError.exit_code:
+            traceback.print_exception(error)
+        _say_last(termination, failure)
+        return failure.exit_code
+    logger.info(
+        "%s %s in %.1f s, peak %.0f MiB",
+        asked.stage,
+        words,
+        time.monotonic() - started,
+        machine.peak_rss_bytes() / 2**20,
+    )
+    return 0
+
+
+def _attempt(asked: Asked, stop: Stop) -> str:
+    store = open_store(asked.store)
+    plan = Plan.model_validate_json(get_plan(store, asked.run, asked.plan_sha256))
+    work = Path(tempfile.mkdtemp(prefix=f"{asked.stage}-", dir=asked.work))
+    try:
+        if asked.stage == "report":
+            return _report(asked, store, plan, stop, work)
+        try:
+            stage = plan.stage(asked.stage)
+        except KeyError:
+            raise InputMissing(
+                f"The plan has no stage '{asked.stage}'",
+                at=f"plan {asked.plan_sha256}",
+                fix=f"choose from: {', '.join(each.name for each in plan.stages)}, report",
+            ) from None
+        if is_committed(store, stage):
+            return "was committed already"
+        given = Assignment(
+            store, asked.run, plan, stage, asked.attempt, work, asked.work_limit_bytes
+        )
+
+        def save() -> None:
+            save_checkpoint(store, stage.key, asked.attempt, work / "resume")
+
+        with _pulse(asked, stop, store, save) as pulse:
+            published = carry_out(given, pulse)
+        return "committed" if published.state == "won" else "adopted what another had committed"
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _report(asked: Asked, store: Store, plan: Plan, stop: Stop, work: Path) -> str:
+    from modelmill.stages.report import carry_out_report
+
+    with _pulse(asked, stop, store, lambda: None) as pulse:
+        return carry_out_report(asked, store, plan, work, pulse)
+
+
+def _pulse(asked: Asked, stop: Stop, store: Store, save: Callable[[], None]) -> LivePulse:
+    def tell(progress: Progress) -> None:
+        put_progress(store, asked.run, progress)
+
+    outlets = Outlets(asked.progress_file, tell, save, logger.warning, asked.parent_pid)
+    return LivePulse(asked.stage, asked.attempt, outlets, stop)
+
+
+def as_failure(error: BaseException) -> ModelmillError:
+    """Say which of our classes an exception belongs to."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    match error:
+        case ModelmillError():
+            return error
+        case StopRequested() | KeyboardInterrupt():
+            return Interrupted("Asked to stop; nothing was published", fix=_RESUME)
+        case MemoryError():
+            return DoesNotFit("Out of memory", fix="a smaller batch, or a machine with more memory")
+        case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return DoesNotFit(
+                "The disk is full",
+                at=str(error.filename or ""),
+                fix="free some space, or name a larger folder in MODELMILL_WORK",
+            )
+        case _ if type(error).__name__ == "OutOfMemoryError":
+            return DoesNotFit(text, fix="a smaller finetune.micro_batch_size, or a larger GPU")
+        case _ if type(error).__name__ == "AcceleratorError":
+            return DeviceFault(text, fix="the conductor tries again; look at the node if it stays")
+        case _:
+            return InternalError(f"{type(error).__name__}: {text}", fix=_REPORT_IT)
+
+
+_RESUME = "run the same command again: it goes on from what is committed"
+_REPORT_IT = "this is a defect; the log has the traceback"
+
+
+def _say_last(path: Path | None, failure: ModelmillError) -> None:
+    if path is not None:
+        ending = Ending(exit_code=failure.exit_code, message=str(failure))
+        path.write_text(json.dumps(ending.model_dump()), encoding="utf-8")

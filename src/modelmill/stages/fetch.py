@@ -1,0 +1,136 @@
+"""Check what the outside world delivered and write it down in the mill's own form.
+
+The entrypoint has pulled the pinned source into `inputs["source"]` (and `inputs["eval"]`);
+this module knows paths, rows and safetensors headers, no stores and no model libraries.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from modelmill.spec.errors import DataError
+from modelmill.spec.records import DataFetched, ModelFetched, Row
+from modelmill.spec.settings import FetchDataSettings, FetchModelSettings, FetchTestSettings
+from modelmill.stages.rows import (
+    duplicates,
+    fingerprints,
+    overlap,
+    read_rows,
+    split_rows,
+    write_rows,
+)
+from modelmill.stages.stage import Folders, Outcome, Pulse
+from modelmill.store.safety import check_model, read_safetensors_header
+
+FINGERPRINTS = "fingerprints.json"
+"""Prompts by 64-bit digest, so that overlap with the test rows can be counted without
+giving training stages a look at them."""
+
+
+def run(
+    settings: FetchModelSettings | FetchDataSettings | FetchTestSettings,
+    folders: Folders,
+    pulse: Pulse,
+) -> Outcome:
+    """Fetch a model, training rows or test rows."""
+    match settings:
+        case FetchModelSettings():
+            return _fetch_model(folders, pulse)
+        case FetchDataSettings():
+            return _fetch_data(settings, folders, pulse)
+        case FetchTestSettings():
+            return _fetch_test(settings, folders, pulse)
+
+
+def _fetch_model(folders: Folders, pulse: Pulse) -> Outcome:
+    source = folders.inputs["source"]
+    with pulse.part("work"):
+        for note in check_model(source):
+            pulse.warn(note)
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        if "quantization_config" in config:
+            method = config["quantization_config"].get("quant_method", "something")
+            raise DataError(
+                f"The base model is already quantized with {method}",
+                at="config.json: quantization_config",
+                fix="name the 16-bit model it was made from as model.source",
+            )
+        weights = sorted(source.glob("*.safetensors"))
+        headers = [read_safetensors_header(path) for path in weights]
+        tensors = [tensor for header in headers for tensor in header.values()]
+    with pulse.part("save"):
+        for path in sorted(source.rglob("*")):
+            if path.is_file():
+                _place(path, folders.output / path.relative_to(source))
+    return Outcome(
+        ModelFetched(
+            architecture=", ".join(config.get("architectures") or [config["model_type"]]),
+            parameters=sum(tensor.elements for tensor in tensors),
+            size_bytes=sum(path.stat().st_size for path in weights),
+            dtype=", ".join(sorted({tensor.dtype for tensor in tensors})),
+        )
+    )
+
+
+def _fetch_data(settings: FetchDataSettings, folders: Folders, pulse: Pulse) -> Outcome:
+    with pulse.part("work"):
+        train = read_rows(_only_file(folders.inputs["source"]), settings.template, "data.train")
+        evaluation: tuple[Row, ...] = ()
+        if settings.eval_source is not None:
+            evaluation = read_rows(_only_file(folders.inputs["eval"]), settings.template, "data.eval")
+        elif settings.eval_share is not None:
+            train, evaluation = split_rows(train, settings.eval_share, settings.seed)
+    return _write({"train": train, "eval": evaluation}, folders, pulse)
+
+
+def _fetch_test(settings: FetchTestSettings, folders: Folders, pulse: Pulse) -> Outcome:
+    with pulse.part("work"):
+        test = read_rows(_only_file(folders.inputs["source"]), settings.template, "data.test")
+    return _write({"test": test}, folders, pulse)
+
+
+def _write(splits: Mapping[str, Sequence[Row]], folders: Folders, pulse: Pulse) -> Outcome:
+    with pulse.part("save"):
+        for name, rows in splits.items():
+            write_rows(rows, folders.output / f"{name}.jsonl")
+        prints = fingerprints(splits)
+        document: Mapping[str, JsonValue] = {name: list(each) for name, each in prints.items()}
+        (folders.output / FINGERPRINTS).write_text(json.dumps(document), encoding="utf-8")
+    repeated = {name: duplicates(rows) for name, rows in splits.items()}
+    shared = {"train/eval": overlap(prints["eval"], prints["train"])} if "eval" in prints else {}
+    for name, count in repeated.items():
+        if count:
+            pulse.warn(f"{count} of {len(splits[name])} {name} rows repeat an earlier row")
+    if shared.get("train/eval"):
+        pulse.warn(f"{shared['train/eval']} eval prompts stand in the training rows too")
+    return Outcome(
+        DataFetched(
+            rows={name: len(rows) for name, rows in splits.items()},
+            duplicates=repeated,
+            overlap=shared,
+        )
+    )
+
+
+def _only_file(folder: Path) -> Path:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    if len(files) != 1:
+        raise DataError(
+            f"A data source must be one file; this is a folder of {len(files)}",
+            at=", ".join(sorted(path.name for path in files)[:5]),
+            fix="name the file itself",
+        )
+    return files[0]
+
+
+def _place(source: Path, destination: Path) -> None:
+    """Hard-link where the file system can, so that a model is not held twice."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, destination)
+    except OSError:
+        shutil.copyfile(source, destination)

@@ -1,0 +1,193 @@
+"""Gather what a run left in the store, judge it, and publish the report.
+
+The only stage that reads records instead of inputs: manifests, measurements, predictions
+and events.  It runs when every other stage is committed or has finally failed.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+
+from modelmill.report.compose import render
+from modelmill.report.facts import RunFacts, StageFacts
+from modelmill.spec.errors import InputMissing
+from modelmill.spec.names import MEASUREMENTS, PREDICTIONS, report_key
+from modelmill.spec.plan import Plan, Stage, report_digest
+from modelmill.spec.records import (
+    Event,
+    FileRecord,
+    Manifest,
+    Measurements,
+    Prediction,
+    Reported,
+)
+from modelmill.stages import machine
+from modelmill.stages.pulse import LivePulse
+from modelmill.store.artifact import (
+    Committed,
+    attempt_prefix,
+    commit,
+    pull,
+    read_manifest,
+    stage_bytes,
+    stage_files,
+)
+from modelmill.store.runs import read_events, read_run
+from modelmill.store.s3 import Store
+
+
+class ReportRequest(Protocol):
+    """What of the entrypoint's request this stage needs."""
+
+    @property
+    def run(self) -> str:
+        """The run's name."""
+        ...
+
+    @property
+    def plan_sha256(self) -> str:
+        """The plan's digest."""
+        ...
+
+    @property
+    def attempt(self) -> str:
+        """The attempt's id."""
+        ...
+
+
+def carry_out_report(
+    request: ReportRequest, store: Store, plan: Plan, work: Path, pulse: LivePulse
+) -> str:
+    """Make and publish the report; say whether it was this attempt's.
+
+    Raises:
+        InputMissing: the run has no record in this store.
+    """
+    started = time.monotonic()
+    with pulse.part("pull"):
+        commits = {
+            stage.name: found
+            for stage in plan.stages
+            if (found := read_manifest(store, stage.kind, stage.key)) is not None
+        }
+        facts = _gather(request, store, plan, commits, work)
+    with pulse.part("work"):
+        document, pages = render(facts)
+    output = work / "output"
+    with pulse.part("save"):
+        output.mkdir()
+        for name, body in pages.items():
+            (output / name).write_bytes(body)
+    key = report_key(
+        request.run,
+        report_digest(request.plan_sha256, {name: each.sha256 for name, each in commits.items()}),
+    )
+    prefix = attempt_prefix("report", key, request.attempt)
+    with pulse.part("push"):
+        files = stage_files(store, prefix, output)
+    measured = Measurements(
+        parts=tuple(pulse.parts),
+        seconds=round(time.monotonic() - started, 3),
+        peak_rss_bytes=machine.peak_rss_bytes(),
+        bytes_in=0,
+        bytes_out=sum(file.size_bytes for file in files),
+        figures=Reported(models=len(document.models)),
+    )
+    last = stage_bytes(store, prefix, MEASUREMENTS, measured.model_dump_json().encode())
+    published = commit(store, _manifest(request, plan, key, (*files, last)))
+    return "committed" if published.state == "won" else "adopted what another had committed"
+
+
+def _manifest(
+    request: ReportRequest, plan: Plan, key: str, files: tuple[FileRecord, ...]
+) -> Manifest:
+    return Manifest(
+        kind="report",
+        key=key,
+        stage="report",
+        run=request.run,
+        attempt=request.attempt,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        settings=plan.report.model_dump(mode="json"),
+        inputs={},
+        versions=machine.versions(),
+        device=machine.device(),
+        files=files,
+    )
+
+
+def _gather(
+    request: ReportRequest,
+    store: Store,
+    plan: Plan,
+    commits: Mapping[str, Committed],
+    work: Path,
+) -> RunFacts:
+    record = read_run(store, request.run)
+    if record is None:
+        raise InputMissing(
+            f"There is no run '{request.run}' in this store",
+            at=store.url,
+            fix="modelmill run FILE",
+        )
+    events = read_events(store, request.run)
+    failed_inputs: set[str] = set()
+    stages = []
+    for stage in plan.stages:
+        facts = _stage_facts(request.run, store, stage, commits.get(stage.name), events, work)
+        if facts.manifest is None and any(each.stage in failed_inputs for each in stage.inputs):
+            facts = StageFacts(stage, "skipped")
+        if facts.manifest is None:
+            failed_inputs.add(stage.name)
+        stages.append(facts)
+    return RunFacts(
+        run=request.run,
+        plan=plan,
+        plan_sha256=request.plan_sha256,
+        created=record.pinned_at,
+        stages=tuple(stages),
+        events=events,
+    )
+
+
+def _stage_facts(
+    run: str,
+    store: Store,
+    stage: Stage,
+    committed: Committed | None,
+    events: Sequence[Event],
+    work: Path,
+) -> StageFacts:
+    mine = [event for event in events if (event.stage, event.key) == (stage.name, stage.key)]
+    attempts = sum(event.event == "started" for event in mine)
+    if committed is None:
+        last = next((event for event in reversed(mine) if event.event == "failed"), None)
+        return StageFacts(
+            stage,
+            "missing" if last is None else "failed",
+            attempts=attempts,
+            exit_code=None if last is None else last.exit_code,
+            message="" if last is None else last.message,
+        )
+    folder = work / stage.name
+    wanted = (MEASUREMENTS, PREDICTIONS) if stage.kind == "infer" else (MEASUREMENTS,)
+    pull(store, committed, folder, wanted)
+    origin = committed.manifest.run
+    return StageFacts(
+        stage,
+        "done" if origin == run else "adopted",
+        manifest=committed.manifest,
+        manifest_sha256=committed.sha256,
+        measurements=Measurements.model_validate_json((folder / MEASUREMENTS).read_bytes()),
+        predictions=tuple(_predictions(folder / PREDICTIONS)) if stage.kind == "infer" else (),
+        attempts=attempts,
+        adopted_from="" if origin == run else origin,
+    )
+
+
+def _predictions(path: Path) -> Iterator[Prediction]:
+    with path.open("rb") as lines:
+        for line in lines:
+            yield Prediction.model_validate_json(line)

@@ -1,0 +1,140 @@
+"""What an unfinished stage can go on from: saved beside artifacts, committed the same way.
+
+A checkpoint is complete when its manifest exists; the newest complete one whose bytes are
+right is used, else the one before.  Knows nothing about what is in it.
+"""
+
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from modelmill.spec.canonical import canonical_json
+from modelmill.spec.errors import DataError, UnsafeArtifact
+from modelmill.spec.names import COMMITTED, checkpoint_prefix
+from modelmill.spec.records import FileRecord, Record
+from modelmill.store.artifact import stage_files
+from modelmill.store.keys import check_paths
+from modelmill.store.s3 import ListedObject, Store
+from modelmill.store.transfer import OnBytes, download_many, no_progress
+
+KEPT = 2
+"""Complete checkpoints of one attempt: the newest, and one to fall back on."""
+
+
+class Checkpoint(Record):
+    """The manifest of one saved state."""
+
+    format: Literal[1] = 1
+    key: str
+    attempt: str
+    number: int
+    created: str
+    files: tuple[FileRecord, ...]
+
+
+def save_checkpoint(
+    store: Store, key: str, attempt: str, root: Path, on_bytes: OnBytes = no_progress
+) -> int:
+    """Save a folder as the newest state of an attempt, and return its number.
+
+    Older states of the same attempt but one are deleted afterwards; those of other
+    attempts are left alone.
+    """
+    mine = f"{checkpoint_prefix(key)}/{attempt}/"
+    present = list(store.list(mine))
+    number = 1 + max((_number(item) for item in present), default=0)
+    folder = f"{mine}{number:06d}"
+    manifest = Checkpoint(
+        key=key,
+        attempt=attempt,
+        number=number,
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        files=stage_files(store, folder, root, on_bytes),
+    )
+    store.put(f"{folder}/{COMMITTED}", canonical_json(manifest.model_dump(mode="json")))
+    _drop_older(store, present)
+    return number
+
+
+def restore_checkpoint(
+    store: Store, key: str, destination: Path, on_bytes: OnBytes = no_progress
+) -> bool:
+    """Fill a folder with the newest complete and undamaged state of a key, of any attempt.
+
+    Returns:
+        Whether there was one; if not, the folder is empty.
+    """
+    manifests = [
+        item for item in store.list(f"{checkpoint_prefix(key)}/") if _is_manifest(item.key)
+    ]
+    # The store's clock is one clock; attempts' own are many.  Keys break ties.
+    for item in sorted(manifests, key=lambda item: (item.last_modified, item.key), reverse=True):
+        folder = item.key.removesuffix(f"/{COMMITTED}")
+        _clear(destination)
+        try:
+            _pull(store, key, folder, destination, on_bytes)
+        except (DataError, UnsafeArtifact):
+            continue
+        return True
+    _clear(destination)
+    return False
+
+
+def drop_checkpoints(store: Store, key: str) -> None:
+    """Delete every saved state of a key: its artifact is committed."""
+    found = list(store.list(f"{checkpoint_prefix(key)}/"))
+    store.delete(item.key for item in found if _is_manifest(item.key))
+    store.delete(item.key for item in found if not _is_manifest(item.key))
+
+
+def _pull(store: Store, key: str, folder: str, destination: Path, on_bytes: OnBytes) -> None:
+    name = f"{folder}/{COMMITTED}"
+    stored = store.get(name)
+    if stored is None:
+        raise DataError("The checkpoint has just been deleted", at=store.url_of(name))
+    try:
+        manifest = Checkpoint.model_validate_json(stored.body)
+    except ValidationError as error:
+        raise DataError("The checkpoint's manifest is unreadable", at=store.url_of(name)) from error
+    if manifest.key != key:
+        raise DataError("The checkpoint belongs to another key", at=store.url_of(name))
+    check_paths(file.path for file in manifest.files)
+    download_many(
+        store,
+        [(file, f"{folder}/{file.path}", destination / file.path) for file in manifest.files],
+        on_bytes,
+    )
+
+
+def _drop_older(store: Store, present: list[ListedObject]) -> None:
+    """Keep what was the newest before; manifests go first, so that no torso looks complete."""
+    complete = sorted(_number(item) for item in present if _is_manifest(item.key))
+    first_kept = complete[-(KEPT - 1)] if complete else 0
+    old = [item.key for item in present if _number(item) < first_kept]
+    store.delete(key for key in old if _is_manifest(key))
+    store.delete(key for key in old if not _is_manifest(key))
+
+
+def _number(item: ListedObject) -> int:
+    """Read the number from `checkpoints/<key>/<attempt>/<number>/<path>`."""
+    segment = item.key.split("/")[3]
+    return int(segment) if segment.isdecimal() else 0
+
+
+def _is_manifest(key: str) -> bool:
+    return key.count("/") == _MANIFEST_DEPTH and key.endswith(f"/{COMMITTED}")
+
+
+_MANIFEST_DEPTH = 4
+
+
+def _clear(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -1,0 +1,216 @@
+"""Where models and data come from: other people's buckets, and local files sent to the store.
+
+A local folder or file is uploaded once, addressed by its content.  Anything else is pinned
+by what a listing says of it, so that a run notices when it changes.  Knows nothing about
+what the files mean.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from modelmill.spec.canonical import canonical_json, sha256_of
+from modelmill.spec.errors import DataError, InputMissing
+from modelmill.spec.names import COMMITTED, source_prefix
+from modelmill.spec.records import FileRecord, Record
+from modelmill.spec.settings import Pin
+from modelmill.store.artifact import local_files
+from modelmill.store.keys import check_paths
+from modelmill.store.s3 import ListedObject, Store, open_source
+from modelmill.store.transfer import (
+    OnBytes,
+    download_listed,
+    download_many,
+    no_progress,
+    upload_many,
+)
+
+
+class Source(Record):
+    """The manifest of an uploaded source."""
+
+    format: Literal[1] = 1
+    files: tuple[FileRecord, ...]
+
+
+def pin_local(path: Path) -> Pin:
+    """Say what `upload_source` would return, without sending anything.
+
+    Raises:
+        InputMissing: there is nothing at the path.
+        UnsafeArtifact: a name is outside the grammar, or something is not a plain file.
+    """
+    return _pin(path, _hash_all(_local(path)))
+
+
+def upload_source(store: Store, path: Path, on_bytes: OnBytes = no_progress) -> Pin:
+    """Send a local file or folder to the store, unless it is there already.
+
+    Hidden files (`.git`, `.cache`, `.gitattributes`) are left out.
+
+    Returns:
+        Its address, `sources/<sha256>` for a folder and `sources/<sha256>/<name>` for a
+        file, and that digest.
+
+    Raises:
+        InputMissing: there is nothing at the path.
+        UnsafeArtifact: a name is outside the grammar, or something is not a plain file.
+    """
+    local = _local(path)
+    files = _hash_all(local)
+    pin = _pin(path, files)
+    prefix = source_prefix(pin.digest)
+    if store.get(f"{prefix}/{COMMITTED}") is not None:
+        return pin
+    sent = upload_many(store, {f"{prefix}/{name}": file for name, file in local.items()}, on_bytes)
+    for before, after in zip(files, sent, strict=True):
+        if (before.size_bytes, before.sha256) != (after.size_bytes, after.sha256):
+            raise DataError(
+                "The file changed while it was being uploaded",
+                at=str(local[before.path]),
+                fix="run the same command again when nothing writes to it",
+            )
+    store.put(f"{prefix}/{COMMITTED}", canonical_json(Source(files=files).model_dump(mode="json")))
+    return pin
+
+
+def pin_source(store: Store, address: str) -> Pin:
+    """Find out which state of a source is the present one.
+
+    Args:
+        store: the run's store, for `sources/...`.
+        address: `s3://bucket/key-or-prefix`, or what `upload_source` returned.
+
+    Raises:
+        InputMissing: there is nothing at the address.
+    """
+    if not address.startswith("s3://"):
+        _read_uploaded(store, address)
+        return Pin(address=address, digest=address.split("/")[1])
+    return Pin(address=address, digest=_digest(_listed(store, address)[1]))
+
+
+def pull_source(
+    store: Store, pin: Pin, destination: Path, on_bytes: OnBytes = no_progress
+) -> tuple[FileRecord, ...]:
+    """Download a pinned source into a folder; a single file keeps its name.
+
+    Raises:
+        InputMissing: it is gone.
+        DataError: it is not in the pinned state any more.
+        DigestMismatch: an uploaded source's bytes have changed in the store.
+    """
+    if not pin.address.startswith("s3://"):
+        files = _read_uploaded(store, pin.address)
+        prefix = source_prefix(pin.digest)
+        download_many(
+            store,
+            [(file, f"{prefix}/{file.path}", destination / file.path) for file in files],
+            on_bytes,
+        )
+        return files
+    bucket, found = _listed(store, pin.address)
+    if _digest(found) != pin.digest:
+        raise DataError(
+            "The source has changed since the run was pinned to it",
+            at=pin.address,
+            fix="put the pinned state back, or accept the new one: modelmill run FILE --repin",
+        )
+    check_paths(found)
+    records = download_listed(
+        bucket, [(item, destination / path) for path, item in found.items()], on_bytes
+    )
+    return tuple(
+        record.model_copy(update={"path": path})
+        for path, record in zip(found, records, strict=True)
+    )
+
+
+def _local(path: Path) -> dict[str, Path]:
+    if path.is_file():
+        return {path.name: path}
+    names = [] if not path.is_dir() else local_files(path, skip_hidden=True)
+    if not names:
+        raise InputMissing(
+            "There is no file or folder of files here", at=str(path), fix="correct the path"
+        )
+    return {name: path / name for name in names}
+
+
+def _local_records(path: Path) -> tuple[FileRecord, ...]:
+    local = _local(path)
+    check_paths([*local, COMMITTED])
+    return tuple(_hashed(name, file) for name, file in local.items())
+
+
+def _pin_of(path: Path, files: tuple[FileRecord, ...]) -> Pin:
+    digest = sha256_of([[file.path, file.size_bytes, file.sha256] for file in files])
+    prefix = source_prefix(digest)
+    return Pin(address=f"{prefix}/{path.name}" if path.is_file() else prefix, digest=digest)
+
+
+def _hash_all(local: Mapping[str, Path]) -> tuple[FileRecord, ...]:
+    check_paths([*local, COMMITTED])
+    return tuple(_hashed(name, file) for name, file in local.items())
+
+
+def _pin(path: Path, files: tuple[FileRecord, ...]) -> Pin:
+    digest = _content_digest(files)
+    prefix = source_prefix(digest)
+    return Pin(address=f"{prefix}/{path.name}" if path.is_file() else prefix, digest=digest)
+
+
+def _content_digest(files: tuple[FileRecord, ...]) -> str:
+    return sha256_of([[file.path, file.size_bytes, file.sha256] for file in files])
+
+
+def _hashed(name: str, path: Path) -> FileRecord:
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileRecord(path=name, size_bytes=file.tell(), sha256=sha256)
+
+
+def _read_uploaded(store: Store, address: str) -> tuple[FileRecord, ...]:
+    digest = address.split("/")[1]
+    key = f"{source_prefix(digest)}/{COMMITTED}"
+    stored = store.get(key)
+    if stored is None:
+        raise InputMissing(
+            "The uploaded source is not in this store",
+            at=store.url_of(key),
+            fix="start the run again where the files are, so that they are uploaded",
+        )
+    try:
+        files = Source.model_validate_json(stored.body).files
+    except ValidationError as error:
+        raise DataError("The manifest of the source is unreadable", at=store.url_of(key)) from error
+    if _content_digest(files) != digest:
+        raise DataError("The source is not the one its name promises", at=store.url_of(key))
+    check_paths(file.path for file in files)
+    return files
+
+
+def _listed(store: Store, address: str) -> tuple[Store, dict[str, ListedObject]]:
+    """List the object at an address, or all objects below it, by relative path."""
+    bucket, key = open_source(address, retry_budget_seconds=store.retry_budget_seconds)
+    alone = bucket.head(key) if key else None
+    if alone is not None and alone.size_bytes:
+        return bucket, {key.rpartition("/")[2]: alone}
+    prefix = f"{key}/" if key else ""
+    found = {
+        item.key.removeprefix(prefix): item
+        for item in bucket.list(prefix)
+        # Some tools create empty objects that stand for folders.
+        if not item.key.endswith("/")
+    }
+    if not found:
+        bucket.check()
+        raise InputMissing("There is nothing at this address", at=address, fix="correct it")
+    return bucket, found
+
+
+def _digest(found: dict[str, ListedObject]) -> str:
+    return sha256_of([[path, item.etag, item.size_bytes] for path, item in sorted(found.items())])

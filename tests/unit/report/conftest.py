@@ -1,0 +1,412 @@
+"""A run that never happened, complete to the last record.
+
+Built from a real plan, with invented measurements and answers: a base that mostly fails,
+a merged model that mostly succeeds, two variants close to it and one that is broken.
+"""
+
+import random
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from modelmill.report.compose import report_document
+from modelmill.report.document import ReportDocument
+from modelmill.report.facts import RunFacts, StageFacts
+from modelmill.report.judge import judge
+from modelmill.spec.plan import Plan, Stage, make_plan, plan_bytes, sources_of
+from modelmill.spec.profile import Facts
+from modelmill.spec.records import (
+    CurvePoint,
+    DataFetched,
+    Device,
+    Event,
+    Figures,
+    FileRecord,
+    Finetuned,
+    Inferred,
+    InputRecord,
+    Manifest,
+    Measurements,
+    Merged,
+    ModelFetched,
+    Part,
+    Prediction,
+    Quantized,
+)
+from modelmill.spec.run import RunSpec
+from modelmill.spec.settings import Pin
+
+ROWS = 48
+PARAMETERS = 134_515_008
+SIZES = {
+    "base": 269_060_552,
+    "merged": 269_060_552,
+    "gptq-4": 110_433_280,
+    "nf4": 118_021_120,
+    "gptq-2": 84_213_760,
+}
+BITS = {"base": 16, "merged": 16, "gptq-4": 4, "nf4": 4, "gptq-2": 2}
+METHODS = {"gptq-4": "gptq", "nf4": "bitsandbytes", "gptq-2": "gptq"}
+RIGHT = {
+    "base": 0.08,
+    "base-own": 0.22,
+    "merged": 0.68,
+    "gptq-4": 0.64,
+    "nf4": 0.61,
+    "gptq-2": 0.0,
+}
+NLL = {
+    "base": 1.9,
+    "base-own": 1.1,
+    "merged": 0.150,
+    "gptq-4": 0.158,
+    "nf4": 0.161,
+    "gptq-2": 6.4,
+}
+SPEED = {"base": 96.0, "base-own": 41.0, "merged": 97.0, "gptq-4": 58.0, "nf4": 33.0, "gptq-2": 31}
+SECONDS = {
+    "fetch-model": 3.4,
+    "fetch-data": 0.8,
+    "fetch-test": 0.7,
+    "finetune": 236.0,
+    "merge": 14.2,
+    "quantize-gptq-4": 74.0,
+    "quantize-nf4": 12.5,
+    "quantize-gptq-2": 77.0,
+}
+RUN = {
+    "model": {
+        "source": "s3://models/smol",
+        "note": (
+            "This base is a dequantized Q4_1: sizes are compared with the 16-bit merge, and "
+            "quality after 4 bits may flatter."
+        ),
+    },
+    "data": {
+        "train": "s3://data/train.jsonl",
+        "eval": "s3://data/eval.jsonl",
+        "test": "s3://data/test.jsonl",
+        "template": {
+            "prompt": "### Schema\n{context}\n### Question\n{question}\n### SQL\n",
+            "completion": "{answer}",
+        },
+    },
+    "finetune": {},
+    "quantize": [
+        {"method": "gptq", "bits": 4},
+        {"method": "bitsandbytes", "type": "nf4"},
+        {"method": "gptq", "bits": 2},
+    ],
+    "infer": {
+        "max_new_tokens": 48,
+        "metrics": {"nll": {}, "exact_match": {}, "sql_execution": {"schema": "context"}},
+    },
+    "gate": {"models": ["gptq-4", "nf4"], "metric": "nll", "max_worse": 0.05},
+    "report": {"samples": 5, "slice": "phrasing"},
+}
+TABLES = ("ships", "museums", "orchards", "rivers")
+COLUMNS = ("name", "region", "founded", "visitors")
+START = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
+
+
+def plan_of(changes: Mapping[str, object] | None = None) -> Plan:
+    """Plan the invented run, with some of its sections replaced."""
+    run = RunSpec.model_validate({**RUN, **(changes or {})})
+    pins = {
+        source: Pin(address=source, digest=f"{index:064x}")
+        for index, source in enumerate(sources_of(run), 1)
+    }
+    return make_plan(run, Facts(accelerator="cpu", dtype="bfloat16"), pins)
+
+
+def build_facts(changes: Mapping[str, object] | None = None, rows: int = ROWS) -> RunFacts:
+    """Invent what became of every stage."""
+    plan = plan_of(changes)
+    digest = f"{len(plan_bytes(plan)):064x}"
+    stages: list[StageFacts] = []
+    events: list[Event] = []
+    now = START
+    for stage in plan.stages:
+        facts = _stage_facts(stage, now, rows)
+        adopted = stage.name == "fetch-model"
+        if adopted:
+            facts = replace(facts, status="adopted", adopted_from="yesterday", attempts=0)
+            events.append(_event("adopted", stage, now, from_run="yesterday"))
+        else:
+            assert facts.measurements is not None
+            end = now + timedelta(seconds=facts.measurements.seconds + 2.5)
+            events.append(_event("started", stage, now))
+            events.append(_event("committed", stage, end))
+            now = end + timedelta(seconds=0.4)
+        stages.append(facts)
+    return RunFacts(
+        run="demo",
+        plan=plan,
+        plan_sha256=digest,
+        created=_time(START),
+        pinned_at=_time(START),
+        stages=tuple(stages),
+        events=tuple(events),
+    )
+
+
+def document_of(facts: RunFacts) -> ReportDocument:
+    """Judge and compose in one go."""
+    return report_document(facts, judge(facts))
+
+
+def with_stage(facts: RunFacts, name: str, **changes: object) -> RunFacts:
+    """Change what became of one stage."""
+    return replace(
+        facts,
+        stages=tuple(
+            replace(stage, **changes) if stage.stage.name == name else stage  # type: ignore[arg-type]
+            for stage in facts.stages
+        ),
+    )
+
+
+def failed(facts: RunFacts, name: str, message: str = "out of memory") -> RunFacts:
+    """Let one stage fail and skip everything that needs it."""
+    lost = {name}
+    for stage in facts.plan.stages:
+        if any(each.stage in lost for each in stage.inputs):
+            lost.add(stage.name)
+    for lost_name in lost:
+        facts = with_stage(
+            facts,
+            lost_name,
+            status="failed" if lost_name == name else "skipped",
+            manifest=None,
+            manifest_sha256="",
+            measurements=None,
+            predictions=(),
+            exit_code=78 if lost_name == name else None,
+            message=message if lost_name == name else "",
+        )
+    return facts
+
+
+@pytest.fixture(scope="session")
+def facts() -> RunFacts:
+    """Give the complete run."""
+    return build_facts()
+
+
+@pytest.fixture(scope="session")
+def document(facts: RunFacts) -> ReportDocument:
+    """Give the complete run's document."""
+    return document_of(facts)
+
+
+def _stage_facts(stage: Stage, now: datetime, rows: int) -> StageFacts:
+    variant = stage.name.removeprefix("infer-")
+    figures = _figures(stage, rows)
+    seconds = SECONDS.get(stage.name) or rows * 24 / SPEED[variant] + 6
+    return StageFacts(
+        stage=stage,
+        status="done",
+        manifest=_manifest(stage, now),
+        manifest_sha256=f"{len(stage.name):064x}",
+        measurements=Measurements(
+            parts=(
+                Part(name="pull", seconds=0.02 * seconds, bytes=270_000_000),
+                Part(name="load", seconds=0.08 * seconds),
+                Part(name="work", seconds=0.85 * seconds),
+                Part(name="save", seconds=0.03 * seconds),
+                Part(name="push", seconds=0.02 * seconds, bytes=40_000_000),
+            ),
+            seconds=seconds,
+            peak_rss_bytes=3_900_000_000 if stage.kind == "finetune" else 1_400_000_000,
+            bytes_in=270_000_000,
+            bytes_out=40_000_000,
+            figures=figures,
+            warnings=_warnings(stage),
+        ),
+        predictions=_predictions(variant, rows) if stage.kind == "infer" else (),
+        attempts=1,
+    )
+
+
+def _warnings(stage: Stage) -> tuple[str, ...]:
+    if stage.kind != "finetune":
+        return ()
+    return ("3 rows were longer than max_length and were dropped",)
+
+
+def _manifest(stage: Stage, now: datetime) -> Manifest:
+    return Manifest(
+        kind=stage.kind,
+        key=stage.key,
+        stage=stage.name,
+        run="yesterday" if stage.name == "fetch-model" else "demo",
+        attempt=f"20261122T090000Z-{len(stage.name):032x}",
+        created=_time(now),
+        settings=stage.settings.model_dump(mode="json"),
+        effective={"precision": "bfloat16", "micro_batch_size": 4}
+        if stage.kind == "finetune"
+        else {},
+        inputs={
+            each.role: InputRecord(
+                kind=each.kind, key=each.key, manifest_sha256=f"{len(each.stage):064x}"
+            )
+            for each in stage.inputs
+        },
+        versions={"modelmill": "0.1.0", "python": "3.11.2", "torch": "2.14.1"},
+        device=Device(accelerator="cpu", name="AMD EPYC 9654, 2 cores"),
+        files=(FileRecord(path="model.safetensors", size_bytes=1, sha256=f"{1:064x}"),),
+    )
+
+
+def _figures(stage: Stage, rows: int) -> Figures:
+    variant = stage.name.partition("-")[2]
+    match stage.kind:
+        case "fetch-model":
+            return ModelFetched(
+                architecture="LlamaForCausalLM",
+                parameters=PARAMETERS,
+                size_bytes=SIZES["base"],
+                dtype="bfloat16",
+            )
+        case "fetch-data":
+            return DataFetched(
+                rows={"train": 300, "eval": 40},
+                duplicates={"train": 2, "eval": 0},
+                overlap={"train/eval": 1},
+            )
+        case "fetch-test":
+            return DataFetched(rows={"test": rows}, duplicates={"test": 0})
+        case "finetune":
+            return _finetuned()
+        case "merge":
+            return Merged(
+                dtype="bfloat16",
+                size_bytes=SIZES["merged"],
+                adapter_tensors=420,
+                prompts=4,
+                effect=0.31,
+                difference=0.021,
+                bound=0.1,
+                noise_floor=0.004,
+            )
+        case "quantize":
+            return Quantized(
+                method=METHODS[variant],
+                bits=BITS[variant],
+                group_size=64,
+                modules=210,
+                size_bytes=SIZES[variant],
+                parameters=PARAMETERS,
+                bits_per_weight=8 * SIZES[variant] / PARAMETERS,
+            )
+        case _:
+            return _inferred(variant, rows)
+
+
+def _finetuned() -> Finetuned:
+    generator = random.Random(3)
+    curve = []
+    for step in range(1, 58):
+        loss = 0.16 + 1.7 * 0.9**step + generator.uniform(-0.03, 0.03)
+        eval_loss = 0.19 + 1.6 * 0.89**step if step % 6 == 0 or step == 57 else None  # noqa: PLR2004
+        curve.append(CurvePoint(step=step, epoch=step / 19, loss=loss, eval_loss=eval_loss))
+    return Finetuned(
+        steps=57,
+        train_rows=297,
+        eval_rows=40,
+        too_long=3,
+        tokens=81_240,
+        trainable_parameters=4_884_480,
+        parameters=PARAMETERS,
+        micro_batch_size=4,
+        precision="bfloat16",
+        precision_reason="bfloat16 took 0.61 of float32's time per matrix product",
+        best_step=57,
+        best_eval_loss=0.192,
+        curve=tuple(curve),
+    )
+
+
+def _inferred(variant: str, rows: int) -> Inferred:
+    model = "base" if variant == "base-own" else variant
+    return Inferred(
+        rows=rows,
+        quarantined=1 if variant == "nf4" else 0,
+        generated_tokens=24 * rows,
+        generate_seconds=24 * rows / SPEED[variant],
+        tokens_per_second=SPEED[variant],
+        engine="transformers",
+        dtype="bfloat16",
+        device="AMD EPYC 9654, 2 cores",
+        batch_size=16,
+        method=METHODS.get(model, "original"),
+        bits=BITS[model],
+        size_bytes=SIZES[model],
+        parameters=PARAMETERS,
+        prompt_form="3-shot" if variant == "base-own" else "contract",
+    )
+
+
+def _predictions(variant: str, rows: int) -> tuple[Prediction, ...]:
+    return tuple(_prediction(variant, row) for row in range(rows))
+
+
+def _prediction(variant: str, row: int) -> Prediction:
+    shared = random.Random(row)
+    own = random.Random(f"{variant}/{row}")
+    table = shared.choice(TABLES)
+    place, year = f"{shared.choice('ABCDE')}stad", shared.randrange(1800, 2000)
+    asked, other = shared.sample(COLUMNS[:2], 2)
+    difficulty = shared.random()
+    operator = shared.choice(("<", ">"))
+    context = f"CREATE TABLE {table} (name TEXT, region TEXT, founded INTEGER, visitors INTEGER)"
+    question = f"Which {asked} of {table} has {other} {place} and was founded {operator} {year}?"
+    reference = f"SELECT {asked} FROM {table} WHERE {other} = '{place}' AND founded {operator} {year}"
+    right = 0.8 * difficulty + 0.2 * own.random() < RIGHT[variant]
+    wrong = (
+        reference.replace(f"SELECT {asked}", f"SELECT {other}"),
+        f"SELECT {asked} FROM {table} WHERE {other} = '{place}'",
+        reference.replace(str(year), str(year + 1)),
+    )
+    broken = variant == "gptq-2"
+    output = reference if right else own.choice(wrong)
+    if broken:
+        output = "### ### the the ( ( SELECT"
+    if right and own.random() < 0.2:  # noqa: PLR2004 - right by execution, not by text
+        output = f"SELECT {asked} FROM {table} WHERE founded {operator} {year} AND {other} = '{place}';"
+    noise = own.uniform(-0.2, 0.25) if variant == "nf4" else own.uniform(-0.01, 0.01)
+    quarantined = variant == "nf4" and row == 7  # noqa: PLR2004
+    return Prediction(
+        row=row,
+        prompt=f"### Schema\n{context}\n### Question\n{question}\n### SQL\n",
+        reference=reference,
+        fields={
+            "context": context,
+            "question": question,
+            "answer": reference,
+            "phrasing": "new" if row % 3 == 0 else "known",
+        },
+        output="" if quarantined else output,
+        tokens=24,
+        nll=None if quarantined else NLL[variant] * (0.6 + 0.8 * difficulty) + noise,
+        nll_tokens=24,
+        error="the prompt has more tokens than the model can read" if quarantined else "",
+    )
+
+
+def _event(event: str, stage: Stage, time: datetime, *, from_run: str = "") -> Event:
+    return Event.model_validate(
+        {
+            "time": _time(time),
+            "event": event,
+            "stage": stage.name,
+            "key": stage.key,
+            "from_run": from_run,
+        }
+    )
+
+
+def _time(time: datetime) -> str:
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
