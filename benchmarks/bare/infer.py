@@ -84,8 +84,14 @@ with torch.inference_mode():
             max_new_tokens=args.max_new_tokens,
             pad_token_id=tokenizer.pad_token_id,
         )
-        for i, tokens in zip(batch, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
-            end = tokens.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in tokens else None
+        for i, tokens in zip(
+            batch, output[:, inputs["input_ids"].shape[1] :].tolist(), strict=True
+        ):
+            end = (
+                tokens.index(tokenizer.eos_token_id) + 1
+                if tokenizer.eos_token_id in tokens
+                else None
+            )
             generated_tokens += len(tokens[:end])
             results[i]["output"] = tokenizer.decode(tokens[:end], skip_special_tokens=True)
     generate_seconds = time.perf_counter() - started
@@ -102,7 +108,9 @@ with torch.inference_mode():
     nll_seconds = time.perf_counter() - started
 
 with (out / "predictions.jsonl").open("w", encoding="utf-8") as file:
-    file.writelines(json.dumps(row | result) + "\n" for row, result in zip(rows, results, strict=True))
+    file.writelines(
+        json.dumps(row | result) + "\n" for row, result in zip(rows, results, strict=True)
+    )
 push(out, args.out)
 print(
     json.dumps(

@@ -1,6 +1,5 @@
 """Move files and folders between S3 and the disk, the way a script by hand does it."""
 
-import os
 import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -30,8 +29,9 @@ def work_folder(target: str) -> Path:
     """Choose where to write: the target itself, or a temporary folder to push from."""
     if target.startswith("s3://"):
         return Path(tempfile.mkdtemp(prefix="bare-"))
-    os.makedirs(target, exist_ok=True)
-    return Path(target)
+    folder = Path(target)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def push(folder: Path, target: str) -> None:

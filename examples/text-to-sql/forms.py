@@ -20,8 +20,6 @@ class Form:
     new: tuple[str, ...]
 
 
-JOINED = "{table} JOIN {parent} ON {table}.{parent_key} = {parent}.id"
-
 FORMS = (
     Form(
         "filter",
@@ -40,9 +38,9 @@ FORMS = (
         "filter",
         "SELECT {label} FROM {table} WHERE {number} {compare} {n}",
         known=(
-            "Which {plural} have {number_noun} {compare_word} {n}?",
+            "Which {plural} have {a_number} {compare_word} {n}?",
             "List the {plural} whose {number_noun} is {compare_word} {n}.",
-            "Show every {noun} with {number_noun} {compare_word} {n}.",
+            "Show every {noun} with {a_number} {compare_word} {n}.",
         ),
         new=(
             "I am looking for {plural} where the {number_noun} is {compare_word} {n}.",
@@ -56,7 +54,9 @@ FORMS = (
             "List the {label_noun} and {number_noun} of {plural} whose {text_noun} is {value}.",
             "Show {label_noun} and {number_noun} for every {noun} with {text_noun} {value}.",
         ),
-        new=("For {plural} where {value} is the {text_noun}, give {label_noun} and {number_noun}.",),
+        new=(
+            "For {plural} where {value} is the {text_noun}, give {label_noun} and {number_noun}.",
+        ),
     ),
     Form(
         "lookup",
@@ -88,13 +88,17 @@ FORMS = (
         "combine",
         "SELECT {label} FROM {table} WHERE {text} = '{value}' AND {number} {compare} {n}",
         known=(
-            "Which {plural} with {text_noun} {value} have {number_noun} {compare_word} {n}?",
-            "List the {plural} whose {text_noun} is {value} and whose {number_noun} is "
-            "{compare_word} {n}.",
+            "Which {plural} with {text_noun} {value} have {a_number} {compare_word} {n}?",
+            (
+                "List the {plural} whose {text_noun} is {value} and whose {number_noun} is "
+                "{compare_word} {n}."
+            ),
         ),
         new=(
-            "Of the {plural} where {value} is the {text_noun}, name those of which the "
-            "{number_noun} is {compare_word} {n}.",
+            (
+                "Of the {plural} where {value} is the {text_noun}, name those of which the "
+                "{number_noun} is {compare_word} {n}."
+            ),
         ),
     ),
     Form(
@@ -104,13 +108,15 @@ FORMS = (
             "Which {plural} have the {text_noun} {value} or {other_value}?",
             "List the {plural} whose {text_noun} is {value} or {other_value}.",
         ),
-        new=("I am looking for {plural} where either {value} or {other_value} is the {text_noun}.",),
+        new=(
+            "I am looking for {plural} where either {value} or {other_value} is the {text_noun}.",
+        ),
     ),
     Form(
         "combine",
         "SELECT {label} FROM {table} WHERE {number} BETWEEN {n} AND {more}",
         known=(
-            "Which {plural} have {number_noun} between {n} and {more}?",
+            "Which {plural} have {a_number} between {n} and {more}?",
             "List the {plural} whose {number_noun} is between {n} and {more}.",
         ),
         new=("Name all the {plural} of which the {number_noun} is from {n} up to {more}.",),
@@ -131,7 +137,12 @@ FORMS = (
             "What is the {function_word} {number_noun} of {plural} whose {text_noun} is {value}?",
             "Show the {function_word} {number_noun} of {plural} with {text_noun} {value}.",
         ),
-        new=("Among {plural} where {value} is the {text_noun}, what is the {function_word} {number_noun}?",),
+        new=(
+            (
+                "Among {plural} where {value} is the {text_noun}, what is the {function_word} "
+                "{number_noun}?"
+            ),
+        ),
     ),
     Form(
         "count",
@@ -146,7 +157,7 @@ FORMS = (
         "count",
         "SELECT COUNT(*) FROM {table} WHERE {number} {compare} {n}",
         known=(
-            "How many {plural} have {number_noun} {compare_word} {n}?",
+            "How many {plural} have {a_number} {compare_word} {n}?",
             "Count the {plural} whose {number_noun} is {compare_word} {n}.",
         ),
         new=("I need the quantity of {plural} where the {number_noun} is {compare_word} {n}.",),
@@ -182,11 +193,21 @@ FORMS = (
         "order",
         "SELECT {label} FROM {table} WHERE {text} = '{value}' ORDER BY {number} {direction}",
         known=(
-            "List the {plural} whose {text_noun} is {value}, sorted by {number_noun} "
-            "{direction_word}.",
-            "Show every {noun} with {text_noun} {value}, ordered by {number_noun} {direction_word}.",
+            (
+                "List the {plural} whose {text_noun} is {value}, sorted by {number_noun} "
+                "{direction_word}."
+            ),
+            (
+                "Show every {noun} with {text_noun} {value}, ordered by {number_noun} "
+                "{direction_word}."
+            ),
         ),
-        new=("Arrange the {plural} where {value} is the {text_noun} by {number_noun}, {direction_word}.",),
+        new=(
+            (
+                "Arrange the {plural} where {value} is the {text_noun} by {number_noun}, "
+                "{direction_word}."
+            ),
+        ),
     ),
     Form(
         "group",
@@ -217,16 +238,23 @@ FORMS = (
     ),
     Form(
         "join",
-        "SELECT {table}.{label} FROM " + JOINED + " WHERE {parent}.{parent_text} = '{parent_value}'",
+        "SELECT {table}.{label} FROM {table} JOIN {parent}"
+        " ON {table}.{parent_key} = {parent}.id WHERE {parent}.{parent_text} = '{parent_value}'",
         known=(
             "Which {plural} belong to a {parent_noun} whose {parent_text_noun} is {parent_value}?",
             "List the {plural} of every {parent_noun} with {parent_text_noun} {parent_value}.",
         ),
-        new=("Name all the {plural} that come from {parents} where {parent_value} is the {parent_text_noun}.",),
+        new=(
+            (
+                "Name all the {plural} that come from {parents} where {parent_value} is the "
+                "{parent_text_noun}."
+            ),
+        ),
     ),
     Form(
         "join",
-        "SELECT {parent}.name FROM " + JOINED + " WHERE {table}.{label} = '{name}'",
+        "SELECT {parent}.name FROM {table} JOIN {parent}"
+        " ON {table}.{parent_key} = {parent}.id WHERE {table}.{label} = '{name}'",
         known=(
             "Which {parent_noun} does the {noun} {name} belong to?",
             "Show the {parent_noun} of the {noun} {name}.",
@@ -235,7 +263,8 @@ FORMS = (
     ),
     Form(
         "join",
-        "SELECT {parent}.name, COUNT(*) FROM " + JOINED + " GROUP BY {parent}.name",
+        "SELECT {parent}.name, COUNT(*) FROM {table} JOIN {parent}"
+        " ON {table}.{parent_key} = {parent}.id GROUP BY {parent}.name",
         known=(
             "How many {plural} belong to each {parent_noun}?",
             "Count the {plural} of every {parent_noun}, by its name.",

@@ -10,7 +10,7 @@ import json
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -169,6 +169,7 @@ class Draw:
             "other_value": other_value,
             "number": number.column,
             "number_noun": number.noun,
+            "a_number": f"{'an' if number.noun[0] in 'aeiou' else 'a'} {number.noun}",
             "n": str(n),
             "more": str(more),
             "k": str(self.number(2, 7)),
@@ -217,19 +218,20 @@ class Draw:
 
 def rows(split: Split, count: int, seed: int) -> Iterator[dict[str, str]]:
     """Make distinct rows, evenly over skills, forms, themes and (in test) phrasings."""
-    random = Random(f"{seed}-{split}")  # noqa: S311 - nothing here is a secret
+    random = Random(f"{seed}-{split}")
     draw = Draw(random, split)
     themes = read_themes(split)
     phrasings: tuple[Phrasing, ...] = ("known",) if split == "train" else ("known", "new")
-    seen = set()
     asked = cycle([(form, phrasing) for form in by_skill() for phrasing in phrasings])
-    while len(seen) < count:
-        form, phrasing = next(asked)
-        theme = random.choice(themes)
-        slots = draw.slots(theme, phrasing)
-        question = random.choice(form.known if phrasing == "known" else form.new).format(**slots)
-        if question in seen:
-            continue
+    seen: set[str] = set()
+    for form, phrasing in islice(asked, count):
+        templates = form.known if phrasing == "known" else form.new
+        while True:
+            theme = random.choice(themes)
+            slots = draw.slots(theme, phrasing)
+            question = random.choice(templates).format(**slots)
+            if question not in seen:
+                break
         seen.add(question)
         yield {
             "context": draw.context(theme, form),

@@ -55,8 +55,8 @@ def gguf_folder() -> Path:
 def convert(source: Path, folder: Path) -> None:
     """Write weights, configuration and tokenizer of the GGUF file into an empty folder."""
     # Only here: a second run of this script has nothing to convert and should not wait for torch.
-    import torch  # noqa: PLC0415
-    from transformers import (  # noqa: PLC0415
+    import torch
+    from transformers import (
         AutoModelForCausalLM,
         AutoTokenizer,
         GenerationConfig,

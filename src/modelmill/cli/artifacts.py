@@ -80,4 +80,6 @@ def verify(key: str, home: Path, store_url: str | None, output: str) -> None:
         click.echo(problem)
     if problems:
         sys.exit(DigestMismatch.exit_code)
-    click.echo(f"{committed.manifest.stage}: {len(committed.manifest.files)} files are good", err=True)
+    click.echo(
+        f"{committed.manifest.stage}: {len(committed.manifest.files)} files are good", err=True
+    )

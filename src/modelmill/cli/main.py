@@ -18,9 +18,7 @@ from modelmill.spec.errors import Interrupted, ModelmillError
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "MODELMILL"}
 )
 def cli() -> None:
-    """Turn a base language model and a dataset into a fine-tuned, merged, quantized and
-    tested model.
-    """
+    """Fine-tune, merge, quantize and test a language model, and see what came out."""
 
 
 for command in (run, validate, plan, status, logs, report, artifacts, version):

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 @click.command()
 @file_argument
 @click.option("--name", help="Name of the run; made from the file's place when absent.")
-@click.option("--profile", type=click.Path(dir_okay=False, path_type=Path), help="What the place offers.")
+@click.option(
+    "--profile", type=click.Path(dir_okay=False, path_type=Path), help="What the place offers."
+)
 @click.option("--again", multiple=True, metavar="STAGE", help="Compute a stage once more.")
 @click.option("--repin", is_flag=True, help="Look at s3:// sources anew.")
 @click.option(
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 )
 @store_options
 @output_option
-def run(  # noqa: PLR0913 - one parameter per option
+def run(
     file: Path,
     overrides: tuple[str, ...],
     name: str | None,
@@ -81,12 +83,14 @@ def validate(file: Path, overrides: tuple[str, ...], output: str) -> None:
 @click.command()
 @file_argument
 @click.option("--name", help="Name of the run; made from the file's place when absent.")
-@click.option("--profile", type=click.Path(dir_okay=False, path_type=Path), help="What the place offers.")
+@click.option(
+    "--profile", type=click.Path(dir_okay=False, path_type=Path), help="What the place offers."
+)
 @click.option("--again", multiple=True, metavar="STAGE", help="Compute a stage once more.")
 @click.option("--repin", is_flag=True, help="Look at s3:// sources anew.")
 @store_options
 @output_option
-def plan(  # noqa: PLR0913 - one parameter per option
+def plan(
     file: Path,
     overrides: tuple[str, ...],
     name: str | None,
@@ -113,7 +117,10 @@ def plan(  # noqa: PLR0913 - one parameter per option
     else:
         print_table(
             ("stage", "key", "state", "from run", "inputs"),
-            [(row.stage, row.key[:12], row.state, row.from_run, ", ".join(row.inputs)) for row in rows],
+            [
+                (row.stage, row.key[:12], row.state, row.from_run, ", ".join(row.inputs))
+                for row in rows
+            ],
         )
 
 

@@ -32,7 +32,9 @@ def print_table(
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     # Elsewhere a line is never broken: it is read by grep or kept in a log.
-    console = Console(width=None if is_terminal else 400, highlight=False, soft_wrap=not is_terminal)
+    console = Console(
+        width=None if is_terminal else 400, highlight=False, soft_wrap=not is_terminal
+    )
     console.print(table)
 
 
@@ -74,7 +76,10 @@ def bytes_text(count: int) -> str:
     """Write a number of bytes with three digits."""
     size = float(count)
     for unit in ("B", "kB", "MB", "GB", "TB"):
-        if size < 999.5 or unit == "TB":
+        if size < _ROUNDS_TO_1000 or unit == "TB":
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.3g} {unit}"
         size /= 1000
     raise AssertionError(count)
+
+
+_ROUNDS_TO_1000 = 999.5

@@ -130,7 +130,9 @@ class BarWatcher:
         self._set(event.stage, 1, 1, f"{words}{clock}")
 
     def standing(
-        self, states: Mapping[str, "State"], live: Mapping[str, "Progress | None"]
+        self,
+        states: Mapping[str, "State"],  # noqa: ARG002 - the bars already tell
+        live: Mapping[str, "Progress | None"],
     ) -> None:
         """Move the bars of live stages."""
         for stage, progress in live.items():

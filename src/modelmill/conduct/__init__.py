@@ -1,0 +1,1 @@
+"""DRIVE: the conductor, and the places that can run stages."""

@@ -188,9 +188,7 @@ class Conductor:
             reported = read_manifest(self.given.store, "report", key)
             if reported is not None:
                 self._sound[REPORT] = reported
-        return View(
-            **{**view.__dict__, "report_key": key, "is_reported": REPORT in self._sound}
-        )
+        return View(**{**view.__dict__, "report_key": key, "is_reported": REPORT in self._sound})
 
     def _start(self, action: Start) -> None:
         environment = ENVIRONMENT_OF["report"]
@@ -240,9 +238,7 @@ class Conductor:
 
     def _show(self, decision: Decision, attempts: tuple[Attempt, ...]) -> None:
         live = {
-            attempt.stage: self.backend.progress(attempt)
-            for attempt in attempts
-            if attempt.is_live
+            attempt.stage: self.backend.progress(attempt) for attempt in attempts if attempt.is_live
         }
         self.watcher.standing(decision.states, live)
 

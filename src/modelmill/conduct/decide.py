@@ -103,7 +103,11 @@ def decide(view: View) -> Decision:
     states[REPORT] = report
     if report is State.FAILED:
         failures[REPORT] = code
-    actions = (*_stops(view, states), *_starts(view, states), *_finish(states, failures))
+    actions: tuple[Start | Stop | Finish, ...] = (
+        *_stops(view, states),
+        *_starts(view, states),
+        *_finish(states, failures),
+    )
     return Decision(states, actions, failures)
 
 

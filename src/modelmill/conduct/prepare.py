@@ -151,16 +151,17 @@ def _plan(
     if unknown:
         raise SpecError(
             "--again",
-            [Problem(name, "no such stage", suggestion=f"known: {_listed(known)}") for name in unknown],
+            [
+                Problem(name, "no such stage", suggestion=f"known: {_listed(known)}")
+                for name in unknown
+            ],
         )
     for name in asked.again:
         again[name] = again.get(name, 0) + 1
     return make_plan(run, facts, pins, {name: n for name, n in again.items() if name in known})
 
 
-def _pins(
-    store: Store, run: RunSpec, record: RunRecord | None, asked: Asked
-) -> Mapping[str, Pin]:
+def _pins(store: Store, run: RunSpec, record: RunRecord | None, asked: Asked) -> Mapping[str, Pin]:
     pins: dict[str, Pin] = {}
     for source in sources_of(run):
         known = record.pins.get(source) if record is not None and not asked.repin else None

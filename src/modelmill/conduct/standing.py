@@ -116,9 +116,7 @@ def find_run(store: Store, run: str) -> tuple[RunRecord, Plan]:
     record = read_run(store, run)
     if record is None:
         known = ", ".join(list_runs(store)) or "none"
-        raise InputMissing(
-            f"There is no run '{run}'", at=store.url, fix=f"choose from: {known}"
-        )
+        raise InputMissing(f"There is no run '{run}'", at=store.url, fix=f"choose from: {known}")
     return record, Plan.model_validate_json(get_plan(store, run, record.plan_sha256))
 
 
@@ -273,14 +271,17 @@ def fetch_report(store: Store, run: str, folder: Path) -> tuple[ReportDocument, 
     """
     find_run(store, run)
     prefix = f"{run_prefix(run)}/reports/"
-    reports = [
-        item for item in store.list(prefix) if item.key.count("/") == 4 and item.key.endswith(COMMITTED)
-    ]
-    newest = max(reports, key=lambda item: item.last_modified, default=None)
+    found = {}
+    for item in store.list(prefix):
+        match item.key.removeprefix(prefix).split("/"):
+            case [digest, name] if name == COMMITTED:
+                found[digest] = item.last_modified
+            case _:
+                continue
     committed = None
-    if newest is not None:
-        digest = newest.key.removeprefix(prefix).partition("/")[0]
-        committed = read_manifest(store, "report", report_key(run, digest))
+    if found:
+        newest = max(found, key=lambda digest: found[digest])
+        committed = read_manifest(store, "report", report_key(run, newest))
     if committed is None:
         raise InputMissing(
             f"Run '{run}' has no report yet", at=store.url, fix=f"modelmill status {run}"

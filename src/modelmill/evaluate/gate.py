@@ -57,12 +57,12 @@ def judge(
 
     """
     if against not in scores:
-        what = f"the gate compares with '{against}', which has no predictions"
-        raise InputMissing(what, fix="look why its infer stage failed, then resume the run")
+        raise InputMissing(
+            f"the gate compares with '{against}', which has no predictions",
+            fix="look why its infer stage failed, then resume the run",
+        )
     return tuple(
-        _verdict(model, against, paired_differences(candidate, scores[against]), max_worse, seed)
-        for model, candidate in scores.items()
-        if model != against
+        _verdict((model, against), scores, max_worse, seed) for model in scores if model != against
     )
 
 
@@ -78,29 +78,34 @@ def paired_differences(candidate: Scores, against: Scores) -> Floats:
     return np.array([sign * (candidate.values[row] - against.values[row]) for row in shared])
 
 
-def _verdict(model: str, against: str, differences: Floats, max_worse: float, seed: int) -> Verdict:
+def _verdict(
+    pair: tuple[str, str], scores: Mapping[str, Scores], max_worse: float, seed: int
+) -> Verdict:
+    model, against = pair
+    differences = paired_differences(scores[model], scores[against])
     n = len(differences)
-    if not n:
-        return Verdict(
-            model=model,
-            against=against,
-            verdict="undecided",
-            max_worse=max_worse,
-            n=0,
-            rows_needed=FEWEST_ROWS,
-        )
-    interval = difference_interval(differences, seed)
-    outcome = _outcome(interval, max_worse) if n >= FEWEST_ROWS else "undecided"
-    return Verdict(
+    blank = Verdict(
         model=model,
         against=against,
-        verdict=outcome,
+        verdict="undecided",
         max_worse=max_worse,
         n=n,
-        difference=interval.value,
-        low=interval.low,
-        high=interval.high,
-        rows_needed=rows_needed(differences, max_worse) if outcome == "undecided" else None,
+        rows_needed=FEWEST_ROWS,
+    )
+    if not n:
+        return blank
+    of_shares = scores[model].is_share
+    interval = difference_interval(differences, seed, of_shares=of_shares)
+    outcome = _outcome(interval, max_worse) if n >= FEWEST_ROWS else "undecided"
+    needed = rows_needed(differences, max_worse, of_shares=of_shares)
+    return blank.model_copy(
+        update={
+            "verdict": outcome,
+            "difference": interval.value,
+            "low": interval.low,
+            "high": interval.high,
+            "rows_needed": needed if outcome == "undecided" else None,
+        }
     )
 
 

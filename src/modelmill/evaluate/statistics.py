@@ -54,15 +54,15 @@ def mean_interval(values: Floats, seed: int) -> Interval:
     return Interval(value=float(values.mean()), low=float(low), high=float(high))
 
 
-def difference_interval(differences: Floats, seed: int) -> Interval:
+def difference_interval(differences: Floats, seed: int, *, of_shares: bool) -> Interval:
     """Estimate the mean of paired differences of n >= 1 rows by the paired bootstrap.
 
-    Differences of two 0/1 scores also get Agresti and Min's adjusted interval, and the wider
-    bound counts: where no row differs the bootstrap has no width, however few the rows
-    (https://doi.org/10.1002/sim.1781).
+    Differences of two 0/1 scores (`of_shares`) also get Agresti and Min's adjusted interval,
+    and the wider bound counts: where no row differs the bootstrap has no width, however few
+    the rows (https://doi.org/10.1002/sim.1781).
     """
     interval = mean_interval(differences, seed)
-    if not np.isin(differences, (-1.0, 0.0, 1.0)).all():
+    if not of_shares:
         return interval
     n = len(differences) + 2
     total, discordant = float(differences.sum()), float(np.abs(differences).sum()) + 1
@@ -74,7 +74,7 @@ def difference_interval(differences: Floats, seed: int) -> Interval:
     )
 
 
-def rows_needed(differences: Floats, bound: float) -> int | None:
+def rows_needed(differences: Floats, bound: float, *, of_shares: bool) -> int | None:
     """Estimate how many rows would put the bound outside the interval.
 
     From the observed mean and spread: the 95 % half-width shrinks with the root of n until it
@@ -85,7 +85,7 @@ def rows_needed(differences: Floats, bound: float) -> int | None:
     if distance < 1e-12:  # noqa: PLR2004 - below the noise of the mean itself
         return None
     deviation = float(differences.std(ddof=1)) if len(differences) > 1 else 0.0
-    if np.isin(differences, (-1.0, 0.0, 1.0)).all():
+    if of_shares:
         # The two half rows that the adjusted interval adds keep the spread from being zero.
         deviation = max(deviation, math.sqrt(1 / (len(differences) + 2)))
     return max(FEWEST_ROWS, math.ceil((Z_95 * deviation / distance) ** 2))

@@ -22,7 +22,8 @@ from modelmill.models.families import close_known_holes, expected_linears
 from modelmill.models.guard import check_loading, check_quantized
 from modelmill.spec.errors import DataError
 
-LoadIn = Literal["nf4"] | None
+LoadIn = Literal["nf4", "nf4-single"] | None
+"""`nf4` holds the scales in 8 bits (double quantization), `nf4-single` in 32."""
 
 
 def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -80,7 +81,7 @@ def open_model(
         folder,
         config=config,
         dtype=dtype,
-        quantization_config=_nf4(dtype) if load_in == "nf4" else None,
+        quantization_config=None if load_in is None else _nf4(dtype, load_in),
         # Never "auto": it spreads layers over devices and disk, where PEFT merges wrong.
         device_map={"": 0 if device.type == "cuda" else "cpu"},
         attn_implementation=attn,
@@ -91,18 +92,18 @@ def open_model(
         output_loading_info=True,
     )
     check_loading(info, model, str(folder))
-    if load_in == "nf4" or saved_by == "bitsandbytes":
+    if load_in is not None or saved_by == "bitsandbytes":
         from bitsandbytes.nn import Linear4bit  # noqa: PLC0415 - not needed for plain models
 
         check_quantized(model, expected_linears(config), (Linear4bit,), str(folder))
     return model
 
 
-def _nf4(dtype: torch.dtype) -> BitsAndBytesConfig:
+def _nf4(dtype: torch.dtype, load_in: LoadIn) -> BitsAndBytesConfig:
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",  # the library's default, fp4, is worse at the same size
-        bnb_4bit_use_double_quant=True,
+        bnb_4bit_use_double_quant=load_in == "nf4",
         bnb_4bit_compute_dtype=dtype,
     )
 

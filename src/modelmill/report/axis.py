@@ -31,7 +31,7 @@ class Axis:
         return round(min(100.0, max(0.0, 100 * (value - low) / (high - low))), 3)
 
 
-SHARES: Final = Axis(0.0, 1.0, (0.0, 0.25, 0.5, 0.75, 1.0))
+SHARES: Final = Axis(0.0, 1.0, (0.0, 0.5, 1.0))
 """For metrics that are shares: always all of it, so that figures can be compared."""
 
 
@@ -55,13 +55,13 @@ def linear_axis(low: float, high: float, most_ticks: int = 5) -> Axis:
 
 
 def _logarithmic(low: float, high: float) -> Axis:
+    """Lay a scale from 1, 2 or 5 times a power of ten to another, with a tick per power."""
     floor, ceiling = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    steps = [
-        factor * 10.0**exponent for exponent in range(floor, ceiling + 1) for factor in (1, 2, 5)
-    ]
+    powers = [10.0**exponent for exponent in range(floor, ceiling + 1)]
+    steps = [factor * power for power in powers for factor in (1, 2, 5)]
     start = max(step for step in steps if step <= low)
     stop = min(step for step in steps if step >= high)
-    ticks = tuple(round(step, _DECIMALS) for step in steps if start <= step <= stop)
+    ticks = tuple(round(power, _DECIMALS) for power in powers if start <= power <= stop)
     return Axis(start, stop, ticks, is_log=True)
 
 

@@ -1,257 +1,40 @@
-"""Put facts and judgement together into the document.
+"""Make every file of a report out of what became of a run.
 
-Knows which record answers which field.  Must not judge (that is `judge`) and must not
-format (that is `words` and the views).
+Knows which files there are and nothing of what stands in them.
 """
 
-from typing import Final
+from collections.abc import Mapping
 
-from pydantic import JsonValue, TypeAdapter
+from pydantic import JsonValue
 
-from modelmill.report.document import (
-    Cost,
-    DataEntry,
-    Lineage,
-    ModelEntry,
-    ReportDocument,
-    SourceEntry,
-    Span,
-    StageEntry,
-)
-from modelmill.report.facts import RunFacts, StageFacts
-from modelmill.report.headline import headline
-from modelmill.report.judge import JudgedModel, Judgement
-from modelmill.report.samples import pick_samples
-from modelmill.spec.records import DataFetched, Event, Inferred, Measurements, Quantized
-
-_SETTINGS: Final = TypeAdapter(dict[str, JsonValue])
-_ENDS: Final = {"committed": "committed", "failed": "failed", "stopped": "stopped"}
+from modelmill.report.describe import report_document
+from modelmill.report.document import ReportDocument
+from modelmill.report.facts import RunFacts
+from modelmill.report.judge import judge
+from modelmill.report.markdown import report_md
+from modelmill.report.page import report_html
 
 
-def report_document(facts: RunFacts, judgement: Judgement) -> ReportDocument:
-    """Compose everything the report says; equal facts give equal documents."""
-    models = tuple(_model(facts, judged) for judged in judgement.models)
-    settings = facts.plan.report
-    return ReportDocument(
-        run=facts.run,
-        created=facts.created,
-        outcome=judgement.outcome,
-        headline=headline(judgement, models),
-        stages=tuple(_stage(facts, stage) for stage in facts.stages),
-        models=models,
-        gate=judgement.gate,
-        slice=settings.slice,
-        data=tuple(_data(facts)),
-        samples=pick_samples(facts, judgement),
-        controls=judgement.controls,
-        lineage=_lineage(facts),
-        notes=_notes(facts),
-    )
+def render(facts: RunFacts) -> tuple[ReportDocument, Mapping[str, bytes]]:
+    """Judge a run and write its report; equal facts give equal bytes.
+
+    Returns:
+        The document, and by name the files `report.json`, `report.md` and `report.html`,
+        each drawn from it.
+    """
+    document = report_document(facts, judge(facts))
+    return document, {
+        "report.json": report_json(document),
+        "report.md": report_md(document),
+        "report.html": report_html(document),
+    }
 
 
 def report_json(document: ReportDocument) -> bytes:
-    """Write `report.json`; ASCII only, so that a terminal can show it safely."""
+    """Write the document itself, in ASCII, so that a terminal can show it safely."""
     return (document.model_dump_json(indent=2, ensure_ascii=True) + "\n").encode("ascii")
 
 
 def report_schema() -> dict[str, JsonValue]:
     """Describe `report.json` as a JSON schema."""
     return ReportDocument.model_json_schema(mode="serialization")
-
-
-def _model(facts: RunFacts, judged: JudgedModel) -> ModelEntry:
-    chosen = judged.chosen
-    inferred = _inferred(facts, chosen.stage) if chosen is not None else None
-    made = _made(facts, judged.model)
-    size_bytes = inferred.size_bytes if inferred is not None else _written_bytes(made)
-    return ModelEntry(
-        model=judged.model,
-        method=inferred.method if inferred is not None else "",
-        bits=inferred.bits if inferred is not None else None,
-        size_bytes=size_bytes,
-        tokens_per_second=inferred.tokens_per_second if inferred is not None else None,
-        metrics=chosen.metrics if chosen is not None else {},
-        verdict=judged.verdict,
-        gated=judged.gated,
-        difference=judged.difference,
-        prompt=chosen.form if chosen is not None else "",
-        prompts={scores.form: scores for scores in judged.prompts},
-        slices=chosen.slices if chosen is not None else {},
-        bits_per_weight=_bits_per_weight(made, inferred),
-        parameters=inferred.parameters if inferred is not None else None,
-        size_share=_size_share(facts, size_bytes),
-        made=_cost(made),
-        answering=_cost([stage] if (stage := _answering(facts, judged)) is not None else []),
-        engine=inferred.engine if inferred is not None else "",
-        dtype=inferred.dtype if inferred is not None else "",
-        device=inferred.device if inferred is not None else "",
-        batch_size=inferred.batch_size if inferred is not None else None,
-        problem=judged.problem,
-    )
-
-
-def _answering(facts: RunFacts, judged: JudgedModel) -> StageFacts | None:
-    return None if judged.chosen is None else facts.find(judged.chosen.stage)
-
-
-def _inferred(facts: RunFacts, name: str) -> Inferred | None:
-    stage = facts.find(name)
-    if stage is None or stage.measurements is None:
-        return None
-    figures = stage.measurements.figures
-    return figures if isinstance(figures, Inferred) else None
-
-
-def _made(facts: RunFacts, model: str) -> list[StageFacts]:
-    """Find the stages that turned the model before it into this one."""
-    names = {"base": (), "merged": ("finetune", "merge")}.get(model, (f"quantize-{model}",))
-    return [stage for name in names if (stage := facts.find(name)) is not None]
-
-
-def _cost(stages: list[StageFacts]) -> Cost | None:
-    taken = [(each.stage.name, each.measurements) for each in stages]
-    known: list[tuple[str, Measurements]] = [
-        (name, measured) for name, measured in taken if measured is not None
-    ]
-    if not known or len(known) < len(stages):
-        return None
-    return Cost(
-        stages=tuple(name for name, _ in known),
-        seconds=sum(measured.seconds for _, measured in known),
-        peak_rss_bytes=max(measured.peak_rss_bytes for _, measured in known),
-        peak_gpu_bytes=max(measured.peak_gpu_bytes for _, measured in known),
-    )
-
-
-def _quantized(made: list[StageFacts]) -> Quantized | None:
-    for stage in made:
-        if stage.measurements is not None and isinstance(stage.measurements.figures, Quantized):
-            return stage.measurements.figures
-    return None
-
-
-def _written_bytes(made: list[StageFacts]) -> int | None:
-    quantized = _quantized(made)
-    return None if quantized is None else quantized.size_bytes
-
-
-def _bits_per_weight(made: list[StageFacts], inferred: Inferred | None) -> float | None:
-    quantized = _quantized(made)
-    if quantized is not None:
-        return quantized.bits_per_weight
-    if inferred is None or not inferred.parameters:
-        return None
-    return 8 * inferred.size_bytes / inferred.parameters
-
-
-def _size_share(facts: RunFacts, size_bytes: int | None) -> float | None:
-    """Compare with the merged model, or with the base where there is no merge."""
-    inferred = _inferred(facts, "infer-merged") or _inferred(facts, "infer-base")
-    if size_bytes is None or inferred is None or not inferred.size_bytes:
-        return None
-    return size_bytes / inferred.size_bytes
-
-
-def _stage(facts: RunFacts, stage: StageFacts) -> StageEntry:
-    measured, manifest = stage.measurements, stage.manifest
-    asked = manifest.settings if manifest is not None else _asked(stage)
-    return StageEntry(
-        stage=stage.stage.name,
-        status=stage.status,
-        seconds=measured.seconds if measured is not None else None,
-        peak_rss_bytes=measured.peak_rss_bytes if measured is not None else None,
-        peak_gpu_bytes=measured.peak_gpu_bytes if measured is not None else None,
-        bytes_in=measured.bytes_in if measured is not None else None,
-        bytes_out=measured.bytes_out if measured is not None else None,
-        attempts=stage.attempts,
-        adopted_from=stage.adopted_from,
-        settings=asked,
-        kind=stage.stage.kind,
-        key=stage.stage.key,
-        parts=measured.parts if measured is not None else (),
-        spans=_spans(facts.events, stage.stage.name),
-        figures=measured.figures if measured is not None else None,
-        warnings=measured.warnings if measured is not None else (),
-        exit_code=stage.exit_code,
-        message=stage.message,
-        manifest_sha256=stage.manifest_sha256,
-        created=manifest.created if manifest is not None else "",
-        made_by=manifest.run if manifest is not None else "",
-        inputs=manifest.inputs if manifest is not None else {},
-        effective=manifest.effective if manifest is not None else {},
-        versions=manifest.versions if manifest is not None else {},
-        device=manifest.device if manifest is not None else None,
-    )
-
-
-def _asked(stage: StageFacts) -> dict[str, JsonValue]:
-    return _SETTINGS.validate_python(stage.stage.settings.model_dump(mode="json"))
-
-
-def _spans(events: tuple[Event, ...], stage: str) -> tuple[Span, ...]:
-    """Pair every start with the end that follows it; an end without a start is dropped."""
-    spans: list[Span] = []
-    open_event: Event | None = None
-    for event in sorted((each for each in events if each.stage == stage), key=lambda e: e.time):
-        if event.event == "started":
-            if open_event is not None:
-                spans.append(_span(open_event, None))
-            open_event = event
-        elif open_event is not None and event.event in _ENDS:
-            spans.append(_span(open_event, event))
-            open_event = None
-    if open_event is not None:
-        spans.append(_span(open_event, None))
-    return tuple(spans)
-
-
-def _span(start: Event, end: Event | None) -> Span:
-    if end is None:
-        return Span(attempt=start.attempt, started=start.time, ended="", outcome="unknown")
-    assert end.event in ("committed", "failed", "stopped")
-    return Span(
-        attempt=start.attempt,
-        started=start.time,
-        ended=end.time,
-        outcome=end.event,
-        exit_code=end.exit_code,
-    )
-
-
-def _data(facts: RunFacts) -> list[DataEntry]:
-    return [
-        DataEntry(
-            stage=stage.stage.name,
-            rows=figures.rows,
-            duplicates=figures.duplicates,
-            overlap=figures.overlap,
-        )
-        for stage in facts.stages
-        if stage.measurements is not None
-        and isinstance(figures := stage.measurements.figures, DataFetched)
-    ]
-
-
-def _lineage(facts: RunFacts) -> Lineage:
-    return Lineage(
-        plan_sha256=facts.plan_sha256,
-        created=facts.created,
-        pinned_at=facts.pinned_at,
-        accelerator=facts.plan.facts.accelerator,
-        dtype=facts.plan.facts.dtype,
-        sources=tuple(
-            SourceEntry(asked=asked, pin=pin) for asked, pin in sorted(facts.plan.pins.items())
-        ),
-        settings=_SETTINGS.validate_python(facts.plan.run.model_dump(mode="json")),
-    )
-
-
-def _notes(facts: RunFacts) -> tuple[str, ...]:
-    note = facts.plan.report.model_note
-    warnings = [
-        f"{stage.stage.name}: {warning}"
-        for stage in facts.stages
-        if stage.measurements is not None
-        for warning in stage.measurements.warnings
-    ]
-    return (*((note,) if note else ()), *warnings)

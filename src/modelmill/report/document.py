@@ -1,7 +1,7 @@
 """The closed model of `report.json`, which every other view of a run is drawn from.
 
 Knows the shape and what each field means.  Must not know how the values are found
-(`judge`, `compose`) nor how they look (`html`, `markdown`, `table`).  Readers may rely on
+(`judge`, `describe`) nor how they look (`page`, `markdown`, `table`).  Readers may rely on
 what is here: fields are added, never renamed.
 """
 
@@ -217,7 +217,6 @@ class Lineage(Record):
 
     plan_sha256: str
     created: str
-    pinned_at: str
     accelerator: str
     dtype: str
     sources: tuple[SourceEntry, ...]

@@ -45,9 +45,7 @@ class RunFacts:
     plan: Plan
     plan_sha256: str
     created: str
-    """UTC, ISO 8601."""
-    pinned_at: str
-    """When it was last looked which state the sources are in: UTC, ISO 8601."""
+    """When the sources were pinned and the plan was made: UTC, ISO 8601."""
     stages: tuple[StageFacts, ...]
     """In the plan's order, without report."""
     events: tuple[Event, ...] = ()

@@ -6,9 +6,9 @@ Knows the judged models.  Must not know stages: a report without scores says jus
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from modelmill.report import words
 from modelmill.evaluate.gate import Outcome
 from modelmill.evaluate.scores import MetricName
+from modelmill.report import words
 from modelmill.report.document import ModelEntry, Score
 from modelmill.report.judge import Judgement
 
@@ -17,10 +17,11 @@ HIGHER_IS_BETTER: Final[Mapping[MetricName, bool]] = {
     "exact_match": True,
     "sql_execution": True,
 }
-_TOLD: Final[Mapping[Outcome, tuple[str, str]]] = {
+_TOLD: Final[Mapping[Outcome | None, tuple[str, str]]] = {
     "good": ("passes the gate", "pass the gate"),
     "bad": ("fails the gate", "fail the gate"),
     "undecided": ("is undecided", "are undecided"),
+    None: ("could not be judged", "could not be judged"),
 }
 """For one model and for several."""
 
@@ -69,16 +70,16 @@ def _change(metric: MetricName, before: Score, after: Score) -> str:
 def _verdicts(by_name: Mapping[str, ModelEntry], judgement: Judgement) -> str:
     if judgement.gate is None:
         return ""
-    told: dict[Outcome, list[str]] = {}
+    told: dict[Outcome | None, list[str]] = {}
     for name in judgement.gate.models:
         model = by_name[name]
-        if model.verdict is not None:
-            told.setdefault(model.verdict, []).append(_with_size(model))
-    clauses = [
-        f"{words.listing(names)} {_TOLD[verdict][len(names) > 1]}"
-        for verdict, names in told.items()
-    ]
-    return words.listing(clauses)
+        told.setdefault(model.verdict, []).append(_with_size(model))
+    return words.listing(
+        [
+            f"{words.listing(names)} {_TOLD[verdict][len(names) > 1]}"
+            for verdict, names in told.items()
+        ]
+    )
 
 
 def _with_size(model: ModelEntry) -> str:

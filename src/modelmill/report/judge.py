@@ -1,7 +1,7 @@
 """Judge models by their answers: which scores, which prompt form, which verdict.
 
 Knows predictions, metrics and the gate; how a metric or an interval is computed is
-`evaluate`'s.  Must not know costs and commits: `compose` puts those beside the judgement.
+`evaluate`'s.  Must not know costs and commits: `describe` puts those beside the judgement.
 
 The base model is asked in two forms and gets one row, the better of the two: fine-tuning
 must beat the base at its best, not a base that was never told the form.  Better is decided

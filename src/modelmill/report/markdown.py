@@ -13,6 +13,10 @@ from modelmill.report.table import summary_table
 from modelmill.spec.errors import meaning_of
 
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>|#~&!])")
+_LEGEND: Final = (
+    "Time and memory are those of the stages that made the model; intervals are 95 %; bits per "
+    "weight count every byte of the weight files, embeddings included."
+)
 _WORDY_COLUMNS: Final = frozenset({"model", "method", "verdict"})
 
 
@@ -28,8 +32,7 @@ def report_md(document: ReportDocument) -> bytes:
         _table_row(["---" if name in _WORDY_COLUMNS else "---:" for name in table.columns]),
         *(_table_row([_escaped(cell) for cell in row]) for row in table.rows),
         "",
-        "Time and memory are those of the stages that made the model; intervals are 95 %; bits "
-        "per weight count every byte of the weight files, embeddings included.",
+        _LEGEND,
     ]
     if document.gate is not None:
         lines += ["", _escaped(document.gate.sentence)]
@@ -45,8 +48,10 @@ def report_md(document: ReportDocument) -> bytes:
 
 
 def _failure(stage: StageEntry) -> str:
-    code = "" if stage.exit_code is None else f" ({stage.exit_code}: {meaning_of(stage.exit_code)})"
-    return f"- **{_escaped(stage.stage)}** failed{_escaped(code)}: {_escaped(stage.message)}"
+    told = f"- **{_escaped(stage.stage)}** failed"
+    if stage.exit_code is not None:
+        told += f" with {stage.exit_code}: {_escaped(meaning_of(stage.exit_code))}"
+    return f"{told} {_escaped(stage.message)}".rstrip()
 
 
 def _table_row(cells: Sequence[str]) -> str:

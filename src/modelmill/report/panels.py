@@ -82,7 +82,7 @@ def speed_panel(document: ReportDocument) -> Panel:
     )
     return Panel(
         title="Speed",
-        hint=words.listing(["generated tokens per second", *asked]),
+        hint="; ".join(["generated tokens per second", *asked]),
         marks=_bars(
             document.models,
             lambda model: model.tokens_per_second,
@@ -99,16 +99,15 @@ def speed_panel(document: ReportDocument) -> Panel:
 
 def gate_panel(document: ReportDocument, gate: GateEntry) -> Panel | None:
     """Draw how much worse each model is than the one the gate names, row by row."""
-    known = [
-        (model, model.difference) for model in document.models if model.difference is not None
-    ]
+    known = [(model, model.difference) for model in document.models if model.difference is not None]
     if not known:
         return None
+    rows = words.counted(max(difference.n for _, difference in known), "row")
     axis = _difference_axis(gate, [difference for model, difference in known if model.gated])
-    allowed = (Tick(axis.at(gate.max_worse), "allowed"),) if gate.max_worse else ()
+    allowed = (Tick(axis.at(gate.max_worse), "still allowed"),) if gate.max_worse else ()
     return Panel(
         title=f"Worse than {gate.against} by",
-        hint=f"{words.metric_title(gate.metric)}, paired row by row, 95 % interval",
+        hint=f"{words.metric_title(gate.metric)}, paired over {rows}, with the 95 % interval",
         marks=tuple(
             Mark(
                 name=model.model,
@@ -116,14 +115,14 @@ def gate_panel(document: ReportDocument, gate: GateEntry) -> Panel | None:
                 at=axis.at(difference.worse),
                 low=axis.at(difference.low),
                 high=axis.at(difference.high),
-                note=_difference_note(gate.metric, difference),
+                note=_difference_note(gate.metric, difference, gated=model.gated),
                 tone=model.verdict or "",
                 beyond=not axis.low <= difference.worse <= axis.high,
             )
             for model, difference in known
         ),
-        ticks=_ticks(axis, lambda value: words.metric_difference(gate.metric, value)),
-        lines=(Tick(axis.at(0.0), gate.against), *allowed),
+        ticks=_ticks(axis, lambda value: _difference_label(gate.metric, value)),
+        lines=(Tick(axis.at(0.0), f"as {gate.against}"), *allowed),
     )
 
 
@@ -189,15 +188,23 @@ def _difference_axis(gate: GateEntry, gated: list[Difference]) -> Axis:
     return linear_axis(low, max(high, low))
 
 
-def _difference_note(metric: MetricName, difference: Difference) -> str:
-    interval = words.metric_interval(metric, difference.low, difference.high)
-    if difference.n_to_decide is None:
-        return interval
-    return f"{interval}; about {difference.n_to_decide:,} rows would decide"
+def _difference_note(metric: MetricName, difference: Difference, *, gated: bool) -> str:
+    told = [words.metric_interval(metric, difference.low, difference.high)]
+    if difference.n_to_decide is not None:
+        told.append(f"about {difference.n_to_decide:,} rows would decide")
+    if not gated:
+        told.append("not gated")
+    return "; ".join(told)
 
 
 def _ticks(axis: Axis, label: Callable[[float], str]) -> tuple[Tick, ...]:
     return tuple(Tick(axis.at(value), label(value)) for value in axis.ticks)
+
+
+def _difference_label(metric: MetricName, value: float) -> str:
+    if not value:
+        return "0"
+    return f"{value:+g}" if metric == "nll" else f"{100 * value:+g}"
 
 
 def _tick_label(metric: MetricName, value: float) -> str:

@@ -64,9 +64,7 @@ def _spread(patterns: list[tuple[int, ...]], rows: list[int]) -> list[int]:
         key=lambda group: (len(set(group[0])) == 1, -len(group[1]), group[0]),
     )
     rounds = max((len(group) for _, group in ordered), default=0)
-    return [
-        group[turn] for turn in range(rounds) for _, group in ordered if turn < len(group)
-    ]
+    return [group[turn] for turn in range(rounds) for _, group in ordered if turn < len(group)]
 
 
 def _sample(row: int, answers: Answers, judgement: Judgement, field: str | None) -> Sample:

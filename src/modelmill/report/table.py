@@ -9,9 +9,6 @@ from modelmill.evaluate.scores import MetricName
 from modelmill.report import words
 from modelmill.report.document import METRIC_ORDER, ModelEntry, ReportDocument
 
-NUMBERS_FROM = 2
-"""Columns before this one are words, the others read best aligned right."""
-
 
 @dataclass(frozen=True)
 class Table:

@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import Final
 
 from modelmill.report import words
-from modelmill.report.axis import linear_axis
 from modelmill.report.document import ReportDocument, Span, StageEntry
 from modelmill.report.panels import Tick
 
@@ -19,6 +18,11 @@ PARTS: Final = ("start", "pull", "load", "work", "save", "push")
 _LONGEST_GAP_SECONDS: Final = 60.0
 _GAP_SHARE: Final = 0.03
 """Of the busy time, for the width of a cut."""
+
+_ROUND_SECONDS: Final = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
+"""Distances between ticks that read well."""
+_SHOWN_SECONDS: Final = 0.05
+"""What would read `0.0 s` is left out."""
 
 Interval = tuple[float, float]
 
@@ -82,11 +86,11 @@ class _Clock:
         """Label the time that has passed, where nothing is cut out."""
         if len(self.busy) != 1:
             return ()
-        axis = linear_axis(0.0, self.busy[0][1])
+        end = self.busy[0][1]
+        step = next((each for each in _ROUND_SECONDS if 6 * each >= end), _ROUND_SECONDS[-1])
         return tuple(
             Tick(self.place(second), words.duration(second) if second else "0")
-            for second in axis.ticks
-            if second <= self.busy[0][1]
+            for second in range(0, int(end) + 1, max(step, int(end / 12)))
         )
 
     def _length(self) -> float:
@@ -137,7 +141,11 @@ def _lane(stage: StageEntry, clock: _Clock, origin: float) -> Lane:
         memory=words.memory(stage.peak_rss_bytes, stage.peak_gpu_bytes),
         traffic=_traffic(stage),
         segments=tuple(segments),
-        text=words.listing([f"{part.name} {words.duration(part.seconds)}" for part in stage.parts]),
+        text=", ".join(
+            f"{part.name} {words.duration(part.seconds)}"
+            for part in stage.parts
+            if part.seconds >= _SHOWN_SECONDS
+        ),
         note=_note(stage),
     )
 

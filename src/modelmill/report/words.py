@@ -9,7 +9,7 @@ from typing import Final
 
 from modelmill.report.document import Score
 
-NOTHING: Final = "–"
+NOTHING: Final = "\N{EN DASH}"
 """Shown where there is no value."""
 
 METRIC_TITLES: Final[Mapping[str, str]] = {

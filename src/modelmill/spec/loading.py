@@ -26,6 +26,9 @@ SIZE_LIMIT_BYTES = 65_536
 NODE_LIMIT = 20_000
 """Aliases count each time they are used, so a few lines cannot unfold into gigabytes."""
 
+SHOWN_CHARACTERS = 60
+"""Of a value that is wrong."""
+
 KeyPath: TypeAlias = tuple[str | int, ...]
 Lines: TypeAlias = Mapping[KeyPath, int]
 Model = TypeVar("Model", bound=Spec)
@@ -230,10 +233,15 @@ def _dotted(path: KeyPath) -> str:
 
 
 def _shown(value: object) -> str:
-    if isinstance(value, dict | list) or value is None:
-        return {dict: "a mapping", list: "a list"}.get(type(value), "nothing")
+    match value:
+        case None:
+            return "nothing"
+        case dict():
+            return "a mapping"
+        case list():
+            return "a list"
     text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
 
 
 def _suggestion(path: KeyPath, data: JsonValue, schema: Mapping[str, JsonValue]) -> str:

@@ -200,7 +200,7 @@ class GptqSpec(Spec):
     sym: bool = True
     """Symmetric around zero; what vLLM and auto-gptq read fastest."""
     desc_act: bool = False
-    group_size: Literal["auto"] | Literal[32, 64, 128] = "auto"
+    group_size: Literal["auto", 32, 64, 128] = "auto"
     """Weights that share one scale; `auto` takes the largest that divides every layer."""
     damp_percent: float = Field(0.05, gt=0, lt=1)
     calibration: CalibrationSpec = CalibrationSpec()

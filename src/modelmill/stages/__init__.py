@@ -1,0 +1,1 @@
+"""DO: what runs in a stage container, and the entrypoint that all of them share."""

@@ -5,7 +5,6 @@ Knows the store and paths; knows nothing about processes, signals or exit codes.
 
 import json
 import logging
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -81,7 +81,9 @@ def _fetch_data(settings: FetchDataSettings, folders: Folders, pulse: Pulse) -> 
         train = read_rows(_only_file(folders.inputs["source"]), settings.template, "data.train")
         evaluation: tuple[Row, ...] = ()
         if settings.eval_source is not None:
-            evaluation = read_rows(_only_file(folders.inputs["eval"]), settings.template, "data.eval")
+            evaluation = read_rows(
+                _only_file(folders.inputs["eval"]), settings.template, "data.eval"
+            )
         elif settings.eval_share is not None:
             train, evaluation = split_rows(train, settings.eval_share, settings.seed)
     return _write({"train": train, "eval": evaluation}, folders, pulse)

@@ -6,6 +6,7 @@ and events.  It runs when every other stage is committed or has finally failed.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
@@ -136,7 +137,13 @@ def _gather(
     failed_inputs: set[str] = set()
     stages = []
     for stage in plan.stages:
-        facts = _stage_facts(request.run, store, stage, commits.get(stage.name), events, work)
+        mine = [event for event in events if (event.stage, event.key) == (stage.name, stage.key)]
+        committed = commits.get(stage.name)
+        if committed is None:
+            facts = _failed(stage, mine)
+        else:
+            facts = _done(request.run, store, stage, committed, work / stage.name)
+        facts = replace(facts, attempts=sum(event.event == "started" for event in mine))
         if facts.manifest is None and any(each.stage in failed_inputs for each in stage.inputs):
             facts = StageFacts(stage, "skipped")
         if facts.manifest is None:
@@ -152,26 +159,14 @@ def _gather(
     )
 
 
-def _stage_facts(
-    run: str,
-    store: Store,
-    stage: Stage,
-    committed: Committed | None,
-    events: Sequence[Event],
-    work: Path,
-) -> StageFacts:
-    mine = [event for event in events if (event.stage, event.key) == (stage.name, stage.key)]
-    attempts = sum(event.event == "started" for event in mine)
-    if committed is None:
-        last = next((event for event in reversed(mine) if event.event == "failed"), None)
-        return StageFacts(
-            stage,
-            "missing" if last is None else "failed",
-            attempts=attempts,
-            exit_code=None if last is None else last.exit_code,
-            message="" if last is None else last.message,
-        )
-    folder = work / stage.name
+def _failed(stage: Stage, events: Sequence[Event]) -> StageFacts:
+    last = next((event for event in reversed(events) if event.event == "failed"), None)
+    if last is None:
+        return StageFacts(stage, "missing")
+    return StageFacts(stage, "failed", exit_code=last.exit_code, message=last.message)
+
+
+def _done(run: str, store: Store, stage: Stage, committed: Committed, folder: Path) -> StageFacts:
     wanted = (MEASUREMENTS, PREDICTIONS) if stage.kind == "infer" else (MEASUREMENTS,)
     pull(store, committed, folder, wanted)
     origin = committed.manifest.run
@@ -182,7 +177,6 @@ def _stage_facts(
         manifest_sha256=committed.sha256,
         measurements=Measurements.model_validate_json((folder / MEASUREMENTS).read_bytes()),
         predictions=tuple(_predictions(folder / PREDICTIONS)) if stage.kind == "infer" else (),
-        attempts=attempts,
         adopted_from="" if origin == run else origin,
     )
 

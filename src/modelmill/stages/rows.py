@@ -157,7 +157,8 @@ def split_rows(
     """
     prompts = sorted({fingerprint(row.prompt) for row in rows})
     count = min(max(1, round(share * len(prompts))), len(prompts) - 1)
-    held_out = set(random.Random(seed).sample(prompts, count)) if count > 0 else set()
+    chosen = random.Random(seed).sample(prompts, max(count, 0))  # noqa: S311 - reproducible
+    held_out = set(chosen)
     train = tuple(row for row in rows if fingerprint(row.prompt) not in held_out)
     return train, tuple(row for row in rows if fingerprint(row.prompt) in held_out)
 
@@ -172,7 +173,7 @@ def fingerprint(text: str) -> str:
 
 def duplicates(rows: Sequence[Row]) -> int:
     """Count the rows that say what an earlier one said."""
-    return len(rows) - len({fingerprint(row.prompt + "\0" + row.completion) for row in rows})
+    return len(rows) - len({(fingerprint(row.prompt), fingerprint(row.completion)) for row in rows})
 
 
 def overlap(rows: Sequence[str], others: Sequence[str]) -> int:

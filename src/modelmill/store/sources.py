@@ -140,18 +140,6 @@ def _local(path: Path) -> dict[str, Path]:
     return {name: path / name for name in names}
 
 
-def _local_records(path: Path) -> tuple[FileRecord, ...]:
-    local = _local(path)
-    check_paths([*local, COMMITTED])
-    return tuple(_hashed(name, file) for name, file in local.items())
-
-
-def _pin_of(path: Path, files: tuple[FileRecord, ...]) -> Pin:
-    digest = sha256_of([[file.path, file.size_bytes, file.sha256] for file in files])
-    prefix = source_prefix(digest)
-    return Pin(address=f"{prefix}/{path.name}" if path.is_file() else prefix, digest=digest)
-
-
 def _hash_all(local: Mapping[str, Path]) -> tuple[FileRecord, ...]:
     check_paths([*local, COMMITTED])
     return tuple(_hashed(name, file) for name, file in local.items())
@@ -197,8 +185,6 @@ def _listed(store: Store, address: str) -> tuple[Store, dict[str, ListedObject]]
     """List the object at an address, or all objects below it, by relative path."""
     bucket, key = open_source(address, retry_budget_seconds=store.retry_budget_seconds)
     alone = bucket.head(key) if key else None
-    if alone is not None and alone.size_bytes:
-        return bucket, {key.rpartition("/")[2]: alone}
     prefix = f"{key}/" if key else ""
     found = {
         item.key.removeprefix(prefix): item
@@ -206,6 +192,8 @@ def _listed(store: Store, address: str) -> tuple[Store, dict[str, ListedObject]]
         # Some tools create empty objects that stand for folders.
         if not item.key.endswith("/")
     }
+    if alone is not None and (alone.size_bytes or not found):
+        return bucket, {key.rpartition("/")[2]: alone}
     if not found:
         bucket.check()
         raise InputMissing("There is nothing at this address", at=address, fix="correct it")

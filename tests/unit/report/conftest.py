@@ -5,13 +5,13 @@ a merged model that mostly succeeds, two variants close to it and one that is br
 """
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from modelmill.report.compose import report_document
+from modelmill.report.describe import report_document
 from modelmill.report.document import ReportDocument
 from modelmill.report.facts import RunFacts, StageFacts
 from modelmill.report.judge import judge
@@ -39,6 +39,7 @@ from modelmill.spec.run import RunSpec
 from modelmill.spec.settings import Pin
 
 ROWS = 48
+STEPS = 57
 PARAMETERS = 134_515_008
 SIZES = {
     "base": 269_060_552,
@@ -146,7 +147,6 @@ def build_facts(changes: Mapping[str, object] | None = None, rows: int = ROWS) -
         plan=plan,
         plan_sha256=digest,
         created=_time(START),
-        pinned_at=_time(START),
         stages=tuple(stages),
         events=tuple(events),
     )
@@ -199,6 +199,30 @@ def facts() -> RunFacts:
 def document(facts: RunFacts) -> ReportDocument:
     """Give the complete run's document."""
     return document_of(facts)
+
+
+@pytest.fixture(scope="session")
+def small() -> RunFacts:
+    """Give a complete run of few rows, for tests that judge it again and again."""
+    return build_facts(rows=12)
+
+
+@pytest.fixture(scope="session")
+def invent() -> Callable[..., RunFacts]:
+    """Give the way to invent a run: `invent({"gate": ...}, rows=12)`."""
+    return build_facts
+
+
+@pytest.fixture(scope="session")
+def change() -> Callable[..., RunFacts]:
+    """Give the way to change a stage: `change(facts, "merge", attempts=2)`."""
+    return with_stage
+
+
+@pytest.fixture(scope="session")
+def fail() -> Callable[..., RunFacts]:
+    """Give the way to let a stage fail: `fail(facts, "merge", "its message")`."""
+    return failed
 
 
 def _stage_facts(stage: Stage, now: datetime, rows: int) -> StageFacts:
@@ -308,12 +332,13 @@ def _figures(stage: Stage, rows: int) -> Figures:
 def _finetuned() -> Finetuned:
     generator = random.Random(3)
     curve = []
-    for step in range(1, 58):
+    for step in range(1, STEPS + 1):
         loss = 0.16 + 1.7 * 0.9**step + generator.uniform(-0.03, 0.03)
-        eval_loss = 0.19 + 1.6 * 0.89**step if step % 6 == 0 or step == 57 else None  # noqa: PLR2004
+        is_evaluated = step % 6 == 0 or step == STEPS
+        eval_loss = 0.19 + 1.6 * 0.89**step if is_evaluated else None
         curve.append(CurvePoint(step=step, epoch=step / 19, loss=loss, eval_loss=eval_loss))
     return Finetuned(
-        steps=57,
+        steps=STEPS,
         train_rows=297,
         eval_rows=40,
         too_long=3,
@@ -323,7 +348,7 @@ def _finetuned() -> Finetuned:
         micro_batch_size=4,
         precision="bfloat16",
         precision_reason="bfloat16 took 0.61 of float32's time per matrix product",
-        best_step=57,
+        best_step=STEPS,
         best_eval_loss=0.192,
         curve=tuple(curve),
     )
@@ -363,21 +388,22 @@ def _prediction(variant: str, row: int) -> Prediction:
     operator = shared.choice(("<", ">"))
     context = f"CREATE TABLE {table} (name TEXT, region TEXT, founded INTEGER, visitors INTEGER)"
     question = f"Which {asked} of {table} has {other} {place} and was founded {operator} {year}?"
-    reference = f"SELECT {asked} FROM {table} WHERE {other} = '{place}' AND founded {operator} {year}"
+    named, old = f"{other} = '{place}'", f"founded {operator} {year}"
+    reference = f"SELECT {asked} FROM {table} WHERE {named} AND {old}"  # noqa: S608
     right = 0.8 * difficulty + 0.2 * own.random() < RIGHT[variant]
     wrong = (
         reference.replace(f"SELECT {asked}", f"SELECT {other}"),
-        f"SELECT {asked} FROM {table} WHERE {other} = '{place}'",
+        reference.replace(f" AND {old}", ""),
         reference.replace(str(year), str(year + 1)),
     )
     broken = variant == "gptq-2"
     output = reference if right else own.choice(wrong)
     if broken:
         output = "### ### the the ( ( SELECT"
-    if right and own.random() < 0.2:  # noqa: PLR2004 - right by execution, not by text
-        output = f"SELECT {asked} FROM {table} WHERE founded {operator} {year} AND {other} = '{place}';"
+    if right and own.random() < 0.2:
+        output = output.replace(f"{named} AND {old}", f"{old} AND {named};")
     noise = own.uniform(-0.2, 0.25) if variant == "nf4" else own.uniform(-0.01, 0.01)
-    quarantined = variant == "nf4" and row == 7  # noqa: PLR2004
+    quarantined = variant == "nf4" and row == 7
     return Prediction(
         row=row,
         prompt=f"### Schema\n{context}\n### Question\n{question}\n### SQL\n",

@@ -8,13 +8,15 @@ query then answers nothing.  Everything is decided by the given random generator
 
 import random
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
 from typing import Final
 
 from modelmill.evaluate.sql.execution import Cell, Database, Row
 from modelmill.evaluate.sql.hints import Hints, Value
-from modelmill.evaluate.sql.schema import Column, ColumnKind, ColumnRef, Schema, Table
+from modelmill.evaluate.sql.schema import ColumnKind, ColumnRef, Schema, Table
 
 _ROW_COUNTS: Final = (2, 3, 5, 8, 13, 21)
 _MOST_ROWS: Final = 80
@@ -30,39 +32,47 @@ _FOREIGN: Final = 0.1
 _YEAR: Final = re.compile(r"[12][0-9]{3}")
 _SHORTEST_DATE: Final = len("2020-01")
 _NULL_SHARE: Final = 0.25
+_HALVES_SHARE: Final = 0.5
 _PARTNER_SHARE: Final = 0.9
 
 
 @dataclass(frozen=True, slots=True)
 class _Domain:
-    """Where the values of one column come from, in one database."""
+    """The values that make sense in one column, in every database of a filling."""
 
+    name: str
+    kind: ColumnKind
     exact: tuple[Cell, ...]
     near: tuple[Cell, ...]
-    filler: tuple[Cell, ...]
     foreign: tuple[Cell, ...]
-    partners: tuple[Cell, ...] = ()
-    parents_only: bool = False
-    nullable: bool = False
+    nullable: bool
+    parent: tuple[str, int] | None
+    """Table and column position that a foreign key points to."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where one column's values come from, in one database."""
+
+    domain: _Domain
+    filler: Sequence[Cell]
+    partners: Sequence[Cell]
+    always_partner: bool
 
     def draw(self, rng: random.Random) -> Cell:
-        if self.nullable and rng.random() < _NULL_SHARE:
+        domain = self.domain
+        if domain.nullable and rng.random() < _NULL_SHARE:
             return None
-        if self.partners and (self.parents_only or rng.random() < _PARTNER_SHARE):
+        if self.partners and (self.always_partner or rng.random() < _PARTNER_SHARE):
             return rng.choice(self.partners)
         dice = rng.random()
-        if self.exact and dice < _EXACT:
-            return rng.choice(self.exact)
-        if self.near and dice < _EXACT + _NEAR:
-            return rng.choice(self.near)
-        if self.foreign and dice > 1 - _FOREIGN:
-            return rng.choice(self.foreign)
+        if domain.exact and dice < _EXACT:
+            return rng.choice(domain.exact)
+        if domain.near and dice < _EXACT + _NEAR:
+            return rng.choice(domain.near)
+        if domain.foreign and dice > 1 - _FOREIGN:
+            return rng.choice(domain.foreign)
         return rng.choice(self.filler)
-
-
-def generate_database(schema: Schema, hints: Hints, rng: random.Random) -> Database:
-    """Fill all tables once; keys hold, and declared foreign keys point to rows that exist."""
-    return _Generator(schema, hints, rng).database()
 
 
 def near_misses(value: Value) -> tuple[Value, ...]:
@@ -88,29 +98,60 @@ def near_misses(value: Value) -> tuple[Value, ...]:
     return tuple(dict.fromkeys(variant for variant in variants if variant != value))
 
 
-class _Generator:
-    """The choices that hold for one whole database."""
+class Filling:
+    """Makes databases of one schema for queries with the given hints."""
 
-    def __init__(self, schema: Schema, hints: Hints, rng: random.Random) -> None:
+    def __init__(self, schema: Schema, hints: Hints) -> None:
+        """Work out what is the same in all databases."""
         self._schema = schema
         self._hints = hints
-        self._rng = rng
-        self._pools = self._partner_pools()
+        self._domains = {
+            name: [self._domain(ColumnRef(name, column.name.lower())) for column in table.columns]
+            for name, table in schema.tables.items()
+        }
+        self._groups = self._partner_groups()
+        around = {size for count in hints.counts for size in (count, count + 2, 3 * count + 1)}
+        fitting = sorted(size for size in around if 0 < size <= _MOST_ROWS)
+        self._row_counts = (*_ROW_COUNTS, *fitting)
 
-    def database(self) -> Database:
+    def database(self, rng: random.Random) -> Database:
+        """Fill all tables once.
+
+        Keys hold, and a declared foreign key to another table points to a row that exists.
+        """
+        pools: dict[ColumnRef, tuple[Cell, ...]] = {}
+        for kind, asked, members in self._groups:
+            size = rng.choice(_POOL_SIZES)
+            stem: list[Value] = [f"k{n}" if kind == "text" else n for n in range(1, size + 1)]
+            pools.update(dict.fromkeys(members, _fitting(kind, [*asked, *stem])))
         database: dict[str, tuple[Row, ...]] = {}
-        for name, table in self._schema.tables.items():
-            database[name] = self._fill(table, database)
+        for table in self._schema.tables.values():
+            database[table.name.lower()] = self._fill(table, pools, database, rng)
         return database
 
-    def _fill(self, table: Table, database: Mapping[str, tuple[Row, ...]]) -> tuple[Row, ...]:
-        names = [column.name.lower() for column in table.columns]
-        domains = [self._domain(table, column, database) for column in table.columns]
+    def _fill(
+        self,
+        table: Table,
+        pools: Mapping[ColumnRef, tuple[Cell, ...]],
+        database: Database,
+        rng: random.Random,
+    ) -> tuple[Row, ...]:
+        table_name = table.name.lower()
+        sources: list[_Source] = []
+        for domain in self._domains[table_name]:
+            parents: list[Cell] = []
+            if domain.parent is not None and domain.parent[0] in database:
+                parent_table, position = domain.parent
+                parents = [row[position] for row in database[parent_table]]
+            partners = parents or pools.get(ColumnRef(table_name, domain.name), ())
+            filler = _fillers(domain.kind, domain.name, rng)
+            sources.append(_Source(domain, filler, partners, always_partner=bool(parents)))
+        names = [source.domain.name for source in sources]
         keys = [[names.index(name) for name in key] for key in table.keys]
         taken: list[set[Row]] = [set() for _ in keys]
         rows: list[Row] = []
-        for _ in range(self._row_count()):
-            row = tuple(domain.draw(self._rng) for domain in domains)
+        for _ in range(rng.choice(self._row_counts)):
+            row = tuple(source.draw(rng) for source in sources)
             marks = [tuple(row[index] for index in key) for key in keys]
             if any(mark in seen for mark, seen in zip(marks, taken, strict=True)):
                 continue
@@ -119,65 +160,48 @@ class _Generator:
             rows.append(row)
         return tuple(rows)
 
-    def _row_count(self) -> int:
-        choices = [*_ROW_COUNTS]
-        for count in sorted(self._hints.counts):
-            around = (count, count + 2, 3 * count + 1)
-            choices += [rows for rows in around if 0 < rows <= _MOST_ROWS]
-        return self._rng.choice(choices)
-
-    def _domain(
-        self, table: Table, column: Column, database: Mapping[str, tuple[Row, ...]]
-    ) -> _Domain:
-        ref = ColumnRef(table.name.lower(), column.name.lower())
+    def _domain(self, ref: ColumnRef) -> _Domain:
         kind = self._kind(ref)
-        asked = sorted(self._hints.values.get(ref, ()), key=repr)
-        others = {
-            value
-            for other, values in self._hints.values.items()
-            if other != ref
-            for value in values
-        }
+        values = self._hints.values
+        asked = sorted(values.get(ref, ()), key=repr)
+        foreign = self._hints.loose.union(*(values[other] for other in values if other != ref))
         parent = self._schema.foreign_keys.get(ref)
-        parents: tuple[Cell, ...] = ()
-        if parent is not None and parent.table in database:
-            columns = [each.name.lower() for each in self._schema.tables[parent.table].columns]
-            position = columns.index(parent.column)
-            parents = tuple(row[position] for row in database[parent.table])
+        position = None
+        if parent is not None:
+            columns = self._schema.tables[parent.table].columns
+            names = [column.name.lower() for column in columns]
+            position = (parent.table, names.index(parent.column))
         return _Domain(
+            name=ref.column,
+            kind=kind,
             exact=_fitting(kind, asked),
             near=_fitting(kind, (miss for value in asked for miss in near_misses(value))),
-            filler=_fillers(kind, column.name, self._rng),
-            foreign=_fitting(kind, sorted(others | self._hints.loose, key=repr)),
-            partners=parents or self._pools.get(ref, ()),
-            parents_only=bool(parents),
-            nullable=column.nullable and ref in self._hints.nullable,
+            foreign=_fitting(kind, sorted(foreign, key=repr)),
+            nullable=ref in self._hints.nullable and self._schema.column(ref).nullable,
+            parent=position,
         )
 
     def _kind(self, ref: ColumnRef) -> ColumnKind:
         kind = self._schema.column(ref).kind
-        return "real" if ref in self._hints.numeric and kind in ("text", "date") else kind
+        if ref not in self._hints.numeric or kind not in ("text", "date"):
+            return kind
+        # Fractions where nobody asks for any would make a cast to INTEGER a mistake.
+        asked = self._hints.values.get(ref, ())
+        return "real" if any(isinstance(value, float) for value in asked) else "integer"
 
-    def _partner_pools(self) -> Mapping[ColumnRef, tuple[Cell, ...]]:
-        """Give columns that are compared with each other one small pool of values."""
+    def _partner_groups(self) -> list[tuple[ColumnKind, list[Value], list[ColumnRef]]]:
+        """Group columns that are compared with each other; they share one small pool."""
         groups: dict[ColumnRef, set[ColumnRef]] = {}
         for left, right in sorted([*self._hints.equated, *self._schema.foreign_keys.items()]):
             merged = groups.get(left, {left}) | groups.get(right, {right})
             groups.update(dict.fromkeys(merged, merged))
-        pools: dict[ColumnRef, tuple[Cell, ...]] = {}
-        for ref, group in sorted(groups.items()):
-            if ref in pools:
-                continue
-            kinds = {self._kind(member) for member in group}
-            is_text = kinds <= {"text", "date"}
-            stem: list[Value] = [
-                f"k{index}" if is_text else index
-                for index in range(1, self._rng.choice(_POOL_SIZES) + 1)
-            ]
-            asked = {value for one in group for value in self._hints.values.get(one, ())}
-            pool = _fitting("text" if is_text else "real", [*sorted(asked, key=repr), *stem])
-            pools.update(dict.fromkeys(group, pool))
-        return pools
+        found: list[tuple[ColumnKind, list[Value], list[ColumnRef]]] = []
+        for members in dict.fromkeys(tuple(sorted(group)) for group in groups.values()):
+            is_text = all(self._kind(member) in ("text", "date") for member in members)
+            asked = {value for one in members for value in self._hints.values.get(one, ())}
+            kind: ColumnKind = "text" if is_text else "real"
+            found.append((kind, sorted(asked, key=repr), [*members]))
+        return found
 
 
 def _fitting(kind: ColumnKind, values: Iterable[Value]) -> tuple[Cell, ...]:
@@ -207,20 +231,32 @@ def _number(value: Value) -> float | None:
     return number if abs(number) < 2**53 else None
 
 
-def _fillers(kind: ColumnKind, name: str, rng: random.Random) -> tuple[Cell, ...]:
+def _fillers(kind: ColumnKind, name: str, rng: random.Random) -> Sequence[Cell]:
     variety = rng.choice(_VARIETIES)
     if kind == "boolean":
         return (0, 1)
     if kind == "date":
-        year = rng.randrange(1990, 2025)
-        return tuple(
-            f"{year + day // 100}-{1 + day % 12:02}-{1 + (day * 5) % 28:02}"
-            for day in range(min(variety, 120))
-        )
+        return _days(rng.randrange(1990, 2025), variety)
     if kind == "text":
         # Values of its own make a wrong column visible, shared ones make columns confusable.
-        stem = rng.choice(("v", name.lower()))
-        return tuple(f"{stem}{index}" for index in range(variety))
+        return _words(rng.choice(("v", name)), variety)
     start = rng.choice((0, 1, 1, 10, 1000))
-    step = 1 if kind == "integer" else rng.choice((1, 0.5))
-    return tuple(start + index * step for index in range(variety))
+    if kind == "real" and rng.random() < _HALVES_SHARE:
+        return _halves(start, variety)
+    return range(start, start + variety)
+
+
+@lru_cache(maxsize=1024)
+def _words(stem: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{stem}{index}" for index in range(count))
+
+
+@lru_cache(maxsize=128)
+def _days(year: int, count: int) -> tuple[str, ...]:
+    first = date(year, 1, 15).toordinal()
+    return tuple(date.fromordinal(first + 17 * index).isoformat() for index in range(count))
+
+
+@lru_cache(maxsize=64)
+def _halves(start: int, count: int) -> tuple[float, ...]:
+    return tuple(start + index / 2 for index in range(count))

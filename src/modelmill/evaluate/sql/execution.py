@@ -5,6 +5,7 @@ queries and rows come from: both are treated as hostile.
 """
 
 import math
+import re
 import sqlite3
 import time
 from collections import Counter
@@ -28,6 +29,8 @@ MAX_SECONDS: Final = 2.0
 """Backstop for queries whose single instructions are slow."""
 MAX_ROWS: Final = 5_000
 RELATIVE_TOLERANCE: Final = 1e-9
+_ABSOLUTE_TOLERANCE: Final = 1e-12
+"""For what cancellation leaves of a zero: 0.1 + 0.2 - 0.3 is 5.6e-17."""
 
 _LIMITS: Final = {
     sqlite3.SQLITE_LIMIT_LENGTH: 100_000,
@@ -50,6 +53,8 @@ SAFE_FUNCTIONS: Final = frozenset(
 _CLOCK_WORDS: Final = frozenset({"CURRENT_DATE", "CURRENT_TIME", "CURRENT_TIMESTAMP"})
 _CLOCK_FUNCTIONS: Final = frozenset({"DATE", "TIME", "DATETIME", "JULIANDAY", "UNIXEPOCH"})
 """Without an argument they mean now; strftime does with nothing but a format."""
+_MAY_READ_CLOCK: Final = re.compile("now|current_|date|time|julianday|epoch", re.IGNORECASE)
+"""Spares most queries the look at every token."""
 
 
 class QueryError(Exception):
@@ -129,20 +134,19 @@ class Sandbox:
             QueryError: refused, wrong, too slow or too large; the text says which.
 
         """
-        if reads_clock(query):
-            message = "reads the clock"
-            raise QueryError(message)
+        text = query_text(query)
+        if _MAY_READ_CLOCK.search(text) and reads_clock(query):
+            raise QueryError("reads the clock")
         self._start_clock()
         cursor = self._connection.cursor()
         try:
-            rows = cursor.execute(query_text(query)).fetchmany(MAX_ROWS + 1)
+            rows = cursor.execute(text).fetchmany(MAX_ROWS + 1)
         except (sqlite3.Error, sqlite3.Warning, ValueError, OverflowError) as error:
             raise QueryError(str(error)) from error
         finally:
             cursor.close()
         if len(rows) > MAX_ROWS:
-            message = f"more than {MAX_ROWS} rows"
-            raise QueryError(message)
+            raise QueryError(f"more than {MAX_ROWS} rows")
         return Answer(tuple(rows))
 
     def _start_clock(self) -> None:
@@ -156,7 +160,12 @@ class Sandbox:
     def _may(self, action: int, first: str | None, second: str | None, *_: str | None) -> int:
         if action in (sqlite3.SQLITE_SELECT, sqlite3.SQLITE_RECURSIVE):
             return sqlite3.SQLITE_OK
-        if action == sqlite3.SQLITE_READ and (first or "").lower() in self._schema.tables:
+        table = (first or "").lower()
+        if action == sqlite3.SQLITE_READ and table in self._schema.tables:
+            return sqlite3.SQLITE_OK
+        # Counting the rows of a WITH table asks for no column of a table of that name.
+        is_counted = not second and not table.startswith(("sqlite_", "pragma_"))
+        if action == sqlite3.SQLITE_READ and is_counted:
             return sqlite3.SQLITE_OK
         if action == sqlite3.SQLITE_FUNCTION and (second or "").lower() in SAFE_FUNCTIONS:
             return sqlite3.SQLITE_OK
@@ -203,15 +212,18 @@ def _same_cell(expected: Cell, actual: Cell) -> bool:
     if isinstance(expected, float) or isinstance(actual, float):
         if not isinstance(expected, int | float) or not isinstance(actual, int | float):
             return False
-        return math.isclose(expected, actual, rel_tol=RELATIVE_TOLERANCE)
+        return math.isclose(
+            expected, actual, rel_tol=RELATIVE_TOLERANCE, abs_tol=_ABSOLUTE_TOLERANCE
+        )
     return expected == actual
 
 
 def _sort_key(row: Row) -> tuple[tuple[int, float, str], ...]:
+    """Put rows that are equal but for rounding at the same place: six digits decide."""
     return tuple(
         (0, 0.0, "")
         if cell is None
-        else (1, float(cell), "")
+        else (1, float(f"{cell:.6g}"), "")
         if isinstance(cell, int | float)
         else (2, 0.0, str(cell))
         for cell in row

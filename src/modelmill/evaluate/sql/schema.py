@@ -127,8 +127,7 @@ def _read_schema(connection: sqlite3.Connection) -> Schema:
         )
     ]
     if not names:
-        message = "no CREATE TABLE"
-        raise SchemaError(message)
+        raise SchemaError("no CREATE TABLE")
     tables = {name.lower(): _read_table(connection, name) for name in names}
     foreign_keys: dict[ColumnRef, ColumnRef] = {}
     for name in tables:

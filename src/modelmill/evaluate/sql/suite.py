@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from modelmill.evaluate.sql.databases import generate_database
+from modelmill.evaluate.sql.databases import Filling
 from modelmill.evaluate.sql.execution import (
     Answer,
     Database,
@@ -45,7 +45,7 @@ _FRUITLESS: Final = 40
 _SMALLEST_SUITE: Final = 4
 _FRESH_DATABASES: Final = 6
 """Databases of both queries' hints that a surviving prediction must also pass."""
-_FRESH_CANDIDATES: Final = 12
+_FRESH_CANDIDATES: Final = 60
 
 
 class _UnusableError(Exception):
@@ -202,6 +202,7 @@ class _Search:
         self._reference = reference
         self._hints = hints
         self._sandbox = sandbox
+        self._filling = Filling(schema, hints)
         self._ordered = _orders_rows(reference)
 
     def suite(self, candidates: Sequence[Mutation], rng: random.Random) -> Suite:
@@ -212,7 +213,7 @@ class _Search:
         for _ in range(_CANDIDATES):
             if fruitless > _FRUITLESS or (not alive and len(cases) >= _SMALLEST_SUITE):
                 break
-            database = generate_database(self._schema, self._hints, rng)
+            database = self._filling.database(rng)
             answer = stable_answer(self._sandbox, self._reference, database, ordered=self._ordered)
             if answer is None:
                 continue
@@ -239,7 +240,7 @@ class _Search:
         )
 
     def _runnable(self, candidates: Sequence[Mutation], rng: random.Random) -> list[Mutation]:
-        self._sandbox.load(generate_database(self._schema, self._hints, rng))
+        self._sandbox.load(self._filling.database(rng))
         return [mutation for mutation in candidates if self._runs(mutation)]
 
     def _runs(self, mutation: Mutation) -> bool:
@@ -280,11 +281,12 @@ def stable_answer(
 def _fresh_cases(suite: Suite, hints: Hints, sandbox: Sandbox) -> Iterator[Case]:
     seed = f"{canonical_text(suite.reference)}\0{sorted(map(repr, hints.values.items()))}"
     rng = random.Random(seed)  # noqa: S311 - no secret
+    filling = Filling(suite.schema, hints)
     found = 0
     for _ in range(_FRESH_CANDIDATES):
         if found == _FRESH_DATABASES:
             return
-        database = generate_database(suite.schema, hints, rng)
+        database = filling.database(rng)
         answer = stable_answer(sandbox, suite.reference, database, ordered=suite.ordered)
         if answer is not None:
             found += 1

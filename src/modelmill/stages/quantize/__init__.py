@@ -1,0 +1,71 @@
+"""QUANTIZE: a 16-bit model becomes one in fewer bits, checked in the files that were written.
+
+One module per method, all of one shape; this one chooses, carries the tokenizer and the
+prompt contract, and measures.
+"""
+
+import shutil
+from typing import Final
+
+from modelmill.models.open import open_config, open_tokenizer
+from modelmill.models.parameters import model_parameters
+from modelmill.models.prompt import contract_for, save_contract
+from modelmill.models.weights import make_readable, weight_bytes
+from modelmill.spec.plan import bits_of
+from modelmill.spec.records import Quantized
+from modelmill.spec.run import GptqSpec
+from modelmill.spec.settings import QuantizeSettings
+from modelmill.stages.quantize.written import Written
+from modelmill.stages.stage import Folders, Outcome, Pulse
+
+GENERATION_CONFIG: Final = "generation_config.json"
+
+
+def run(settings: QuantizeSettings, folders: Folders, pulse: Pulse) -> Outcome:
+    """Quantize `model` into the output folder.
+
+    Raises:
+        SpecError: the method does not fit this model.
+        DataError: too little to calibrate on, or the result lacks quantized layers.
+    """
+    written = _quantize(settings, folders, pulse)
+    _carry(settings, folders)
+    parameters = model_parameters(open_config(folders.inputs["model"]))
+    size_bytes = weight_bytes(folders.output)
+    return Outcome(
+        Quantized(
+            method=settings.quantize.method,
+            bits=bits_of(settings.quantize),
+            group_size=written.group_size,
+            modules=written.modules,
+            size_bytes=size_bytes,
+            parameters=parameters,
+            bits_per_weight=8 * size_bytes / parameters,
+            calibration_rows=written.calibration_rows,
+            calibration_tokens=written.calibration_tokens,
+        ),
+        effective=written.effective,
+    )
+
+
+def _quantize(settings: QuantizeSettings, folders: Folders, pulse: Pulse) -> Written:
+    """Import only the engine that is needed: each takes seconds."""
+    if isinstance(settings.quantize, GptqSpec):
+        from modelmill.stages.quantize import gptq  # noqa: PLC0415
+
+        return gptq.quantize(settings.quantize, settings, folders, pulse)
+    from modelmill.stages.quantize import bitsandbytes  # noqa: PLC0415
+
+    return bitsandbytes.quantize(settings.quantize, folders, pulse)
+
+
+def _carry(settings: QuantizeSettings, folders: Folders) -> None:
+    """Put beside the weights what a reader needs to use the model as it was trained."""
+    source = folders.inputs["model"]
+    tokenizer = open_tokenizer(source)
+    tokenizer.save_pretrained(folders.output)
+    save_contract(contract_for(source, tokenizer, settings.contract), folders.output)
+    generation = source / GENERATION_CONFIG
+    if generation.exists():
+        shutil.copyfile(generation, folders.output / GENERATION_CONFIG)
+    make_readable(folders.output)

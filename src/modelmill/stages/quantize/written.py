@@ -1,6 +1,9 @@
 """What every method reports about the files it wrote."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import JsonValue
 
 
 @dataclass(frozen=True)
@@ -12,3 +15,5 @@ class Written:
     group_size: int | None = None
     calibration_rows: int = 0
     calibration_tokens: int = 0
+    effective: Mapping[str, JsonValue] = field(default_factory=dict)
+    """What the device made of the settings."""

@@ -1,6 +1,16 @@
 """Hand-made queries over typed schemas: a reference, a way to say the same, a near miss."""
 
+import random
 from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelmill.evaluate.sql.execution import Database, QueryError, same_answer
+from modelmill.evaluate.sql.mutations import mutations_of
+from modelmill.evaluate.sql.suite import Suite, constants_of, is_equivalent, suite_for
+from modelmill.evaluate.sql.tokens import canonical_text, statements_of, tokens_of
 
 SHOP = """
 CREATE TABLE customers (id INTEGER PRIMARY KEY, name TEXT NOT NULL, city TEXT, joined DATE);
@@ -306,3 +316,86 @@ EXAMPLES = (
         "SELECT home, away FROM games WHERE season BETWEEN 2010 AND 2012 AND home_goals = 0",
     ),
 )
+
+
+def _suite(example: Example) -> Suite:
+    suite = suite_for(example.schema, example.reference)
+    assert isinstance(suite, Suite), suite
+    return suite
+
+
+def _accepts(suite: Suite, query: str) -> bool:
+    (statement,) = statements_of(tokens_of(query))
+    return is_equivalent(suite, statement)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.reference[:60])
+def test_reference_said_in_another_way_is_right(example: Example) -> None:
+    """A query that means the same scores as right, however it is written."""
+    assert _accepts(_suite(example), example.equivalent)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.reference[:60])
+def test_near_miss_is_wrong(example: Example) -> None:
+    """A query that is easily taken for the reference scores as wrong."""
+    assert not _accepts(_suite(example), example.wrong)
+
+
+def test_suites_catch_nearly_all_mutations() -> None:
+    """At least 95 % of all mutations are caught, equivalent ones counted as missed."""
+    suites = [_suite(example) for example in EXAMPLES]
+    caught = sum(suite.caught for suite in suites)
+    assert caught / sum(suite.mutations for suite in suites) >= 0.95
+
+
+def test_suite_does_not_depend_on_what_was_asked_before() -> None:
+    """The same schema and reference make the same databases, in any process and any order."""
+    example = EXAMPLES[2]
+    first = _suite(example)
+    suite_for.cache_clear()
+    assert _suite(example) == first
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(EXAMPLES), st.randoms(use_true_random=False))
+def test_mutation_that_changes_the_answer_is_wrong(example: Example, rng: random.Random) -> None:
+    """Every runnable mutation the control counts as caught scores as wrong."""
+    suite = _suite(example)
+    with suite.sandbox() as sandbox:
+        constants = constants_of(sandbox, suite.reference)
+    missed = {canonical_text(mutation.query) for mutation in suite.missed}
+    mutation = rng.choice(mutations_of(suite.schema, suite.reference, constants))
+    if canonical_text(mutation.query) in missed:
+        return
+    try:
+        is_right = is_equivalent(suite, mutation.query)
+    except QueryError:
+        is_right = False
+    assert not is_right
+
+
+def test_random_strings_catch_far_fewer_mutations() -> None:
+    """The control can fail: tables of unrelated random text hardly tell any query apart."""
+    rng = random.Random(0)
+    caught = total = 0
+    for example in EXAMPLES:
+        suite = _suite(example)
+        with suite.sandbox() as sandbox:
+            constants = constants_of(sandbox, suite.reference)
+            sandbox.load(_random_strings(suite, rng))
+            expected = sandbox.run(suite.reference)
+            for mutation in mutations_of(suite.schema, suite.reference, constants):
+                try:
+                    answer = sandbox.run(mutation.query)
+                except QueryError:
+                    continue
+                caught += not same_answer(expected, answer, ordered=suite.ordered)
+                total += 1
+    assert caught / total < 0.6
+
+
+def _random_strings(suite: Suite, rng: random.Random) -> Database:
+    return {
+        name: tuple(tuple(f"{rng.getrandbits(64):x}" for _ in table.columns) for _ in range(8))
+        for name, table in suite.schema.tables.items()
+    }

@@ -1,0 +1,62 @@
+"""The prompts two models are compared on, and the comparison.
+
+Knows token ids and logits; must not know which two models are compared or why.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from pydantic import ConfigDict
+from transformers import PreTrainedModel
+
+from modelmill.models.prompt import EncodedRow
+from modelmill.spec.records import Record
+
+PROBE: Final = "probe.jsonl"
+PROMPTS: Final = 8
+LONGEST: Final = 256
+"""Tokens of one prompt; keeps the comparison in seconds and 0.1 GB of memory."""
+POSITIONS: Final = 32
+"""The last so many positions are compared: where the completion is."""
+
+
+class ProbePrompt(Record):
+    """One prompt, as ids, so that no tokenizer can come between two models."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    input_ids: tuple[int, ...]
+
+
+def save_probe(rows: Sequence[EncodedRow], folder: Path) -> None:
+    """Write the first rows as probe prompts; of longer rows the beginning."""
+    with (folder / PROBE).open("w", encoding="utf-8") as lines:
+        for row in rows[:PROMPTS]:
+            prompt = ProbePrompt(input_ids=tuple(row.input_ids[:LONGEST]))
+            lines.write(prompt.model_dump_json() + "\n")
+
+
+def load_probe(folder: Path) -> tuple[ProbePrompt, ...]:
+    """Read the probe prompts of a fine-tune."""
+    with (folder / PROBE).open("rb") as lines:
+        return tuple(ProbePrompt.model_validate_json(line) for line in lines)
+
+
+@torch.inference_mode()
+def probe_logits(model: PreTrainedModel, prompts: Sequence[ProbePrompt]) -> torch.Tensor:
+    """Compute the logits at the prompts' last positions: float32, (positions, vocabulary).
+
+    One prompt at a time, so that padding cannot make two models differ.
+    """
+    logits = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt.input_ids], device=model.device)
+        logits.append(model(input_ids=ids, use_cache=False).logits[0, -POSITIONS:].float().cpu())
+    return torch.cat(logits)
+
+
+def distance(logits: torch.Tensor, other: torch.Tensor) -> float:
+    """Measure how far two logits are apart: the Euclidean norm over all positions."""
+    return float(torch.linalg.vector_norm((logits - other).double()))

@@ -1,0 +1,185 @@
+"""`report.html`: one page that needs nothing but itself.
+
+Knows how the document is told to a stranger; the words are in `templates/`.  Everything
+foreign passes through two guards on its way into the page: control characters are spelled
+out, and Jinja escapes the rest.  The page has no script and its policy forbids any.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from pydantic import JsonValue
+
+from modelmill.evaluate.scores import MetricName
+from modelmill.report import words
+from modelmill.report.curve import training_curve
+from modelmill.report.document import ReportDocument
+from modelmill.report.panels import gate_panel, metric_panels, size_panel, speed_panel
+from modelmill.report.table import method_words, metric_names, verdict_words
+from modelmill.report.timeline import PARTS, timeline
+from modelmill.spec.errors import meaning_of
+from modelmill.spec.records import Merged
+
+_TEMPLATE: Final = "report.html.j2"
+
+
+@dataclass(frozen=True)
+class SliceRow:
+    """One value of the slice field: its rows, and each model's score and interval."""
+
+    value: str
+    rows: int
+    cells: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class SliceGroup:
+    """The scores of one metric by the value of the slice field."""
+
+    title: str
+    rows: tuple[SliceRow, ...]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A named value in a list of facts."""
+
+    name: str
+    value: str
+
+
+def report_html(document: ReportDocument) -> bytes:
+    """Draw the page; equal documents give equal bytes."""
+    environment = Environment(
+        loader=PackageLoader("modelmill.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_harmless,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["json"] = _pretty
+    page = environment.get_template(_TEMPLATE).render(
+        document=document,
+        words=words,
+        base=document.models[0],
+        verdict_of={model.model: verdict_words(model, document) for model in document.models},
+        metric_names=metric_names(document),
+        method_words=method_words,
+        metrics=metric_panels(document),
+        size=size_panel(document),
+        speed=speed_panel(document),
+        gate=None if document.gate is None else gate_panel(document, document.gate),
+        slices=_slice_groups(document),
+        curve=training_curve(document),
+        merge=_merge_facts(document),
+        timeline=timeline(document),
+        parts=PARTS,
+        failed=[stage for stage in document.stages if stage.status == "failed"],
+        waiting=[stage for stage in document.stages if stage.status in ("skipped", "missing")],
+        adopted=[stage for stage in document.stages if stage.status == "adopted"],
+        warned=[stage for stage in document.stages if stage.warnings],
+        meaning_of=meaning_of,
+        excluded=_exclusions(document),
+        model_note=_model_note(document),
+    )
+    return page.encode()
+
+
+def _harmless(value: object) -> object:
+    """Spell out control characters in every value a template shows."""
+    if isinstance(value, Markup) or not isinstance(value, str):
+        return value
+    return words.visible(value)
+
+
+def _pretty(value: JsonValue) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def _model_note(document: ReportDocument) -> str:
+    model = document.lineage.settings["model"]
+    assert isinstance(model, dict)
+    return str(model["note"])
+
+
+def _slice_groups(document: ReportDocument) -> tuple[SliceGroup, ...]:
+    """Lay out one group per metric: values of the slice field downwards, models across."""
+    values = sorted({value for model in document.models for value in model.slices})
+    if not values:
+        return ()
+    return tuple(
+        SliceGroup(
+            title=words.metric_title(metric),
+            rows=tuple(_slice_row(document, metric, value) for value in values),
+        )
+        for metric in metric_names(document)
+    )
+
+
+def _slice_row(document: ReportDocument, metric: MetricName, value: str) -> SliceRow:
+    scores = [model.slices.get(value, {}).get(metric) for model in document.models]
+    return SliceRow(
+        value=value,
+        rows=max((score.n for score in scores if score is not None), default=0),
+        cells=tuple(
+            (words.NOTHING, "")
+            if score is None
+            else (
+                words.metric_value(metric, score.value),
+                words.metric_interval(metric, score.low, score.high),
+            )
+            for score in scores
+        ),
+    )
+
+
+def _merge_facts(document: ReportDocument) -> tuple[Fact, ...]:
+    return tuple(
+        fact
+        for stage in document.stages
+        if isinstance(stage.figures, Merged)
+        for fact in _proof(stage.figures)
+    )
+
+
+def _proof(figures: Merged) -> list[Fact]:
+    """Tell what the merge showed about itself."""
+    facts = [
+        Fact("Effect of the adapter", f"{100 * figures.effect:.1f} % of the base's logits"),
+        Fact(
+            "Merged model differs from adapter model by",
+            f"{100 * figures.difference:.2f} % of that effect "
+            f"(at most {100 * figures.bound:.0f} % allowed, {figures.dtype})",
+        ),
+        Fact("Checked on", words.counted(figures.prompts, "prompt")),
+    ]
+    if figures.training_distance is not None:
+        facts.append(
+            Fact(
+                "Distance to the model as it was trained, in 4 bits",
+                f"{100 * figures.training_distance:.1f} % of that effect",
+            )
+        )
+    return facts
+
+
+def _exclusions(document: ReportDocument) -> tuple[Fact, ...]:
+    """List the rows that metrics left out, for all models at once where they agree."""
+    found: dict[tuple[MetricName, str, int], list[str]] = {}
+    for model in document.models:
+        for metric, score in model.metrics.items():
+            for reason, rows in score.excluded.items():
+                found.setdefault((metric, reason, rows), []).append(model.model)
+    return tuple(
+        Fact(
+            words.metric_title(metric),
+            f"{words.counted(rows, 'row')} left out for "
+            f"{'every model' if len(names) == len(document.models) else words.listing(names)}: "
+            f"{reason}",
+        )
+        for (metric, reason, rows), names in found.items()
+    )

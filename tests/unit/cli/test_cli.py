@@ -1,0 +1,82 @@
+"""The command line starts fast, says what is wrong, and ends with the right code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GOOD = """\
+model: {source: model}
+data: {test: test.jsonl, template: {prompt: "{question}", completion: "{answer}"}}
+"""
+
+
+def modelmill(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user would."""
+    return subprocess.run(
+        [sys.executable, "-m", "modelmill", *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """Help and shell completion are for people who wait."""
+    code = (
+        "import sys; sys.argv = ['modelmill', '--help']\n"
+        "from modelmill.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'boto3', 'torch', 'kubernetes', 'transformers', 'pydantic', 'rich', 'numpy'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stderr.strip() == "[]"
+
+
+def test_good_file_is_said_to_be_good(tmp_path: Path) -> None:
+    """Data goes to stdout, talk to stderr."""
+    (tmp_path / "run.yaml").write_text(GOOD, encoding="utf-8")
+    ended = modelmill("validate", "run.yaml", "-o", "json", folder=tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads(ended.stdout)["model"]["source"] == "model"
+
+
+def test_wrong_file_ends_with_64_and_all_problems(tmp_path: Path) -> None:
+    """No traceback, no half answer."""
+    (tmp_path / "run.yaml").write_text(GOOD + "sed: 1\nseed: x\n", encoding="utf-8")
+    ended = modelmill("validate", "run.yaml", folder=tmp_path)
+    assert ended.returncode == 64
+    assert ended.stdout == ""
+    assert "did you mean 'seed'?" in ended.stderr or "unknown key" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("validate", "nothing.yaml"), 66, "no such file"),
+        (("status", "run", "--store", "bucket"), 64, "s3://"),
+        (("run", "run.yaml", "--name", "Not_A_Name"), 64, "lower-case"),
+        (("nonsense",), 2, "No such command"),
+    ],
+)
+def test_wrong_command_says_what_to_do(
+    tmp_path: Path, arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    """Each cause has its own code and its own words."""
+    (tmp_path / "run.yaml").write_text(GOOD, encoding="utf-8")
+    ended = modelmill(*arguments, folder=tmp_path)
+    assert ended.returncode == code, ended.stderr
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_version_is_the_package_version(tmp_path: Path) -> None:
+    """One number for everything."""
+    ended = modelmill("version", "-o", "json", folder=tmp_path)
+    assert json.loads(ended.stdout) == {"modelmill": "0.1.0"}

@@ -1,0 +1,65 @@
+"""The entrypoint turns every end of a stage into one exit code and words."""
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from modelmill.spec.errors import SpecError, UnsafeArtifact
+from modelmill.stages.entrypoint import as_failure, read_environment
+from modelmill.stages.machine import check_space
+from modelmill.stages.pulse import StopRequested
+
+ASKED = {
+    "MODELMILL_STORE": "s3://bucket",
+    "MODELMILL_RUN": "run",
+    "MODELMILL_STAGE": "merge",
+    "MODELMILL_PLAN_SHA256": "0" * 64,
+}
+
+
+def test_missing_variables_are_named_together() -> None:
+    """A container that is set up wrongly says everything that is missing."""
+    with pytest.raises(SpecError) as caught:
+        read_environment({"MODELMILL_RUN": "run", "MODELMILL_WORK_BYTES": "10Gi"})
+    assert [problem.key for problem in caught.value.problems] == [
+        "MODELMILL_STORE",
+        "MODELMILL_STAGE",
+        "MODELMILL_PLAN_SHA256",
+        "MODELMILL_WORK_BYTES",
+    ]
+
+
+def test_attempt_gets_a_name_where_nobody_gave_one() -> None:
+    """A container started by hand works like one that a conductor started."""
+    first, second = read_environment(ASKED), read_environment(ASKED)
+    assert first.attempt != second.attempt
+    assert read_environment({**ASKED, "MODELMILL_ATTEMPT": "mine"}).attempt == "mine"
+
+
+class OutOfMemoryError(RuntimeError):
+    """What torch raises, by name: the entrypoint must not import torch to know it."""
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (UnsafeArtifact("no"), 76),
+        (StopRequested(), 75),
+        (KeyboardInterrupt(), 75),
+        (MemoryError(), 78),
+        (OutOfMemoryError("CUDA out of memory"), 78),
+        (OSError(errno.ENOSPC, "No space left on device", "/work/x"), 78),
+        (ValueError("surprise"), 70),
+    ],
+)
+def test_every_error_has_its_code(error: BaseException, code: int) -> None:
+    """The conductor decides by codes, so none may be wrong."""
+    assert as_failure(error).exit_code == code
+
+
+def test_stage_that_cannot_fit_says_both_sizes(tmp_path: Path) -> None:
+    """What is needed and what is there, before a byte is pulled."""
+    with pytest.raises(Exception, match=r"2 MiB of disk and 1 MiB are free"):
+        check_space(tmp_path, 2 * 2**20, 2**20)
+    check_space(tmp_path, 2**10, None)
