@@ -1,7 +1,6 @@
 #!/bin/sh
 # Make one local environment from the lock that its image ships.
 #   images/environment.sh light|train|quantize|dev FOLDER
-# uv is taken from PATH, or from the package index into .modelmill/uv.
 set -eu
 cd "$(dirname "$0")/.."
 name=$1 folder=$2
@@ -12,15 +11,10 @@ case $name in
     dev) lock=tests/requirements.lock ;;
     *) echo "There is no environment '$name'; known: light, train, quantize, dev" >&2; exit 64 ;;
 esac
-export UV_PYTHON_DOWNLOADS=never
-uv=$(command -v uv) || {
-    uv=.modelmill/uv/bin/uv
-    [ -x "$uv" ] || { python3 -m venv .modelmill/uv && .modelmill/uv/bin/pip install --quiet uv; }
-}
 digest=$(cat "$lock" pyproject.toml | sha256sum)
 [ "$(cat "$folder/.made-from" 2>/dev/null)" = "$digest" ] && exit 0
 echo "Making the $name environment from $lock" >&2
-[ -x "$folder/bin/python" ] || "$uv" venv --quiet --no-project --python 3 "$folder"
-"$uv" pip sync --quiet --python "$folder/bin/python" --require-hashes "$lock"
-"$uv" pip install --quiet --python "$folder/bin/python" --no-deps --editable .
+[ -x "$folder/bin/python" ] || images/uv.sh venv --quiet --no-project --python 3 "$folder"
+images/uv.sh pip sync --quiet --python "$folder/bin/python" --require-hashes "$lock"
+images/uv.sh pip install --quiet --python "$folder/bin/python" --no-deps --editable .
 echo "$digest" > "$folder/.made-from"

@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 compile() {
     output=$1
     shift
-    uv pip compile pyproject.toml "$@" --quiet --universal --generate-hashes --python-version 3.11 \
+    images/uv.sh pip compile pyproject.toml "$@" --quiet --universal --generate-hashes --python-version 3.11 \
         --custom-compile-command "make locks" --output-file "$output"
 }
 compile images/light/requirements.lock --extra local --extra report

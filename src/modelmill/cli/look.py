@@ -112,10 +112,10 @@ def logs(run: str, stage: str | None, follow: bool, home: Path, store_url: str |
 @output_option
 def report(run: str, folder: Path, home: Path, store_url: str | None, output: str) -> None:
     """Fetch the newest report of RUN and print its summary."""
-    from modelmill.cli.show import print_table
+    from modelmill.cli.show import WORDS_COLUMNS, print_table
     from modelmill.conduct.place import opened
     from modelmill.conduct.standing import fetch_report
-    from modelmill.report.table import NUMBERS_FROM, summary_table
+    from modelmill.report.table import summary_table
 
     with opened(home, store_url) as place:
         document, html = fetch_report(place.store, run, folder / run)
@@ -123,7 +123,7 @@ def report(run: str, folder: Path, home: Path, store_url: str | None, output: st
         click.echo((html.parent / "report.json").read_text(encoding="ascii"))
         return
     table = summary_table(document)
-    print_table(table.columns, table.rows, NUMBERS_FROM)
+    print_table(table.columns, table.rows, WORDS_COLUMNS)
     click.echo()
     click.echo(document.headline)
     click.echo(str(html))

@@ -9,6 +9,9 @@ import click
 if TYPE_CHECKING:
     from modelmill.conduct.local_run import Ended
 
+WORDS_COLUMNS = 2
+"""Of the summary table; the others hold numbers and are aligned right."""
+
 
 def print_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], numbers_from: int | None = None
@@ -40,7 +43,7 @@ def print_table(
 
 def print_summary(ended: "Ended") -> None:
     """Print how a run came out: the models, the gate, failures, and where the report is."""
-    from modelmill.report.table import NUMBERS_FROM, summary_table
+    from modelmill.report.table import summary_table
     from modelmill.spec.errors import meaning_of
 
     if ended.verdict.superseded:
@@ -55,7 +58,7 @@ def print_summary(ended: "Ended") -> None:
         return
     table = summary_table(ended.report)
     click.echo()
-    print_table(table.columns, table.rows, NUMBERS_FROM)
+    print_table(table.columns, table.rows, WORDS_COLUMNS)
     click.echo()
     click.echo(ended.report.headline)
     if ended.report.gate is not None:

@@ -11,6 +11,8 @@ from typing import Final
 LOG_FROM: Final = 8.0
 """Positive values that span more than this factor are drawn on a logarithmic scale."""
 _DECIMALS: Final = 12
+_SMALLEST: Final = 1e-6
+"""Of a span, as a share of its values; below it there is nothing to see."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,15 @@ SHARES: Final = Axis(0.0, 1.0, (0.0, 0.5, 1.0))
 def axis_over(values: Sequence[float], most_ticks: int = 5) -> Axis:
     """Lay a scale over values, logarithmic where they are positive and far apart."""
     low, high = min(values), max(values)
-    if low > 0 and high / low > LOG_FROM:
+    if low >= _SMALLEST and high / low > LOG_FROM:
         return _logarithmic(low, high)
     return linear_axis(low, high, most_ticks)
 
 
 def linear_axis(low: float, high: float, most_ticks: int = 5) -> Axis:
     """Lay a linear scale that starts and ends at a tick."""
-    if high <= low:
-        margin = abs(low) / 2 or 1.0
+    if high - low <= _SMALLEST * max(1.0, abs(low), abs(high)):
+        margin = max(abs(low) / 2, 0.5)
         low, high = low - margin, high + margin
     step = _round_step((high - low) / (most_ticks - 1))
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)

@@ -9,13 +9,16 @@ from typing import Final
 from modelmill.evaluate.gate import Outcome
 from modelmill.evaluate.scores import MetricName
 from modelmill.report import words
-from modelmill.report.document import ModelEntry, Score
+from modelmill.report.document import ModelEntry
 from modelmill.report.judge import Judgement
 
-HIGHER_IS_BETTER: Final[Mapping[MetricName, bool]] = {
-    "nll": False,
-    "exact_match": True,
-    "sql_execution": True,
+_TUNED: Final[Mapping[Outcome, str]] = {
+    "good": "Fine-tuning improved {metric} from {before} to {after}",
+    "bad": "Fine-tuning made {metric} worse, from {before} to {after}",
+    "undecided": (
+        "{metric} went from {before} to {after} by fine-tuning, "
+        "which the test rows cannot tell from chance"
+    ),
 }
 _TOLD: Final[Mapping[Outcome | None, tuple[str, str]]] = {
     "good": ("passes the gate", "pass the gate"),
@@ -31,7 +34,7 @@ def headline(judgement: Judgement, models: Sequence[ModelEntry]) -> str:
     by_name = {model.model: model for model in models}
     metric = judgement.deciding_metric
     parts = [
-        "" if metric is None else _tuning(metric, by_name["base"], by_name.get("merged")),
+        "" if metric is None else _tuning(judgement, metric, by_name),
         _verdicts(by_name, judgement),
     ]
     told = [part for part in parts if part]
@@ -40,31 +43,17 @@ def headline(judgement: Judgement, models: Sequence[ModelEntry]) -> str:
     return f"{'; '.join(told)}."
 
 
-def _tuning(metric: MetricName, base: ModelEntry, merged: ModelEntry | None) -> str:
-    before = base.metrics.get(metric)
+def _tuning(judgement: Judgement, metric: MetricName, by_name: Mapping[str, ModelEntry]) -> str:
+    before = by_name["base"].metrics.get(metric)
     if before is None:
         return ""
-    name = words.metric_title(metric)
-    if merged is None:
-        return f"{name} of the base is {words.metric_value(metric, before.value)}"
-    after = merged.metrics.get(metric)
-    if after is None:
-        return ""
-    change = _change(metric, before, after)
-    return (
-        f"Fine-tuning {change} {name} from {words.metric_value(metric, before.value)} "
-        f"to {words.metric_value(metric, after.value)}"
+    name, value = words.metric_title(metric), words.metric_value(metric, before.value)
+    after = by_name["merged"].metrics.get(metric) if "merged" in by_name else None
+    if after is None or judgement.tuning is None:
+        return f"{name} of the base is {value}"
+    return _TUNED[judgement.tuning].format(
+        metric=name, before=value, after=words.metric_value(metric, after.value)
     )
-
-
-def _change(metric: MetricName, before: Score, after: Score) -> str:
-    """Choose the verb; a change within both intervals is not called one."""
-    overlap = after.low <= before.high and before.low <= after.high
-    if overlap:
-        return "did not clearly move"
-    up = after.value > before.value
-    verb = "raised" if up else "lowered"
-    return verb if up == HIGHER_IS_BETTER[metric] else f"made things worse: it {verb}"
 
 
 def _verdicts(by_name: Mapping[str, ModelEntry], judgement: Judgement) -> str:

@@ -71,6 +71,8 @@ class Judgement:
     controls: tuple[Control, ...]
     deciding_metric: MetricName | None
     """The first that was computed; what the headline speaks of."""
+    tuning: Outcome | None
+    """Whether merged is better (`good`) or worse (`bad`) than base by that metric."""
     sample_metric: MetricName | None
     """What calls a single answer right or wrong."""
     right: Mapping[str, Mapping[int, bool]]
@@ -98,6 +100,7 @@ def judge(facts: RunFacts) -> Judgement:
         gate=gate_entry,
         controls=_controls(chosen),
         deciding_metric=computed[0] if computed else None,
+        tuning=_tuning(facts, chosen, computed[0]) if computed else None,
         sample_metric=readers[0] if readers else None,
         right=_right(chosen, readers[0]) if readers else {},
     )
@@ -168,6 +171,15 @@ def _verdicts(facts: RunFacts, chosen: Mapping[str, Asked]) -> dict[str, Verdict
     scores = {name: asked.scores[gate.metric] for name, asked in chosen.items()}
     given = give_verdicts(scores, gate.against, gate.max_worse, facts.plan.report.seed)
     return {verdict.model: verdict for verdict in given}
+
+
+def _tuning(facts: RunFacts, chosen: Mapping[str, Asked], metric: MetricName) -> Outcome | None:
+    """Hold merged against base as a gate that allows no loss at all would."""
+    scores = {name: chosen[name].scores[metric] for name in ("base", "merged") if name in chosen}
+    if len(scores) < 2:  # noqa: PLR2004 - both of them
+        return None
+    (verdict,) = give_verdicts(scores, "base", 0.0, facts.plan.report.seed)
+    return verdict.verdict
 
 
 def _judged(

@@ -167,7 +167,9 @@ def _segments(stage: StageEntry, span: Span, place: Interval, clock: _Clock) -> 
 
 def _segment(part: str, start: float, end: float, clock: _Clock, text: str) -> Segment:
     left = clock.place(start)
-    return Segment(part=part, left=left, width=round(clock.place(end) - left, 3), text=text)
+    return Segment(
+        part=part, left=left, width=round(max(0.0, clock.place(end) - left), 3), text=text
+    )
 
 
 def _traffic(stage: StageEntry) -> str:

@@ -58,7 +58,7 @@ class Mutation:
 
 
 def mutations_of(schema: Schema, query: Tokens, constants: Constants) -> tuple[Mutation, ...]:
-    """List the mutations of a query, each text once, never the query itself."""
+    """List the mutations of a query that SQLite accepts, each text once, never the query itself."""
     seen = {canonical_text(query)}
     found: list[Mutation] = []
     for mutation in _all_mutations(schema, query, constants):
