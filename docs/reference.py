@@ -5,7 +5,8 @@ Knows Markdown and where each fact lives; holds none of its own.
 
 import ast
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from types import ModuleType
 from typing import Final
 
@@ -24,6 +25,7 @@ Everything a user can write or will read, drawn from the code that reads and wri
 
 - [The run: `run.yaml`](#the-run-runyaml)
 - [The profile](#the-profile)
+- [The report](#the-report)
 - [Commands](#commands)
 - [Exit codes](#exit-codes)
 - [Environment variables](#environment-variables)
@@ -33,8 +35,8 @@ RUN: Final = """\
 ## The run: `run.yaml`
 
 YAML 1.2 or JSON, at most 64 KiB.  An unknown key is an error.  As a schema for editors and
-other programs: [run.schema.json](run.schema.json).  Keys carry the names of TRL and PEFT; one
-without words here is passed to them as it is.
+other programs: [run.schema.json](run.schema.json).  Keys carry the names of TRL, PEFT,
+GPTQModel and bitsandbytes; one without words here is passed to them as it is.
 """
 
 PROFILE: Final = """\
@@ -42,6 +44,13 @@ PROFILE: Final = """\
 
 What the place offers, in a file of its own (`--profile FILE`).  As a schema:
 [profile.schema.json](profile.schema.json).
+"""
+
+REPORT: Final = """\
+## The report
+
+`report.json` holds everything that `report.html` and `report.md` show.  Its keys are in
+[report.schema.json](report.schema.json); keys are added, never renamed.
 """
 
 COMMANDS: Final = """\
@@ -79,6 +88,7 @@ def reference_page(run: Schema, profile: Schema) -> str:
         *_keys(run),
         PROFILE,
         *_keys(profile),
+        REPORT,
         COMMANDS,
         *_commands(cli, click.Context(cli, info_name="modelmill", **cli.context_settings)),
         EXIT_CODES,
@@ -112,9 +122,9 @@ def _commands(command: click.Command, context: click.Context) -> Iterator[str]:
     yield f"### `{context.command_path}`\n"
     yield f"{_sentence(command.help)}\n"
     yield f"    {usage}\n"
-    records = [each.get_help_record(context) for each in command.get_params(context)]
-    cells = [(f"`{option}`", about) for option, about in filter(None, records)]
-    yield _table(("option", "meaning"), cells)
+    options = [each for each in command.params if isinstance(each, click.Option)]
+    records = filter(None, (each.get_help_record(context) for each in options))
+    yield _table(("option", "meaning"), [(f"`{option}`", about) for option, about in records])
 
 
 def _exit_codes() -> Iterator[Sequence[str]]:
@@ -156,7 +166,7 @@ def attribute_docstrings(module: ModuleType, owner: str = "") -> Mapping[str, st
             each.body for each in body if isinstance(each, ast.ClassDef) and each.name == owner
         ]
     found = {}
-    for statement, following in zip(body, body[1:], strict=False):
+    for statement, following in pairwise(body):
         match statement, following:
             case (
                 ast.AnnAssign(target=ast.Name(id=name)) | ast.Assign(targets=[ast.Name(id=name)]),
@@ -176,7 +186,7 @@ def _sentence(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
-def _table(heads: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> str:
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [heads, ["---"] * len(heads), *rows]
     return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
 

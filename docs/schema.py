@@ -19,10 +19,13 @@ _BOUNDS: Final = {
     "exclusiveMinimum": "above {}",
     "maximum": "at most {}",
     "exclusiveMaximum": "below {}",
-    "minItems": "at least {}",
+    "minItems": "at least {} of them",
     "pattern": "matching `{}`",
 }
 """JSON schema's words for limits, and ours."""
+
+_KINDS: Final = {"object": "mapping", "string": "text", "integer": "whole number"}
+"""JSON schema's words for types, where ours are others."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def sections(schema: Schema) -> Iterator[Section]:
         for form in forms:
             path = f"{name}[]" if is_list else name
             rows = tuple(_rows(form, f"{path}.", schema))
-            title = name if len(forms) == 1 else f"{name}: {_form_name(form)}"
+            title = name if len(forms) == 1 else f"{name} with {_form_name(form)}"
             yield Section(title, _presence(name, node, schema) + _about(form), rows)
     if plain:
         yield Section("At the top", "", tuple(plain))
@@ -71,8 +74,8 @@ def _presence(name: str, node: Schema, schema: Schema) -> str:
     if name in _required(schema):
         return "Required. "
     if node.get("type") == "array":
-        return "A list. "
-    return "Left out, it does not take place. " if node.get("default", ...) is None else ""
+        return "An item of a list. "
+    return "Left out, there is none. " if node.get("default", ...) is None else ""
 
 
 def _rows(mapping: Schema, path: str, schema: Schema) -> Iterator[KeyRow]:
@@ -90,7 +93,9 @@ def _rows(mapping: Schema, path: str, schema: Schema) -> Iterator[KeyRow]:
 
 def _row(key: str, node: Schema, schema: Schema, *, is_required: bool) -> KeyRow:
     about = _text(node.get("description"))
-    if not about:
+    if not about and is_required and "const" in node:
+        about = "Chooses this form."
+    elif not about:
         about = " ".join(_about(form) for form in _mappings(node, schema))
     if is_required:
         default = "**required**"
@@ -102,21 +107,34 @@ def _row(key: str, node: Schema, schema: Schema, *, is_required: bool) -> KeyRow
 
 
 def _type(node: Schema, schema: Schema) -> str:
-    members = node.get("anyOf") or node.get("oneOf")
-    if isinstance(members, list):
-        kinds = [_type(member, schema) for member in members if isinstance(member, dict)]
-        return " or ".join(dict.fromkeys(kind for kind in kinds if kind != "null"))
-    if "$ref" in node:
-        return _type(_resolved(node, schema), schema)
-    choices = node.get("enum", [node["const"]] if "const" in node else None)
-    if isinstance(choices, list):
-        return _listing([f"`{choice}`" for choice in choices])
+    members = [_resolved(each, schema) for each in _members(node) or (node,)]
+    choices = [f"`{choice}`" for member in members for choice in _choices(member)]
+    kinds = [
+        _kind(member, schema)
+        for member in members
+        if not _choices(member) and member.get("type") != "null"
+    ]
+    if "number" in kinds:
+        kinds = [kind for kind in kinds if kind != _KINDS["integer"]]
+    return _listing([*choices, *dict.fromkeys(kinds)]) + (_limits(node) if len(members) > 1 else "")
+
+
+def _kind(node: Schema, schema: Schema) -> str:
     kind = _text(node.get("type"))
-    if kind == "array":
-        items = node.get("items")
-        kind = f"list of {_type(items, schema) if isinstance(items, dict) else 'anything'}"
+    items = node.get("items")
+    if isinstance(items, dict):
+        return f"list of {_type(items, schema)}s{_limits(node)}"
+    return _KINDS.get(kind, kind) + _limits(node)
+
+
+def _choices(node: Schema) -> Sequence[JsonValue]:
+    choices = node.get("enum", [node["const"]] if "const" in node else None)
+    return choices if isinstance(choices, list) else ()
+
+
+def _limits(node: Schema) -> str:
     limits = [words.format(node[word]) for word, words in _BOUNDS.items() if word in node]
-    return ", ".join([{"object": "mapping"}.get(kind, kind), *limits])
+    return f" ({', '.join(limits)})" if limits else ""
 
 
 def _listing(words: Sequence[str]) -> str:
@@ -128,14 +146,17 @@ def _mappings(node: Schema, schema: Schema) -> Iterator[Schema]:
     here = _resolved(node, schema)
     if "properties" in here or here.get("additionalProperties") is False:
         yield here
-    for word in ("anyOf", "oneOf"):
-        members = here.get(word)
-        for member in members if isinstance(members, list) else ():
-            if isinstance(member, dict):
-                yield from _mappings(member, schema)
+    for member in _members(here):
+        yield from _mappings(member, schema)
     items = here.get("items")
     if isinstance(items, dict):
         yield from _mappings(items, schema)
+
+
+def _members(node: Schema) -> Sequence[Schema]:
+    """List the alternatives of a union; nothing where there is one form only."""
+    members = node.get("anyOf") or node.get("oneOf")
+    return [each for each in members if isinstance(each, dict)] if isinstance(members, list) else ()
 
 
 def _resolved(node: Schema, schema: Schema) -> Schema:
@@ -161,11 +182,12 @@ def _required(mapping: Schema) -> Sequence[JsonValue]:
 
 
 def _form_name(form: Schema) -> str:
-    """Name a form by its constants, such as `method: gptq`."""
-    named = [
-        f"{name}: {node['const']}" for name, node in _properties(form).items() if "const" in node
-    ]
-    return ", ".join(named)
+    """Name a form by what tells it from the others, such as `method: gptq`."""
+    return ", ".join(
+        f"{name}: {node['const']}"
+        for name, node in _properties(form).items()
+        if "const" in node and name in _required(form)
+    )
 
 
 def _about(mapping: Schema) -> str:

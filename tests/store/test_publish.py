@@ -7,7 +7,6 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from tests.store.conftest import ManifestMaker, Proxy, Publisher
 
 from modelmill.spec.errors import DataError, UnsafeArtifact
 from modelmill.spec.records import FileRecord, Manifest
@@ -19,9 +18,10 @@ from modelmill.store.artifact import (
     read_manifest,
 )
 from modelmill.store.s3 import Store
+from tests.store.conftest import ManifestMaker, Proxy, Publisher
 
-WRITERS = 6
-KEYS = 12
+WRITERS = 4
+KEYS = 8
 
 Commit = Callable[[Store, Manifest], Published]
 
@@ -126,10 +126,10 @@ def test_commit_when_the_store_is_busy(
     behind: Store, proxy: Proxy, make_manifest: ManifestMaker
 ) -> None:
     """A burst of 503 longer than the SDK's own patience does not end a commit."""
-    proxy.plan("PUT", "503", times=6)
+    proxy.plan("PUT", "503", times=4)
 
     assert commit(behind, make_manifest("key")).state == "won"
-    assert proxy.applied == ["503"] * 6
+    assert proxy.applied == ["503"] * 4
 
 
 def test_commit_again(store: Store, make_manifest: ManifestMaker) -> None:

@@ -3,20 +3,20 @@ import random
 from pathlib import Path
 
 import pytest
-from tests.store.conftest import Proxy, Publisher
 
 from modelmill.spec.errors import DigestMismatch, InputMissing, UnsafeArtifact
 from modelmill.spec.records import FileRecord
 from modelmill.store.artifact import attempt_prefix, pull, stage_files, verify
 from modelmill.store.s3 import Store
 from modelmill.store.transfer import PART_BYTES, download, upload
+from tests.store.conftest import Proxy, Publisher
 
-BIG_BYTES = 2 * PART_BYTES + 12_345
+BIG_BYTES = PART_BYTES + 12_345
 
 
 @pytest.fixture(scope="module")
 def big(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make a file of three parts."""
+    """Make a file of two parts."""
     path = tmp_path_factory.mktemp("big") / "model.safetensors"
     path.write_bytes(random.Random(0).randbytes(BIG_BYTES))
     return path
@@ -94,12 +94,12 @@ def test_pull_of_changed_bytes(
 
 @pytest.mark.parametrize("size_bytes", [100, BIG_BYTES])
 def test_download_when_a_bit_flips_on_the_wire(
-    store: Store, behind: Store, proxy: Proxy, big: Path, tmp_path: Path, size_bytes: int
+    behind: Store, proxy: Proxy, big: Path, tmp_path: Path, size_bytes: int
 ) -> None:
     """Damage on the wire costs a second reading and is never accepted."""
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(big.read_bytes()[:size_bytes])
-    record = upload(store, "file", source)
+    record = upload(behind, "file", source)
     proxy.plan("GET", "flip down")
 
     download(behind, "file", target, record)
@@ -155,10 +155,8 @@ def test_pull_of_deleted_file(store: Store, publish: Publisher, tmp_path: Path) 
     with pytest.raises(DigestMismatch, match="is gone"):
         pull(store, committed, tmp_path / "out")
 
-    assert verify(store, committed) == (
-        f"{store.url}/{prefix}/a: The stored object is gone or has been replaced; "
-        "1 bytes were expected",
-    )
+    (problem,) = verify(store, committed)
+    assert problem.startswith(f"{store.url}/{prefix}/a: The stored object is gone")
 
 
 def test_pull_of_parts(store: Store, publish: Publisher, tmp_path: Path) -> None:
@@ -174,9 +172,7 @@ def test_pull_of_parts(store: Store, publish: Publisher, tmp_path: Path) -> None
     assert found == {file.path for file in pulled} == {"adapter/a", "adapter/b", "prompt.json"}
 
 
-def test_pull_of_a_part_that_is_not_there(
-    store: Store, publish: Publisher, tmp_path: Path
-) -> None:
+def test_pull_of_a_part_that_is_not_there(store: Store, publish: Publisher, tmp_path: Path) -> None:
     """A part that matches nothing is an error that names what there is."""
     committed = publish(store, "key", {"adapter/a": b"1"})
 

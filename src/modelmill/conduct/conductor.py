@@ -8,7 +8,7 @@ import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
 from modelmill.conduct.backend import Attempt, Backend, Order
@@ -30,10 +30,13 @@ from modelmill.spec.plan import Plan, Stage, report_digest
 from modelmill.spec.profile import Profile
 from modelmill.spec.records import Event, Progress, RunRecord
 from modelmill.store.artifact import Committed, check_ancestry, read_manifest
+from modelmill.store.checkpoint import read_live
 from modelmill.store.runs import append_event, put_log, read_run, update_run
 from modelmill.store.s3 import Store
 
 TICK_SECONDS: Final = 0.2
+YOUNG: Final = timedelta(minutes=2)
+"""Progress is told every 15 s; who has been silent for longer has died without a word."""
 HEARTBEAT_SECONDS: Final = 15.0
 LOOK_SECONDS: Final = 10.0
 """How often to look whether another run has committed what this one waits for."""
@@ -84,6 +87,7 @@ class Conductor:
     watcher: Watcher
     _sound: dict[str, Committed] = field(default_factory=dict)
     _broken: dict[str, str] = field(default_factory=dict)
+    _elsewhere: set[str] = field(default_factory=set)
     _ended: set[str] = field(default_factory=set)
     _said: set[str] = field(default_factory=set)
     _looked: float = -LOOK_SECONDS
@@ -144,6 +148,7 @@ class Conductor:
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return
         self._looked = time.monotonic()
+        self._elsewhere.clear()
         for stage in self.given.plan.stages:
             if stage.name not in self._sound and stage.name not in self._broken:
                 self._look_at(stage, attempts)
@@ -151,6 +156,9 @@ class Conductor:
     def _look_at(self, stage: Stage, attempts: tuple[Attempt, ...]) -> None:
         committed = read_manifest(self.given.store, stage.kind, stage.key)
         if committed is None:
+            live = read_live(self.given.store, stage.key)
+            if live is not None and live.run != self.given.run and is_young(live.time):
+                self._elsewhere.add(stage.name)
             return
         try:
             check_ancestry(self.given.store, committed)
@@ -174,6 +182,7 @@ class Conductor:
             ),
             committed=frozenset(self._sound) - {REPORT},
             broken=frozenset(self._broken),
+            elsewhere=frozenset(self._elsewhere),
             attempts=attempts,
             max_parallel=self.given.profile.max_parallel,
             max_attempts=self.given.profile.max_attempts,
@@ -270,6 +279,11 @@ class Conductor:
         )
         append_event(self.given.store, self.given.run, event)
         self.watcher.happened(event)
+
+
+def is_young(time: str) -> bool:
+    """Tell whether what was told then can still be believed."""
+    return datetime.now(UTC) - datetime.fromisoformat(time) < YOUNG
 
 
 def now() -> str:

@@ -49,6 +49,8 @@ class View:
     """Stages whose key is committed with sound lineage."""
     broken: frozenset[str] = frozenset()
     """Stages whose commit was made from inputs that are no longer the committed ones."""
+    elsewhere: frozenset[str] = frozenset()
+    """Stages whose key another run is computing right now."""
     attempts: tuple[Attempt, ...] = ()
     report_key: str = ""
     """What the report must cover; known once every stage is settled."""
@@ -134,6 +136,7 @@ def _state(stage: Planned, view: View, before: Mapping[str, State]) -> tuple[Sta
     if failed:
         return State.FAILED, code
     is_ready = all(before[need] is State.DONE for need in stage.needs)
+    is_ready = is_ready and stage.name not in view.elsewhere
     return (State.READY if is_ready else State.WAITING), 0
 
 

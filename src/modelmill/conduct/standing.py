@@ -6,8 +6,9 @@ What `plan`, `status` and `artifacts` print; knows nothing about how.
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
+from modelmill.conduct.conductor import is_young
 from modelmill.report.document import ReportDocument
 from modelmill.spec.errors import InputMissing, LineageBroken
 from modelmill.spec.names import COMMITTED, Kind, report_key, run_prefix
@@ -31,9 +32,6 @@ from modelmill.store.runs import (
     read_run,
 )
 from modelmill.store.s3 import Store
-
-LIVE_FOR: Final = timedelta(minutes=2)
-"""Progress is told every 15 s; what is older than this has died without a word."""
 
 
 class PlanRow(Record):
@@ -127,7 +125,7 @@ def run_row(store: Store, run: str) -> RunRow:
         InputMissing: there is no such run.
     """
     record, plan = find_run(store, run)
-    is_live = _age(record.heartbeat) < LIVE_FOR
+    is_live = is_young(record.heartbeat)
     events = read_events(store, run)
     stages = tuple(_stage_row(store, run, stage, events) for stage in plan.stages)
     return RunRow(
@@ -205,7 +203,7 @@ def _stage_row(store: Store, run: str, stage: Stage, events: tuple[Event, ...]) 
         return StageRow(stage=stage.name, key=stage.key, state="waiting")
     if last.event == "started":
         told = progress.time if progress is not None else last.time
-        is_live = min(_age(told), _age(last.time)) < LIVE_FOR
+        is_live = is_young(max(told, last.time))
         return StageRow(
             stage=stage.name,
             key=stage.key,

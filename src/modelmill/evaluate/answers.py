@@ -51,7 +51,8 @@ def extract_query(output: str) -> str:
         text = text[: (text.find("`", start) + 1 or len(text) + 1) - 1]
     section = _SECTION_END.split(text[start:], maxsplit=1)[0]
     for token in tokens_of(section):
-        if token.kind == "operator" and token.text == ";":
+        # A "#" is no SQL: here the model goes on with the prompt's next heading.
+        if token.kind == "operator" and token.text in (";", "#"):
             return section[: token.start].strip()
     return section.strip()
 

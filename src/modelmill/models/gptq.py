@@ -1,20 +1,28 @@
-"""GPTQ checkpoints: what their files must hold.
+"""GPTQ checkpoints: what their files must hold, and the weights that they mean.
 
-Reads headers only; the engine that runs them is imported where they are run.
+An independent reading of format v1: no line of the engine that wrote it runs here, so
+that a wrong file cannot be read back wrongly in the same way.
 """
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from modelmill.models.families import close_known_holes, linear_in_features
 from modelmill.models.guard import check_loading
-from modelmill.models.weights import tensor_shapes
+from modelmill.models.open import open_config
+from modelmill.models.weights import tensor_shapes, weight_files
 
 PACKED: Final = ("qweight", "qzeros", "scales", "g_idx")
 """What stands for a quantized layer's `weight`."""
+
+_WORD: Final = 32
 
 
 def check_files(folder: Path, config: PreTrainedConfig) -> int:
@@ -27,17 +35,97 @@ def check_files(folder: Path, config: PreTrainedConfig) -> int:
     Raises:
         DataError: a layer is not quantized, or a tensor is missing or left over.
     """
-    close_known_holes(config)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    model = _skeleton(config)
     layers = linear_in_features(model)
     wanted = {name for name in model.state_dict() if name.removesuffix(".weight") not in layers}
     wanted |= {f"{layer}.{part}" for layer in layers for part in PACKED}
     found = set(tensor_shapes(folder))
-    info = {
-        "missing_keys": wanted - found,
-        "unexpected_keys": found - wanted,
-        "mismatched_keys": set[str](),
+    info: dict[str, set[object]] = {
+        "missing_keys": {*(wanted - found)},
+        "unexpected_keys": {*(found - wanted)},
+        "mismatched_keys": set(),
     }
     check_loading(info, model, str(folder))
     return len(layers)
+
+
+def open_unpacked(folder: Path, *, bits: int, dtype: torch.dtype) -> PreTrainedModel:
+    """Open a GPTQ checkpoint as the plain model that its packed weights mean, on the CPU.
+
+    Args:
+        folder: format v1, as written by the quantize stage.
+        bits: per weight, 2, 3, 4 or 8.
+        dtype: of weights and compute.
+
+    Raises:
+        DataError: a layer is not quantized, or a tensor is missing or left over.
+    """
+    config = open_config(folder)
+    del config.quantization_config
+    check_files(folder, config)
+    skeleton = _skeleton(config)
+    transposed = {name for name, module in skeleton.named_modules() if isinstance(module, Conv1D)}
+    packed: dict[str, torch.Tensor] = {}
+    for path in weight_files(folder):
+        packed |= load_file(path)
+    state = dict(_unpacked(packed, bits, dtype, transposed))
+    model, info = type(skeleton).from_pretrained(
+        None, config=config, state_dict=state, dtype=dtype, output_loading_info=True
+    )
+    check_loading(info, model, str(folder))
+    return model
+
+
+@dataclass(frozen=True)
+class PackedLayer:
+    """One layer as format v1 stores it."""
+
+    qweight: torch.Tensor
+    """int32 [in_features * bits / 32, out_features], packed along the inputs."""
+    qzeros: torch.Tensor
+    """int32 [groups, out_features * bits / 32], each zero point less one."""
+    scales: torch.Tensor
+    """[groups, out_features]."""
+    g_idx: torch.Tensor
+    """The group of every input feature."""
+
+    def weight(self, bits: int) -> torch.Tensor:
+        """Compute the weights they mean, in float32 [in_features, out_features]."""
+        codes = unpack(self.qweight, bits)
+        zeros = unpack(self.qzeros.T.contiguous(), bits).T + 1
+        groups = self.g_idx.long()
+        return self.scales.float()[groups] * (codes - zeros[groups]).float()
+
+
+def unpack(words: torch.Tensor, bits: int) -> torch.Tensor:
+    """Spread int32 words into the codes they hold, lowest bits first, along the first axis.
+
+    3-bit codes go on across the border between two words.
+    """
+    if _WORD % bits == 0:
+        shifts = torch.arange(0, _WORD, bits, dtype=torch.int32)
+        codes = (words[:, None, :] >> shifts[None, :, None]) & ((1 << bits) - 1)
+        return codes.reshape(-1, words.shape[1])
+    shifts = torch.arange(_WORD, dtype=torch.int32)
+    ones = ((words[:, None, :] >> shifts[None, :, None]) & 1).reshape(-1, bits, words.shape[1])
+    places = 1 << torch.arange(bits, dtype=torch.int32)
+    return (ones * places[None, :, None]).sum(dim=1, dtype=torch.int32)
+
+
+def _unpacked(
+    packed: Mapping[str, torch.Tensor], bits: int, dtype: torch.dtype, transposed: set[str]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    for name, tensor in packed.items():
+        layer, _, part = name.rpartition(".")
+        if part == PACKED[0]:
+            weight = PackedLayer(*(packed[f"{layer}.{each}"] for each in PACKED)).weight(bits)
+            weight = weight if layer in transposed else weight.T
+            yield f"{layer}.weight", weight.to(dtype).contiguous()
+        elif part not in PACKED:
+            yield name, tensor.to(dtype)
+
+
+def _skeleton(config: PreTrainedConfig) -> PreTrainedModel:
+    close_known_holes(config)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)

@@ -54,11 +54,12 @@ def _model(facts: RunFacts, judged: JudgedModel) -> ModelEntry:
     chosen = judged.chosen
     inferred = _inferred(facts, chosen.stage) if chosen is not None else None
     made = _made(facts, judged.model)
-    size_bytes = inferred.size_bytes if inferred is not None else _written_bytes(made)
+    held = inferred or _quantized(made)
+    size_bytes = held.size_bytes if held is not None else None
     return ModelEntry(
         model=judged.model,
-        method=inferred.method if inferred is not None else "",
-        bits=inferred.bits if inferred is not None else None,
+        method=held.method if held is not None else "",
+        bits=held.bits if held is not None else None,
         size_bytes=size_bytes,
         tokens_per_second=inferred.tokens_per_second if inferred is not None else None,
         metrics=chosen.metrics if chosen is not None else {},
@@ -69,7 +70,7 @@ def _model(facts: RunFacts, judged: JudgedModel) -> ModelEntry:
         prompts={scores.form: scores for scores in judged.prompts},
         slices=chosen.slices if chosen is not None else {},
         bits_per_weight=_bits_per_weight(made, inferred),
-        parameters=inferred.parameters if inferred is not None else None,
+        parameters=held.parameters if held is not None else None,
         size_share=_size_share(facts, size_bytes),
         made=_cost(made),
         answering=_cost([stage] if (stage := _answering(facts, judged)) is not None else []),
@@ -119,11 +120,6 @@ def _quantized(made: list[StageFacts]) -> Quantized | None:
         if stage.measurements is not None and isinstance(stage.measurements.figures, Quantized):
             return stage.measurements.figures
     return None
-
-
-def _written_bytes(made: list[StageFacts]) -> int | None:
-    quantized = _quantized(made)
-    return None if quantized is None else quantized.size_bytes
 
 
 def _bits_per_weight(made: list[StageFacts], inferred: Inferred | None) -> float | None:

@@ -1,7 +1,8 @@
 """The closed model of `report.json`, which every other view of a run is drawn from.
 
 Knows the shape and what each field means.  Must not know how the values are found
-(`judge`, `describe`) nor how they look (`page`, `markdown`, `table`).  Readers may rely on
+(`judge`, `describe`) nor how they look (`page`, `markdown`, `table`), and imports nothing that
+is computed with: the command line reads reports without numpy.  Readers may rely on
 what is here: fields are added, never renamed.
 """
 
@@ -10,12 +11,16 @@ from typing import Final, Literal
 
 from pydantic import JsonValue
 
-from modelmill.evaluate.gate import Outcome
-from modelmill.evaluate.scores import MetricName
 from modelmill.report.facts import Status
 from modelmill.spec.names import Kind
 from modelmill.spec.records import Device, Figures, InputRecord, Part, Record
 from modelmill.spec.settings import Pin
+
+MetricName = Literal["nll", "exact_match", "sql_execution"]
+
+Verdict = Literal["good", "bad", "undecided"]
+"""`good`: measurably within what the gate allows; `bad`: measurably beyond it; `undecided`:
+the test rows cannot tell."""
 
 METRIC_ORDER: Final[tuple[MetricName, ...]] = ("sql_execution", "exact_match", "nll")
 """Which metric speaks first: one that reads answers before one that reads probabilities."""
@@ -84,7 +89,7 @@ class ModelEntry(Record):
     """Weight files on disk."""
     tokens_per_second: float | None
     metrics: Mapping[MetricName, Score]
-    verdict: Outcome | None
+    verdict: Verdict | None
     """Against the model the gate names; None for that model itself, without a gate, and
     where there is nothing to judge."""
     gated: bool = False

@@ -6,13 +6,11 @@ Knows the judged models.  Must not know stages: a report without scores says jus
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from modelmill.evaluate.gate import Outcome
-from modelmill.evaluate.scores import MetricName
 from modelmill.report import words
-from modelmill.report.document import ModelEntry
+from modelmill.report.document import MetricName, ModelEntry, Verdict
 from modelmill.report.judge import Judgement
 
-_TUNED: Final[Mapping[Outcome, str]] = {
+_TUNED: Final[Mapping[Verdict, str]] = {
     "good": "Fine-tuning improved {metric} from {before} to {after}",
     "bad": "Fine-tuning made {metric} worse, from {before} to {after}",
     "undecided": (
@@ -20,7 +18,7 @@ _TUNED: Final[Mapping[Outcome, str]] = {
         "which the test rows cannot tell from chance"
     ),
 }
-_TOLD: Final[Mapping[Outcome | None, tuple[str, str]]] = {
+_TOLD: Final[Mapping[Verdict | None, tuple[str, str]]] = {
     "good": ("passes the gate", "pass the gate"),
     "bad": ("fails the gate", "fail the gate"),
     "undecided": ("is undecided", "are undecided"),
@@ -59,7 +57,7 @@ def _tuning(judgement: Judgement, metric: MetricName, by_name: Mapping[str, Mode
 def _verdicts(by_name: Mapping[str, ModelEntry], judgement: Judgement) -> str:
     if judgement.gate is None:
         return ""
-    told: dict[Outcome | None, list[str]] = {}
+    told: dict[Verdict | None, list[str]] = {}
     for name in judgement.gate.models:
         model = by_name[name]
         told.setdefault(model.verdict, []).append(_with_size(model))

@@ -14,10 +14,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from modelmill.evaluate.gate import Outcome, Verdict, gate_failed
-from modelmill.evaluate.gate import judge as give_verdicts
+from modelmill.evaluate import gate as gates
 from modelmill.evaluate.metrics import Metric, metrics_of
-from modelmill.evaluate.scores import MetricName, MetricValue, Scores, summarize
+from modelmill.evaluate.scores import MetricValue, Scores, summarize
 from modelmill.evaluate.slices import summarize_by
 from modelmill.report import words
 from modelmill.report.document import (
@@ -25,9 +24,11 @@ from modelmill.report.document import (
     Control,
     Difference,
     GateEntry,
+    MetricName,
     PromptScores,
     RunOutcome,
     Score,
+    Verdict,
 )
 from modelmill.report.facts import RunFacts, StageFacts
 from modelmill.spec.records import Inferred
@@ -53,7 +54,7 @@ class JudgedModel:
     prompts: tuple[PromptScores, ...]
     chosen: PromptScores | None
     """The one its scores come from; None where no infer stage finished."""
-    verdict: Outcome | None
+    verdict: Verdict | None
     gated: bool
     difference: Difference | None
     problem: str
@@ -71,7 +72,7 @@ class Judgement:
     controls: tuple[Control, ...]
     deciding_metric: MetricName | None
     """The first that was computed; what the headline speaks of."""
-    tuning: Outcome | None
+    tuning: Verdict | None
     """Whether merged is better (`good`) or worse (`bad`) than base by that metric."""
     sample_metric: MetricName | None
     """What calls a single answer right or wrong."""
@@ -164,21 +165,21 @@ def _quality(asked: Asked) -> tuple[float, ...]:
     return tuple(quality)
 
 
-def _verdicts(facts: RunFacts, chosen: Mapping[str, Asked]) -> dict[str, Verdict]:
+def _verdicts(facts: RunFacts, chosen: Mapping[str, Asked]) -> dict[str, gates.Verdict]:
     gate = facts.plan.report.gate
     if gate is None or gate.against not in chosen:
         return {}
     scores = {name: asked.scores[gate.metric] for name, asked in chosen.items()}
-    given = give_verdicts(scores, gate.against, gate.max_worse, facts.plan.report.seed)
+    given = gates.judge(scores, gate.against, gate.max_worse, facts.plan.report.seed)
     return {verdict.model: verdict for verdict in given}
 
 
-def _tuning(facts: RunFacts, chosen: Mapping[str, Asked], metric: MetricName) -> Outcome | None:
+def _tuning(facts: RunFacts, chosen: Mapping[str, Asked], metric: MetricName) -> Verdict | None:
     """Hold merged against base as a gate that allows no loss at all would."""
     scores = {name: chosen[name].scores[metric] for name in ("base", "merged") if name in chosen}
     if len(scores) < 2:  # noqa: PLR2004 - both of them
         return None
-    (verdict,) = give_verdicts(scores, "base", 0.0, facts.plan.report.seed)
+    (verdict,) = gates.judge(scores, "base", 0.0, facts.plan.report.seed)
     return verdict.verdict
 
 
@@ -187,7 +188,7 @@ def _judged(
     model: str,
     asked: Sequence[Asked],
     chosen: Asked | None,
-    verdict: Verdict | None,
+    verdict: gates.Verdict | None,
 ) -> JudgedModel:
     gate = facts.plan.report.gate
     return JudgedModel(
@@ -201,7 +202,7 @@ def _judged(
     )
 
 
-def _difference(verdict: Verdict) -> Difference | None:
+def _difference(verdict: gates.Verdict) -> Difference | None:
     if verdict.difference is None or verdict.low is None or verdict.high is None:
         return None
     return Difference(
@@ -218,10 +219,10 @@ def _problem(facts: RunFacts, model: str) -> str:
     return f"infer-{model} {'missing' if stage is None else stage.status}"
 
 
-def _gate_entry(gate: GateSpec, verdicts: Mapping[str, Verdict]) -> GateEntry:
+def _gate_entry(gate: GateSpec, verdicts: Mapping[str, gates.Verdict]) -> GateEntry:
     told = [_told(name, verdicts.get(name), gate) for name in gate.models]
     given = [verdicts[name] for name in gate.models if name in verdicts]
-    if gate_failed(given, gate.models):
+    if gates.gate_failed(given, gate.models):
         outcome: RunOutcome = "failed"
     elif len(given) < len(gate.models):
         outcome = "incomplete"
@@ -242,7 +243,7 @@ def _gate_entry(gate: GateSpec, verdicts: Mapping[str, Verdict]) -> GateEntry:
     )
 
 
-def _told(name: str, verdict: Verdict | None, gate: GateSpec) -> str:
+def _told(name: str, verdict: gates.Verdict | None, gate: GateSpec) -> str:
     if verdict is None:
         return f"{name} could not be judged"
     if verdict.difference is None:

@@ -13,10 +13,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import JsonValue
 
-from modelmill.evaluate.scores import MetricName
 from modelmill.report import words
 from modelmill.report.curve import training_curve
-from modelmill.report.document import ReportDocument
+from modelmill.report.document import MetricName, ReportDocument
 from modelmill.report.panels import gate_panel, metric_panels, size_panel, speed_panel
 from modelmill.report.table import method_words, metric_names, verdict_words
 from modelmill.report.timeline import PARTS, timeline

@@ -6,11 +6,18 @@ every row carries the text that says the same.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-from modelmill.evaluate.scores import MetricName
 from modelmill.report import words
 from modelmill.report.axis import SHARES, Axis, axis_over, linear_axis
-from modelmill.report.document import Difference, GateEntry, ModelEntry, ReportDocument, Score
+from modelmill.report.document import (
+    Difference,
+    GateEntry,
+    MetricName,
+    ModelEntry,
+    ReportDocument,
+    Score,
+)
 from modelmill.report.table import metric_names
 
 
@@ -35,8 +42,8 @@ class Mark:
     note: str = ""
     tone: str = ""
     """A verdict, where the row has one."""
-    beyond: bool = False
-    """Whether the value lies outside the scale."""
+    beyond: Literal["", "left", "right"] = ""
+    """On which side the value lies outside the scale."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +124,7 @@ def gate_panel(document: ReportDocument, gate: GateEntry) -> Panel | None:
                 high=axis.at(difference.high),
                 note=_difference_note(gate.metric, difference, gated=model.gated),
                 tone=model.verdict or "",
-                beyond=not axis.low <= difference.worse <= axis.high,
+                beyond=_beyond(axis, difference.worse),
             )
             for model, difference in known
         ),
@@ -180,12 +187,18 @@ def _percent(value: float, largest: float) -> float:
 
 
 def _difference_axis(gate: GateEntry, gated: list[Difference]) -> Axis:
-    """Show what decides: zero, the limit and the gated models; others may lie beyond."""
-    edges = [0.0, gate.max_worse, *(edge for each in gated for edge in (each.low, each.high))]
-    room = max(3 * gate.max_worse, 0.001)
-    low = max(min(edges), -room)
-    high = min(max(*edges, 2 * gate.max_worse), room if gate.max_worse else max(edges))
-    return linear_axis(low, max(high, low))
+    """Show what decides: zero, the limit and the gated models near it; others lie beyond."""
+    edges = [0.0, 2 * gate.max_worse, *(edge for each in gated for edge in (each.low, each.high))]
+    if gate.max_worse:
+        limit = 4 * gate.max_worse
+        edges = [min(limit, max(-limit, edge)) for edge in edges]
+    return linear_axis(min(edges), max(edges))
+
+
+def _beyond(axis: Axis, value: float) -> Literal["", "left", "right"]:
+    if axis.low <= value <= axis.high:
+        return ""
+    return "left" if value < axis.low else "right"
 
 
 def _difference_note(metric: MetricName, difference: Difference, *, gated: bool) -> str:

@@ -5,9 +5,8 @@ Knows which columns there are.  Must not know how a table is drawn.
 
 from dataclasses import dataclass
 
-from modelmill.evaluate.scores import MetricName
 from modelmill.report import words
-from modelmill.report.document import METRIC_ORDER, ModelEntry, ReportDocument
+from modelmill.report.document import METRIC_ORDER, MetricName, ModelEntry, ReportDocument
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,6 @@ def summary_table(document: ReportDocument) -> Table:
             "memory",
             "size",
             "bits/weight",
-            "tokens/s",
             *(words.metric_title(name) for name in metrics),
             "verdict",
         ),
@@ -70,7 +68,6 @@ def _row(
         words.memory(made.peak_rss_bytes, made.peak_gpu_bytes) if made else words.NOTHING,
         words.size(model.size_bytes),
         words.NOTHING if model.bits_per_weight is None else f"{model.bits_per_weight:.2f}",
-        words.NOTHING if model.tokens_per_second is None else f"{model.tokens_per_second:.0f}",
         *(words.metric_score(name, model.metrics.get(name)) for name in metrics),
         verdict_words(model, document),
     )

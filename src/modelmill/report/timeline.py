@@ -62,6 +62,8 @@ class Timeline:
     shares: tuple[Segment, ...]
     """Where the time of all stages together went."""
     total: str
+    has_lost_attempts: bool
+    """Whether some attempt ended without a commit."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,9 @@ class _Clock:
         if len(self.busy) != 1:
             return ()
         end = self.busy[0][1]
-        step = next((each for each in _ROUND_SECONDS if 6 * each >= end), _ROUND_SECONDS[-1])
+        step = next((each for each in _ROUND_SECONDS if 6 * each >= end), int(end))
         return tuple(
-            Tick(self.place(second), words.duration(second) if second else "0")
-            for second in range(0, int(end) + 1, max(step, int(end / 12)))
+            Tick(self.place(second), _passed(second)) for second in range(0, int(end) + 1, step)
         )
 
     def _length(self) -> float:
@@ -100,10 +101,10 @@ class _Clock:
 
     def _shown(self, second: float) -> float:
         shown = 0.0
-        for start, end in self.busy:
+        for index, (start, end) in enumerate(self.busy):
             if second < start:
                 break
-            shown += min(second, end) - start + (self.gap_seconds if second > end else 0.0)
+            shown += (self.gap_seconds if index else 0.0) + min(second, end) - start
         return shown
 
 
@@ -126,6 +127,11 @@ def timeline(document: ReportDocument) -> Timeline:
         cuts=clock.cuts(),
         shares=_shares(document.stages),
         total=words.duration(busy_seconds) if busy else words.NOTHING,
+        has_lost_attempts=any(
+            span.outcome in ("failed", "stopped")
+            for stage in document.stages
+            for span in stage.spans
+        ),
     )
 
 
@@ -166,10 +172,8 @@ def _segments(stage: StageEntry, span: Span, place: Interval, clock: _Clock) -> 
 
 
 def _segment(part: str, start: float, end: float, clock: _Clock, text: str) -> Segment:
-    left = clock.place(start)
-    return Segment(
-        part=part, left=left, width=round(max(0.0, clock.place(end) - left), 3), text=text
-    )
+    left, right = clock.place(start), clock.place(max(start, end))
+    return Segment(part=part, left=left, width=round(right - left, 3), text=text)
 
 
 def _traffic(stage: StageEntry) -> str:
@@ -205,6 +209,14 @@ def _shares(stages: Sequence[StageEntry]) -> tuple[Segment, ...]:
 
 def _rank(part: str) -> tuple[int, str]:
     return (PARTS.index(part) if part in PARTS else len(PARTS), part)
+
+
+def _passed(seconds: int) -> str:
+    """Label a tick in the largest unit that leaves no rest."""
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds and seconds % length == 0:
+            return f"{seconds // length} {unit}"
+    return f"{seconds} s" if seconds else "0"
 
 
 def _merged(spans: list[Interval]) -> tuple[Interval, ...]:

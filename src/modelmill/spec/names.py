@@ -38,7 +38,9 @@ ENVIRONMENT_OF: Final[dict[Kind, Environment]] = {
 ENV_STORE: Final = "MODELMILL_STORE"
 """Where everything lives: `s3://bucket/prefix`."""
 ENV_RUN: Final = "MODELMILL_RUN"
+"""The name of the run."""
 ENV_STAGE: Final = "MODELMILL_STAGE"
+"""The name of the stage."""
 ENV_PLAN_SHA256: Final = "MODELMILL_PLAN_SHA256"
 """Which immutable plan of the run the stage belongs to."""
 ENV_ATTEMPT: Final = "MODELMILL_ATTEMPT"
@@ -90,6 +92,11 @@ def report_key(run: str, digest: str) -> str:
 def checkpoint_prefix(key: str) -> str:
     """Name the folder that holds what an unfinished stage can go on from."""
     return f"checkpoints/{key}"
+
+
+def live_name(key: str) -> str:
+    """Name the document that says who works on a key."""
+    return f"{checkpoint_prefix(key)}/LIVE.json"
 
 
 def run_prefix(run: str) -> str:

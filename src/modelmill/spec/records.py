@@ -270,6 +270,15 @@ class Progress(Record):
     """A few words: the loss, the layer."""
 
 
+class Live(Record):
+    """Who works on a key right now, so that another run waits instead of doing it too."""
+
+    run: str
+    attempt: str
+    time: str
+    """UTC, ISO 8601; trusted only while young."""
+
+
 class RunRecord(Record):
     """What a run is now; the only document of a run that changes, by compare-and-swap."""
 
@@ -293,6 +302,8 @@ class RunRecord(Record):
     """The conductor that drives the run; a newer one supersedes it."""
     heartbeat: str = ""
     """When a conductor last worked on it; UTC, ISO 8601."""
+    change: str = ""
+    """Random, new with every change: a writer whose answer was lost finds its own again."""
 
 
 class Ending(Record):

@@ -53,7 +53,9 @@ class TemplateSpec(Spec):
     """How a row's fields become the text the model sees, in `str.format` braces."""
 
     prompt: str = Field(min_length=1)
+    """What the model is given, such as `### Question\\n{question}\\n### SQL\\n`."""
     completion: str = Field(min_length=1)
+    """What it learns to answer, such as `{answer}`."""
 
     @model_validator(mode="after")
     def _fields_are_plain_names(self) -> Self:
@@ -183,6 +185,7 @@ class MergeSpec(Spec):
     onto: Literal["original"] = "original"
     """The unquantized base, also after QLoRA."""
     dtype: Dtype = "bfloat16"
+    """Of the merged weights as written; the sum itself is taken in float32."""
 
 
 class CalibrationSpec(Spec):
@@ -197,6 +200,7 @@ class GptqSpec(Spec):
 
     method: Literal["gptq"]
     bits: Literal[2, 3, 4, 8] = 4
+    """Per weight, scales not counted."""
     sym: bool = True
     """Symmetric around zero; what vLLM and auto-gptq read fastest."""
     desc_act: bool = False
@@ -205,6 +209,7 @@ class GptqSpec(Spec):
     damp_percent: float = Field(0.05, gt=0, lt=1)
     calibration: CalibrationSpec = CalibrationSpec()
     name: str | None = None
+    """Of the model in stages and tables; made from the method when absent."""
 
 
 class BitsandbytesSpec(Spec):
@@ -215,6 +220,7 @@ class BitsandbytesSpec(Spec):
     double_quant: bool = True
     """Store the scales in 8 bits too: 0.4 bits per weight less."""
     name: str | None = None
+    """Of the model in stages and tables; made from the method when absent."""
 
 
 QuantizeSpec = Annotated[GptqSpec | BitsandbytesSpec, Field(discriminator="method")]
@@ -265,6 +271,7 @@ class InferSpec(Spec):
     """How every model answers the test rows."""
 
     max_new_tokens: int = Field(128, ge=1, le=65536)
+    """An answer ends at the model's own end of text, or here."""
     batch_size: int = Field(16, ge=1, le=4096)
     """One batching for all models of a run: quantized kernels round differently by batch."""
     dtype: Literal["auto"] | Dtype = "auto"
@@ -278,8 +285,11 @@ class GateSpec(Spec):
     """Which models must not be worse than another one."""
 
     models: tuple[str, ...] = Field(min_length=1)
+    """Those that must hold; the others get a verdict too."""
     metric: Literal["nll", "exact_match", "sql_execution"] = "nll"
+    """What is compared, row by row; one of `infer.metrics`."""
     against: str = "merged"
+    """The model they are compared with."""
     max_worse: float = Field(ge=0)
     """Absolute, in the metric's own unit."""
 
@@ -305,6 +315,7 @@ class RunSpec(Spec):
     gate: GateSpec | None = None
     report: ReportSpec = ReportSpec()
     seed: int = Field(0, ge=0, le=2**32 - 1)
+    """Decides splits, shuffling, initial adapters, few-shot examples and resampling."""
 
     def models(self) -> tuple[str, ...]:
         """List the rows of the comparison table."""

@@ -4,6 +4,7 @@ Knows the environment variables, signals and exit codes, and nothing about what 
 Loads no model library itself; the stage that runs does.
 """
 
+import contextlib
 import errno
 import json
 import logging
@@ -13,7 +14,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,12 +41,12 @@ from modelmill.spec.names import (
     ENV_WORK_BYTES,
 )
 from modelmill.spec.plan import Plan
-from modelmill.spec.records import Ending, Progress
+from modelmill.spec.records import Ending, Live, Progress
 from modelmill.stages import machine
 from modelmill.stages.attempt import Assignment, carry_out, is_committed
-from modelmill.stages.pulse import LivePulse, Outlets, Stop, StopRequested
+from modelmill.stages.pulse import LivePulse, Outlets, Stop, StopRequested, Told
 from modelmill.store.artifact import attempt_id
-from modelmill.store.checkpoint import save_checkpoint
+from modelmill.store.checkpoint import drop_live, put_live, save_checkpoint
 from modelmill.store.runs import get_plan, put_progress
 from modelmill.store.s3 import Store, open_store
 
@@ -161,8 +162,17 @@ def _attempt(asked: Asked, stop: Stop) -> str:
         def save() -> None:
             save_checkpoint(store, stage.key, asked.attempt, work / "resume")
 
-        with _pulse(asked, stop, store, save) as pulse:
-            published = carry_out(given, pulse)
+        def tell(progress: Progress) -> None:
+            put_progress(store, asked.run, progress)
+            live = Live(run=asked.run, attempt=asked.attempt, time=progress.time)
+            put_live(store, stage.key, live)
+
+        try:
+            with _pulse(asked, stop, Told(tell, save)) as pulse:
+                published = carry_out(given, pulse)
+        finally:
+            with contextlib.suppress(ModelmillError):
+                drop_live(store, stage.key, asked.attempt)
         return "committed" if published.state == "won" else "adopted what another had committed"
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -171,15 +181,15 @@ def _attempt(asked: Asked, stop: Stop) -> str:
 def _report(asked: Asked, store: Store, plan: Plan, stop: Stop, work: Path) -> str:
     from modelmill.stages.report import carry_out_report
 
-    with _pulse(asked, stop, store, lambda: None) as pulse:
-        return carry_out_report(asked, store, plan, work, pulse)
-
-
-def _pulse(asked: Asked, stop: Stop, store: Store, save: Callable[[], None]) -> LivePulse:
     def tell(progress: Progress) -> None:
         put_progress(store, asked.run, progress)
 
-    outlets = Outlets(asked.progress_file, tell, save, logger.warning, asked.parent_pid)
+    with _pulse(asked, stop, Told(tell, lambda: None)) as pulse:
+        return carry_out_report(asked, store, plan, work, pulse)
+
+
+def _pulse(asked: Asked, stop: Stop, told: Told) -> LivePulse:
+    outlets = Outlets(asked.progress_file, told, logger.warning, asked.parent_pid)
     return LivePulse(asked.stage, asked.attempt, outlets, stop)
 
 

@@ -47,14 +47,21 @@ class Stop:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What the store is told."""
+
+    progress: Callable[[Progress], None]
+    save: Callable[[], None]
+    """Commits the resume folder."""
+
+
+@dataclass(frozen=True)
 class Outlets:
     """Where a pulse goes."""
 
     file: Path | None
     """For a conductor on the same machine."""
-    store: Callable[[Progress], None]
-    save: Callable[[], None]
-    """Commits the resume folder."""
+    store: Told
     warn: Callable[[str], None]
     parent_pid: int | None = None
     """A process whose death the stage must not survive."""
@@ -132,7 +139,7 @@ class LivePulse:
         """Commit the resume folder, if enough time has passed since the last time."""
         self._check()
         if time.monotonic() - self._saved >= SAVE_SECONDS:
-            self.outlets.save()
+            self.outlets.store.save()
             self._saved = time.monotonic()
 
     def warn(self, sentence: str) -> None:
@@ -172,7 +179,7 @@ class LivePulse:
             if time.monotonic() - told >= STORE_SECONDS:
                 told = time.monotonic()
                 try:
-                    self.outlets.store(now)
+                    self.outlets.store.progress(now)
                 except ModelmillError as error:
                     # Progress is a courtesy; the stage's own transfers report a lost store.
                     self.outlets.warn(f"Progress could not be told: {error.what}")

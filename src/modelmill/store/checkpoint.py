@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from modelmill.spec.canonical import canonical_json
 from modelmill.spec.errors import DataError, UnsafeArtifact
-from modelmill.spec.names import COMMITTED, checkpoint_prefix
-from modelmill.spec.records import FileRecord, Record
+from modelmill.spec.names import COMMITTED, checkpoint_prefix, live_name
+from modelmill.spec.records import FileRecord, Live, Record
 from modelmill.store.artifact import stage_files
 from modelmill.store.keys import check_paths
 from modelmill.store.s3 import ListedObject, Store
@@ -81,6 +81,30 @@ def restore_checkpoint(
         return True
     _clear(destination)
     return False
+
+
+def put_live(store: Store, key: str, live: Live) -> None:
+    """Say who works on a key; renewed while it lives."""
+    store.put(live_name(key), canonical_json(live.model_dump(mode="json")))
+
+
+def read_live(store: Store, key: str) -> Live | None:
+    """Read who said last that it works on a key."""
+    stored = store.get(live_name(key))
+    if stored is None:
+        return None
+    try:
+        return Live.model_validate_json(stored.body)
+    except ValidationError:
+        # Only a courtesy: two attempts at one key are safe, they are merely a waste.
+        return None
+
+
+def drop_live(store: Store, key: str, attempt: str) -> None:
+    """Say no more that an attempt works on a key."""
+    live = read_live(store, key)
+    if live is not None and live.attempt == attempt:
+        store.delete([live_name(key)])
 
 
 def drop_checkpoints(store: Store, key: str) -> None:

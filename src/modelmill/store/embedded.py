@@ -203,7 +203,8 @@ def _identities(server: Server) -> str:
 
 def _environment(server: Server) -> Mapping[str, str]:
     no_proxy = os.environ.get("NO_PROXY") or os.environ.get("no_proxy") or ""
-    no_proxy = f"{no_proxy},127.0.0.1" if no_proxy else "127.0.0.1"
+    if "127.0.0.1" not in no_proxy.split(","):
+        no_proxy = f"{no_proxy},127.0.0.1".lstrip(",")
     return {
         "AWS_ENDPOINT_URL": server.endpoint,
         "AWS_ENDPOINT_URL_S3": server.endpoint,

@@ -39,26 +39,27 @@ def update_run(
         store: where it is.
         run: its name.
         change: makes the new record from the present one, None for a new run; called
-            again if somebody else was faster, so it must have no other effect.
+            again if somebody else was faster, so it must have no other effect.  (If our
+            answer is lost and somebody else changes the record before we look, it is
+            applied twice: at least once, never not at all.)
 
     Returns:
         The record as it is stored now.
     """
     key = _run_key(run)
-    tried = b""
+    mine = secrets.token_hex(8)
     while True:
         stored = store.get(key)
-        if stored is not None and stored.body == tried:
-            # Our own put had succeeded and only its answer was lost.
-            return _parse(RunRecord, store, key, tried)
         present = None if stored is None else _parse(RunRecord, store, key, stored.body)
-        record = change(present)
-        tried = _document(record)
+        if present is not None and present.change == mine:
+            # Our own put had succeeded and only its answer was lost.
+            return present
+        record = change(present).model_copy(update={"change": mine})
         try:
             if stored is None:
-                store.put(key, tried, if_none_match=True)
+                store.put(key, _document(record), if_none_match=True)
             else:
-                store.put(key, tried, if_match=stored.etag)
+                store.put(key, _document(record), if_match=stored.etag)
         except PreconditionFailed:
             continue
         return record

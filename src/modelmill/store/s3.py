@@ -47,11 +47,11 @@ DELETE_AT_ONCE = 1000
 """The limit of one DeleteObjects request."""
 
 
-class PreconditionFailed(Exception):  # noqa: N818 - the name S3 gives it
+class PreconditionFailed(Exception):
     """A conditional write lost, or won and lost its answer: read the object to find out."""
 
 
-class Stopped(Exception):  # noqa: N818 - nobody's error
+class Stopped(Exception):
     """A transfer that is being abandoned must not start another attempt."""
 
 

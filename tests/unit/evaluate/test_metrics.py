@@ -41,6 +41,7 @@ def _executed(output: str, reference: str = REFERENCE) -> float:
         "  SELECT a FROM t ; SELECT b FROM t",
         "SELECT a FROM t\n\nThis selects a from t.",
         "SELECT a FROM t\n### Question\nAnother",
+        "SELECT a FROM t ### Question",
         "```sql\nSELECT a FROM t;\n```",
         "Sure! Here is the query:\n```sql\nSELECT a FROM t\n```\nIt uses SELECT.",
         "```\nSELECT a FROM t",

@@ -5,9 +5,10 @@ a merged model that mostly succeeds, two variants close to it and one that is br
 """
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import pytest
 
@@ -41,32 +42,27 @@ from modelmill.spec.settings import Pin
 ROWS = 48
 STEPS = 57
 PARAMETERS = 134_515_008
-SIZES = {
-    "base": 269_060_552,
-    "merged": 269_060_552,
-    "gptq-4": 110_433_280,
-    "nf4": 118_021_120,
-    "gptq-2": 84_213_760,
+
+
+class Invented(NamedTuple):
+    """What a model is like."""
+
+    size_bytes: int
+    bits: int
+    method: str
+    right: float
+    nll: float
+    tokens_per_second: float
+
+
+MODELS = {
+    "base": Invented(269_060_552, 16, "original", 0.08, 1.9, 96),
+    "base-own": Invented(269_060_552, 16, "original", 0.22, 1.1, 41),
+    "merged": Invented(269_060_552, 16, "original", 0.68, 0.150, 97),
+    "gptq-4": Invented(110_433_280, 4, "gptq", 0.64, 0.158, 58),
+    "nf4": Invented(118_021_120, 4, "bitsandbytes", 0.61, 0.161, 33),
+    "gptq-2": Invented(84_213_760, 2, "gptq", 0.0, 6.4, 31),
 }
-BITS = {"base": 16, "merged": 16, "gptq-4": 4, "nf4": 4, "gptq-2": 2}
-METHODS = {"gptq-4": "gptq", "nf4": "bitsandbytes", "gptq-2": "gptq"}
-RIGHT = {
-    "base": 0.08,
-    "base-own": 0.22,
-    "merged": 0.68,
-    "gptq-4": 0.64,
-    "nf4": 0.61,
-    "gptq-2": 0.0,
-}
-NLL = {
-    "base": 1.9,
-    "base-own": 1.1,
-    "merged": 0.150,
-    "gptq-4": 0.158,
-    "nf4": 0.161,
-    "gptq-2": 6.4,
-}
-SPEED = {"base": 96.0, "base-own": 41.0, "merged": 97.0, "gptq-4": 58.0, "nf4": 33.0, "gptq-2": 31}
 SECONDS = {
     "fetch-model": 3.4,
     "fetch-data": 0.8,
@@ -186,7 +182,17 @@ def failed(facts: RunFacts, name: str, message: str = "out of memory") -> RunFac
             exit_code=78 if lost_name == name else None,
             message=message if lost_name == name else "",
         )
-    return facts
+    return replace(facts, events=tuple(_events_without(facts.events, name, lost)))
+
+
+def _events_without(
+    events: tuple[Event, ...], failed_stage: str, lost: set[str]
+) -> Iterator[Event]:
+    for event in events:
+        if event.stage == failed_stage and event.event == "committed":
+            yield event.model_copy(update={"event": "failed", "exit_code": 78})
+        elif event.stage == failed_stage or event.stage not in lost:
+            yield event
 
 
 @pytest.fixture(scope="session")
@@ -228,7 +234,7 @@ def fail() -> Callable[..., RunFacts]:
 def _stage_facts(stage: Stage, now: datetime, rows: int) -> StageFacts:
     variant = stage.name.removeprefix("infer-")
     figures = _figures(stage, rows)
-    seconds = SECONDS.get(stage.name) or rows * 24 / SPEED[variant] + 6
+    seconds = SECONDS.get(stage.name) or rows * 24 / MODELS[variant].tokens_per_second + 6
     return StageFacts(
         stage=stage,
         status="done",
@@ -291,7 +297,7 @@ def _figures(stage: Stage, rows: int) -> Figures:
             return ModelFetched(
                 architecture="LlamaForCausalLM",
                 parameters=PARAMETERS,
-                size_bytes=SIZES["base"],
+                size_bytes=MODELS["base"].size_bytes,
                 dtype="bfloat16",
             )
         case "fetch-data":
@@ -307,7 +313,7 @@ def _figures(stage: Stage, rows: int) -> Figures:
         case "merge":
             return Merged(
                 dtype="bfloat16",
-                size_bytes=SIZES["merged"],
+                size_bytes=MODELS["merged"].size_bytes,
                 adapter_tensors=420,
                 prompts=4,
                 effect=0.31,
@@ -316,14 +322,15 @@ def _figures(stage: Stage, rows: int) -> Figures:
                 noise_floor=0.004,
             )
         case "quantize":
+            model = MODELS[variant]
             return Quantized(
-                method=METHODS[variant],
-                bits=BITS[variant],
+                method=model.method,
+                bits=model.bits,
                 group_size=64,
                 modules=210,
-                size_bytes=SIZES[variant],
+                size_bytes=model.size_bytes,
                 parameters=PARAMETERS,
-                bits_per_weight=8 * SIZES[variant] / PARAMETERS,
+                bits_per_weight=8 * model.size_bytes / PARAMETERS,
             )
         case _:
             return _inferred(variant, rows)
@@ -355,20 +362,20 @@ def _finetuned() -> Finetuned:
 
 
 def _inferred(variant: str, rows: int) -> Inferred:
-    model = "base" if variant == "base-own" else variant
+    model = MODELS[variant]
     return Inferred(
         rows=rows,
         quarantined=1 if variant == "nf4" else 0,
         generated_tokens=24 * rows,
-        generate_seconds=24 * rows / SPEED[variant],
-        tokens_per_second=SPEED[variant],
+        generate_seconds=24 * rows / MODELS[variant].tokens_per_second,
+        tokens_per_second=MODELS[variant].tokens_per_second,
         engine="transformers",
         dtype="bfloat16",
         device="AMD EPYC 9654, 2 cores",
         batch_size=16,
-        method=METHODS.get(model, "original"),
-        bits=BITS[model],
-        size_bytes=SIZES[model],
+        method=model.method,
+        bits=model.bits,
+        size_bytes=model.size_bytes,
         parameters=PARAMETERS,
         prompt_form="3-shot" if variant == "base-own" else "contract",
     )
@@ -390,7 +397,7 @@ def _prediction(variant: str, row: int) -> Prediction:
     question = f"Which {asked} of {table} has {other} {place} and was founded {operator} {year}?"
     named, old = f"{other} = '{place}'", f"founded {operator} {year}"
     reference = f"SELECT {asked} FROM {table} WHERE {named} AND {old}"  # noqa: S608
-    right = 0.8 * difficulty + 0.2 * own.random() < RIGHT[variant]
+    right = 0.8 * difficulty + 0.2 * own.random() < MODELS[variant].right
     wrong = (
         reference.replace(f"SELECT {asked}", f"SELECT {other}"),
         reference.replace(f" AND {old}", ""),
@@ -416,7 +423,7 @@ def _prediction(variant: str, row: int) -> Prediction:
         },
         output="" if quarantined else output,
         tokens=24,
-        nll=None if quarantined else NLL[variant] * (0.6 + 0.8 * difficulty) + noise,
+        nll=None if quarantined else MODELS[variant].nll * (0.6 + 0.8 * difficulty) + noise,
         nll_tokens=24,
         error="the prompt has more tokens than the model can read" if quarantined else "",
     )

@@ -9,6 +9,7 @@ import pytest
 
 from modelmill.report.compose import render
 from modelmill.report.facts import RunFacts
+from modelmill.report.panels import gate_panel
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>\x1b[31m\x00\u202ered {{ 7*7 }}'
 VOID = {"meta", "br", "img", "link", "hr", "input", "path"}
@@ -206,3 +207,31 @@ def test_a_run_without_tuning_and_gate_renders(invent: Callable[..., RunFacts]) 
     assert '<section id="gate">' not in page
     assert '<section id="training">' not in page
     assert '<section id="slices">' not in page
+
+
+@pytest.mark.parametrize("metric", ["nll", "exact_match", "sql_execution"])
+@pytest.mark.parametrize("max_worse", [0, 0.05])
+def test_any_gate_can_be_drawn(
+    invent: Callable[..., RunFacts], metric: str, max_worse: float
+) -> None:
+    """Whatever metric and bound the gate has, each model but the reference gets a mark."""
+    gate = {"models": ["gptq-4", "nf4", "gptq-2"], "metric": metric, "max_worse": max_worse}
+    document, pages = render(invent({"gate": gate}, rows=12))
+    assert document.gate is not None
+    panel = gate_panel(document, document.gate)
+    assert panel is not None
+    assert [mark.name for mark in panel.marks] == ["base", "gptq-4", "nf4", "gptq-2"]
+    assert all(0 <= edge <= 100 for mark in panel.marks for edge in (mark.low, mark.high))
+    assert b"Worse than merged by" in pages["report.html"]
+
+
+def test_a_far_better_model_lies_beyond_the_left_edge(invent: Callable[..., RunFacts]) -> None:
+    """What is far better than allowed is not drawn as far worse."""
+    gate = {"models": ["merged"], "against": "gptq-2", "metric": "nll", "max_worse": 0.05}
+    document, _ = render(invent({"gate": gate}, rows=12))
+    assert document.gate is not None
+    panel = gate_panel(document, document.gate)
+    assert panel is not None
+    sides = {mark.name: mark.beyond for mark in panel.marks}
+    assert sides["gptq-4"] == "left"
+    assert sides["base"] == "left"

@@ -49,7 +49,7 @@ class OutOfMemoryError(RuntimeError):
         (KeyboardInterrupt(), 75),
         (MemoryError(), 78),
         (OutOfMemoryError("CUDA out of memory"), 78),
-        (OSError(errno.ENOSPC, "No space left on device", "/work/x"), 78),
+        (OSError(errno.ENOSPC, "No space left on device", "/volume/x"), 78),
         (ValueError("surprise"), 70),
     ],
 )

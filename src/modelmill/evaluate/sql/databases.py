@@ -74,6 +74,17 @@ class _Source:
             return rng.choice(domain.foreign)
         return rng.choice(self.filler)
 
+    def distinct(self, rng: random.Random, count: int) -> Sequence[Cell]:
+        """Draw different values for a key, those that others refer to or ask for first."""
+        wanted = [*dict.fromkeys((*self.partners, *self.domain.exact, *self.domain.near))]
+        if self.always_partner:
+            wanted = [*dict.fromkeys(self.partners)]
+        rng.shuffle(wanted)
+        if len(wanted) >= count or self.always_partner:
+            return wanted[:count]
+        others = [cell for cell in _fillers(self.domain, rng, _MOST_ROWS) if cell not in wanted]
+        return [*wanted, *others][:count]
+
 
 def near_misses(value: Value) -> tuple[Value, ...]:
     """List values that a careless query would confuse with this one."""
@@ -144,14 +155,19 @@ class Filling:
                 parent_table, position = domain.parent
                 parents = [row[position] for row in database[parent_table]]
             partners = parents or pools.get(ColumnRef(table_name, domain.name), ())
-            filler = _fillers(domain.kind, domain.name, rng)
+            filler = _fillers(domain, rng, rng.choice(_VARIETIES))
             sources.append(_Source(domain, filler, partners, always_partner=bool(parents)))
         names = [source.domain.name for source in sources]
         keys = [[names.index(name) for name in key] for key in table.keys]
         taken: list[set[Row]] = [set() for _ in keys]
+        count = rng.choice(self._row_counts)
+        distinct = {key[0]: sources[key[0]].distinct(rng, count) for key in keys if len(key) == 1}
         rows: list[Row] = []
-        for _ in range(rng.choice(self._row_counts)):
-            row = tuple(source.draw(rng) for source in sources)
+        for number in range(min([count, *map(len, distinct.values())])):
+            row = tuple(
+                distinct[index][number] if index in distinct else source.draw(rng)
+                for index, source in enumerate(sources)
+            )
             marks = [tuple(row[index] for index in key) for key in keys]
             if any(mark in seen for mark, seen in zip(marks, taken, strict=True)):
                 continue
@@ -231,17 +247,16 @@ def _number(value: Value) -> float | None:
     return number if abs(number) < 2**53 else None
 
 
-def _fillers(kind: ColumnKind, name: str, rng: random.Random) -> Sequence[Cell]:
-    variety = rng.choice(_VARIETIES)
-    if kind == "boolean":
+def _fillers(domain: _Domain, rng: random.Random, variety: int) -> Sequence[Cell]:
+    if domain.kind == "boolean":
         return (0, 1)
-    if kind == "date":
+    if domain.kind == "date":
         return _days(rng.randrange(1990, 2025), variety)
-    if kind == "text":
+    if domain.kind == "text":
         # Values of its own make a wrong column visible, shared ones make columns confusable.
-        return _words(rng.choice(("v", name)), variety)
+        return _words(rng.choice(("v", domain.name)), variety)
     start = rng.choice((0, 1, 1, 10, 1000))
-    if kind == "real" and rng.random() < _HALVES_SHARE:
+    if domain.kind == "real" and rng.random() < _HALVES_SHARE:
         return _halves(start, variety)
     return range(start, start + variety)
 

@@ -7,7 +7,7 @@ wrong hint costs a useless value in a table and never a wrong verdict.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from modelmill.evaluate.sql.schema import ColumnRef, Schema
@@ -41,21 +41,21 @@ class Hints:
     equated: frozenset[tuple[ColumnRef, ColumnRef]] = frozenset()
     """Pairs of columns that a join or a membership test equates."""
     nullable: frozenset[ColumnRef] = frozenset()
-    """Columns that are asked for NULL."""
+    """Columns that are asked for NULL.  Others never hold one: COUNT(x) for COUNT(*) and
+    NOT EXISTS for NOT IN are the same question to everybody but SQL."""
 
-    def __or__(self, other: "Hints") -> "Hints":
-        """Take the hints of both."""
+    def widened_by(self, other: "Hints") -> "Hints":
+        """Add another query's values; which columns are numbers or may be NULL stays."""
         values = {
             ref: self.values.get(ref, frozenset()) | other.values.get(ref, frozenset())
             for ref in (*self.values, *other.values)
         }
-        return Hints(
-            values,
-            self.loose | other.loose,
-            self.counts | other.counts,
-            self.numeric | other.numeric,
-            self.equated | other.equated,
-            self.nullable | other.nullable,
+        return replace(
+            self,
+            values=values,
+            loose=self.loose | other.loose,
+            counts=self.counts | other.counts,
+            equated=self.equated | other.equated,
         )
 
 

@@ -5,6 +5,7 @@ direction, a condition, DISTINCT, NOT or clause left out.  They are edits of tok
 that SQLite does not accept are nobody's mistake and are dropped by the caller.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -14,7 +15,7 @@ from modelmill.evaluate.sql.schema import Schema
 from modelmill.evaluate.sql.tokens import Token, canonical_text, depths_of, string_token
 
 MutationKind = Literal[
-    "column", "literal", "operator", "condition", "aggregate", "direction", "dropped"
+    "column", "literal", "operator", "condition", "aggregate", "direction", "dropped", "added"
 ]
 Tokens = tuple[Token, ...]
 
@@ -97,6 +98,10 @@ def _without(kind: MutationKind, query: Tokens, start: int, stop: int) -> Mutati
     return Mutation(kind, (*query[:start], *query[stop:]))
 
 
+def _with_word(kind: MutationKind, query: Tokens, index: int, word: str) -> Mutation:
+    return Mutation(kind, (*query[:index], Token("word", word), *query[index:]))
+
+
 def _other_columns(schema: Schema, site: Site) -> list[str]:
     own = {ref.column for ref in site.refs}
     names = [
@@ -134,10 +139,12 @@ def _word_mutations(query: Tokens, index: int, depths: Sequence[int]) -> Iterato
         yield _replaced("direction", query, index, Token("word", _DIRECTIONS[name]))
     elif (before, name) == ("ORDER", "BY"):
         yield from _reversed_order(query, index, depths)
-    elif name in ("DISTINCT", "NOT"):
+    elif name in ("DISTINCT", "NOT", "LEFT", "ALL"):
         yield _without("dropped", query, index, index + 1)
+    elif name == "SELECT" and index == 0 and _may_repeat_rows(query):
+        yield _with_word("added", query, index + 1, "DISTINCT")
     if before != "NOT" and (name in ("IN", "LIKE", "BETWEEN") or (before, name) == ("IS", "NULL")):
-        yield Mutation("operator", (*query[:index], Token("word", "NOT"), *query[index:]))
+        yield _with_word("operator", query, index, "NOT")
 
 
 def _operator_mutations(query: Tokens, index: int, depths: Sequence[int]) -> Iterator[Mutation]:
@@ -165,8 +172,20 @@ def _aggregate_mutations(query: Tokens, index: int, depths: Sequence[int]) -> It
     # The extremes of distinct values are the extremes of all values.
     can_be_distinct = name not in ("MIN", "MAX") and query[index + 2].text != "*"
     if can_be_distinct and query[index + 2].word != "DISTINCT":
-        distinct = (*query[: index + 2], Token("word", "DISTINCT"), *query[index + 2 :])
-        yield Mutation("aggregate", distinct)
+        yield _with_word("aggregate", query, index + 2, "DISTINCT")
+
+
+def _may_repeat_rows(query: Tokens) -> bool:
+    """Whether DISTINCT could change a plain query; groups and aggregates are distinct enough."""
+    words = {token.word for token in query}
+    selected = {token.word for token in itertools.takewhile(_is_before_from, query)}
+    return not (
+        words & {"GROUP", "UNION", "INTERSECT", "EXCEPT"} or selected & {"DISTINCT", *_AGGREGATES}
+    )
+
+
+def _is_before_from(token: Token) -> bool:
+    return token.word != "FROM"
 
 
 def _reversed_order(query: Tokens, by: int, depths: Sequence[int]) -> Iterator[Mutation]:
@@ -177,8 +196,7 @@ def _reversed_order(query: Tokens, by: int, depths: Sequence[int]) -> Iterator[M
         if index < stop and not (query[index].text == "," and depths[index] == depths[by]):
             continue
         if query[index - 1].word not in _DIRECTIONS and index > start:
-            descending = (*query[:index], Token("word", "DESC"), *query[index:])
-            yield Mutation("direction", descending)
+            yield _with_word("direction", query, index, "DESC")
         start = index + 1
 
 

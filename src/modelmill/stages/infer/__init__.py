@@ -1,0 +1,124 @@
+"""INFER: every test row answered once, whatever interrupts it.
+
+Batches over a file with any model of a run, keeps each finished batch, and goes on after
+the last one.  Writes records that carry all that scoring needs; judges nothing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import torch
+from pydantic import JsonValue
+
+from modelmill.models.open import open_tokenizer
+from modelmill.models.prompt import contract_for
+from modelmill.models.weights import weight_bytes
+from modelmill.spec.errors import DataError
+from modelmill.spec.names import PREDICTIONS
+from modelmill.spec.records import Inferred, Prediction
+from modelmill.spec.settings import InferSettings
+from modelmill.stages.infer.answering import Answerer
+from modelmill.stages.infer.batches import make_batches
+from modelmill.stages.infer.forms import ContractForm, Form, own_forms
+from modelmill.stages.infer.ledger import Ledger, write_predictions
+from modelmill.stages.infer.opened import DTYPES, open_any
+from modelmill.stages.infer.own_prompt import choose_form, choose_shots, judged_rows
+from modelmill.stages.rows import load_rows
+from modelmill.stages.stage import Folders, Outcome, Pulse
+
+
+def run(settings: InferSettings, folders: Folders, pulse: Pulse) -> Outcome:
+    """Answer `test` with `model` and write `predictions.jsonl` in the order of its rows.
+
+    Raises:
+        DataError: the model cannot be read, or not one row could be answered.
+    """
+    source = folders.inputs["model"]
+    with pulse.part("load"):
+        rows = load_rows(folders.inputs["test"] / "test.jsonl")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        opened = open_any(source, DTYPES[settings.dtype], device)
+        tokenizer = open_tokenizer(source)
+        contract = contract_for(source, tokenizer, settings.contract)
+        answerer = Answerer(
+            opened, tokenizer, contract, settings, ContractForm(contract, tokenizer)
+        )
+    effective: dict[str, JsonValue] = {"device": device.type}
+    if settings.prompt == "own":
+        with pulse.part("choose"):
+            form, scores = _own_form(answerer, folders, pulse)
+            answerer = answerer.in_form(form)
+            effective["prompt_scores"] = scores
+    with pulse.part("work"):
+        prepared = answerer.prepare(rows)
+        batches = make_batches(prepared.lengths, settings.batch_size)
+        ledger = Ledger(folders.resume, batches)
+        by_number = {row.row: row for row in rows}
+        for batch in batches:
+            if batch not in ledger.done:
+                members = [by_number[number] for number in batch]
+                ledger.add(batch, *answerer.answer(members, prepared.prompts))
+                pulse.save()
+            pulse.progress(len(ledger.predictions) + len(prepared.refused), len(rows), "rows")
+    predictions = [*ledger.predictions, *prepared.refused]
+    _check_answered(predictions, str(folders.inputs["test"]))
+    with pulse.part("save"):
+        write_predictions(predictions, folders.output / PREDICTIONS)
+    tokens = sum(each.tokens for each in predictions)
+    return Outcome(
+        Inferred(
+            rows=len(predictions),
+            quarantined=sum(bool(each.error) for each in predictions),
+            generated_tokens=tokens,
+            generate_seconds=ledger.generate_seconds,
+            tokens_per_second=tokens / ledger.generate_seconds,
+            engine=opened.engine,
+            dtype=settings.dtype,
+            device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+            batch_size=settings.batch_size,
+            method=opened.method,
+            bits=opened.bits,
+            size_bytes=weight_bytes(source),
+            parameters=opened.parameters,
+            prompt_form=answerer.form.name,
+        ),
+        effective=effective,
+    )
+
+
+def _own_form(
+    answerer: Answerer, folders: Folders, pulse: Pulse
+) -> tuple[Form, Mapping[str, JsonValue]]:
+    """Choose anew after an interruption: the choice is a function of its inputs."""
+    settings = answerer.settings
+    data = folders.inputs["data"]
+    train = load_rows(data / "train.jsonl")
+    shots = choose_shots(train, settings.shots or 0, settings.seed or 0)
+    judged = judged_rows(load_rows(data / "eval.jsonl"), train, shots)
+    forms = own_forms(answerer.contract, answerer.tokenizer, shots)
+    done = 0
+
+    def answer(form: Form) -> list[Prediction]:
+        nonlocal done
+        mine = answerer.in_form(form)
+        prepared = mine.prepare(judged)
+        by_number = {row.row: row for row in judged}
+        predictions = list(prepared.refused)
+        for batch in make_batches(prepared.lengths, settings.batch_size):
+            predictions += mine.answer([by_number[number] for number in batch], prepared.prompts)[0]
+            done += len(batch)
+            pulse.progress(done, len(forms) * len(judged), "rows", form.name)
+        return predictions
+
+    form, scores = choose_form(forms, answer)
+    return form, {name: asdict(each) for name, each in scores.items()}
+
+
+def _check_answered(predictions: list[Prediction], at: str) -> None:
+    if all(each.error for each in predictions):
+        reasons = sorted({each.error for each in predictions})
+        raise DataError(
+            f"not one of {len(predictions)} test rows could be answered: {reasons[0]}",
+            at=at,
+            fix="look at the reason; a larger data.max_length lets longer prompts through",
+        )

@@ -1,0 +1,127 @@
+"""Answer rows with one opened model in one form; a row that cannot be answered says why."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from transformers import PreTrainedTokenizerBase
+
+from modelmill.models.prompt import Contract, EncodedRow, encode_row
+from modelmill.spec.records import Prediction, Row
+from modelmill.spec.settings import InferSettings
+from modelmill.stages.infer.forms import Form, cut
+from modelmill.stages.infer.generate import Generator
+from modelmill.stages.infer.likelihood import reference_nll
+from modelmill.stages.infer.opened import Opened
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The rows that can be answered, as ids, and those that cannot."""
+
+    prompts: dict[int, list[int]]
+    """By row number."""
+    refused: tuple[Prediction, ...]
+
+    @property
+    def lengths(self) -> dict[int, int]:
+        """Prompt tokens by row number."""
+        return {row: len(ids) for row, ids in self.prompts.items()}
+
+
+@dataclass(frozen=True)
+class Answerer:
+    """Everything that stays the same from batch to batch."""
+
+    opened: Opened
+    tokenizer: PreTrainedTokenizerBase
+    contract: Contract
+    settings: InferSettings
+    form: Form
+
+    def in_form(self, form: Form) -> "Answerer":
+        """Answer in another form."""
+        return replace(self, form=form)
+
+    def prepare(self, rows: Sequence[Row]) -> Prepared:
+        """Tokenize the prompts and set aside those that the model cannot take."""
+        prompts = {row.row: self.form.encode(row.prompt) for row in rows}
+        problems = {row: self._problem(ids) for row, ids in prompts.items()}
+        return Prepared(
+            {row: ids for row, ids in prompts.items() if not problems[row]},
+            tuple(refuse(row, problems[row.row]) for row in rows if problems[row.row]),
+        )
+
+    def answer(
+        self, rows: Sequence[Row], prompts: dict[int, list[int]]
+    ) -> tuple[list[Prediction], float]:
+        """Answer one batch; returns its predictions and the seconds of pure generation."""
+        ids = [prompts[row.row] for row in rows]
+        answered = Generator(
+            self.opened.model,
+            self.tokenizer,
+            self.contract,
+            self.settings.max_new_tokens,
+            self.form.stop_text,
+        ).answer(ids)
+        likelihoods = self._likelihoods(rows, ids)
+        predictions = []
+        for row, text, tokens in zip(rows, answered.texts, answered.tokens, strict=True):
+            nll, nll_tokens = likelihoods.get(row.row, (None, 0))
+            if nll is not None and not math.isfinite(nll):
+                predictions.append(refuse(row, "the model's scores are not finite numbers"))
+                continue
+            predictions.append(
+                Prediction(
+                    row=row.row,
+                    prompt=row.prompt,
+                    reference=row.completion,
+                    fields=row.fields,
+                    output=cut(text, self.form),
+                    tokens=tokens,
+                    nll=nll,
+                    nll_tokens=nll_tokens,
+                )
+            )
+        return predictions, answered.seconds
+
+    def _likelihoods(
+        self, rows: Sequence[Row], prompts: Sequence[list[int]]
+    ) -> dict[int, tuple[float, int]]:
+        """Score the references, by row number; one that exceeds the model has no score."""
+        if not self.settings.nll:
+            return {}
+        encoded: dict[int, EncodedRow] = {}
+        for row, ids in zip(rows, prompts, strict=True):
+            alone = encode_row(self.contract, self.tokenizer, row.prompt, row.completion)
+            whole = EncodedRow([*ids, *alone.input_ids[alone.prompt_length :]], len(ids))
+            if self.opened.positions is None or len(whole.input_ids) <= self.opened.positions:
+                encoded[row.row] = whole
+        nlls = reference_nll(self.opened.model, list(encoded.values()), self.contract.pad)
+        return {
+            row: (nll, len(whole.input_ids) - whole.prompt_length)
+            for (row, whole), nll in zip(encoded.items(), nlls, strict=True)
+        }
+
+    def _problem(self, ids: list[int]) -> str:
+        if not ids:
+            return "the prompt has no tokens"
+        limits = [self.form.max_prompt_tokens]
+        if self.opened.positions is not None:
+            limits.append(self.opened.positions - self.settings.max_new_tokens)
+        limit = min(each for each in limits if each is not None) if any(limits) else len(ids)
+        if len(ids) > limit:
+            return f"the prompt has {len(ids)} tokens, more than the {limit} that fit"
+        return ""
+
+
+def refuse(row: Row, reason: str) -> Prediction:
+    """Quarantine a row."""
+    return Prediction(
+        row=row.row,
+        prompt=row.prompt,
+        reference=row.completion,
+        fields=row.fields,
+        output="",
+        error=reason,
+    )

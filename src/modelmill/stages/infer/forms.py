@@ -1,0 +1,116 @@
+"""The forms a prompt can have: the contract's, and the base model's own.
+
+A form turns a prompt into ids and what was generated into an answer.  Knows tokenizers;
+must not know models.
+"""
+
+import os.path
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from transformers import PreTrainedTokenizerBase
+
+from modelmill.models.prompt import Contract, encode_prompt
+from modelmill.spec.records import Row
+
+SEPARATOR: Final = "\n\n"
+"""Between the examples of a few-shot prompt."""
+
+
+class Form(Protocol):
+    """One way to ask."""
+
+    name: str
+    """`contract`, `chat` or `3-shot`; what the report calls it."""
+    max_prompt_tokens: int | None
+    """A longer prompt is not answered; None where only the model's own limit counts."""
+    stop_text: str | None
+    """Where it appears in an answer, the answer has ended."""
+
+    def encode(self, prompt: str) -> list[int]:
+        """Turn a row's prompt into ids."""
+        ...
+
+
+@dataclass(frozen=True)
+class ContractForm:
+    """What the model was, or would have been, trained on."""
+
+    contract: Contract
+    tokenizer: PreTrainedTokenizerBase
+    name: str = "contract"
+    stop_text: str | None = None
+
+    @property
+    def max_prompt_tokens(self) -> int | None:
+        """No row of the training form is longer."""
+        return self.contract.max_length
+
+    def encode(self, prompt: str) -> list[int]:
+        """Put BOS in front where the family uses it, and nothing else."""
+        return encode_prompt(self.contract, self.tokenizer, prompt)
+
+
+@dataclass(frozen=True)
+class ChatForm:
+    """The prompt as a user's message in the model's own chat template."""
+
+    tokenizer: PreTrainedTokenizerBase
+    name: str = "chat"
+    max_prompt_tokens: int | None = None
+    stop_text: str | None = None
+
+    def encode(self, prompt: str) -> list[int]:
+        """Render the template up to where the model's turn begins."""
+        ids: list[int] = self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=False
+        )
+        return ids
+
+
+@dataclass(frozen=True)
+class FewShotForm:
+    """The prompt after a few solved examples, as plain text.
+
+    A model that goes on after its answer begins another example; the answer is cut where
+    the separator and what all examples' prompts begin with appear.
+    """
+
+    contract: Contract
+    tokenizer: PreTrainedTokenizerBase
+    shots: tuple[Row, ...]
+    max_prompt_tokens: int | None = None
+
+    @property
+    def name(self) -> str:
+        """`3-shot` for three examples."""
+        return f"{len(self.shots)}-shot"
+
+    @property
+    def stop_text(self) -> str | None:
+        """The separator and the common beginning of the prompts, up to its first line's end."""
+        common = os.path.commonprefix([shot.prompt for shot in self.shots])
+        return SEPARATOR + common.partition("\n")[0]
+
+    def encode(self, prompt: str) -> list[int]:
+        """Render the examples and the prompt."""
+        solved = [shot.prompt + shot.completion for shot in self.shots]
+        return encode_prompt(self.contract, self.tokenizer, SEPARATOR.join([*solved, prompt]))
+
+
+def cut(text: str, form: Form) -> str:
+    """End an answer where the form says that it has ended."""
+    return text if form.stop_text is None else text.partition(form.stop_text)[0]
+
+
+def own_forms(
+    contract: Contract, tokenizer: PreTrainedTokenizerBase, shots: Sequence[Row]
+) -> list[Form]:
+    """List the base model's own forms that exist; never empty if there is one example."""
+    forms: list[Form] = []
+    if tokenizer.chat_template is not None:
+        forms.append(ChatForm(tokenizer))
+    if shots:
+        forms.append(FewShotForm(contract, tokenizer, tuple(shots)))
+    return forms
