@@ -4,6 +4,7 @@ import http.client
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -34,10 +35,19 @@ def aws(server: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> pytest.Monkey
     return monkeypatch
 
 
+@pytest.fixture(scope="session")
+def opened(server: EmbeddedStore) -> Store:
+    """Open the bucket once: making a client costs more than most tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in server.environment.items():
+            patch.setenv(name, value)
+        return open_store(server.url, retry_budget_seconds=20)
+
+
 @pytest.fixture
-def store(server: EmbeddedStore, aws: pytest.MonkeyPatch) -> Store:
-    """Open a prefix that no other test uses."""
-    return open_store(f"{server.url}/{uuid.uuid4().hex}", retry_budget_seconds=20)
+def store(opened: Store, aws: pytest.MonkeyPatch) -> Store:
+    """Use a prefix that no other test uses."""
+    return replace(opened, prefix=uuid.uuid4().hex)
 
 
 class Proxy:

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill.spec.errors import UnsafeArtifact
@@ -10,12 +10,14 @@ SEGMENTS = st.from_regex(SEGMENT, fullmatch=True).filter(lambda text: len(text) 
 KEYS = st.lists(SEGMENTS, min_size=1, max_size=6).map("/".join)
 
 
+@settings(deadline=None, max_examples=60)
 @given(KEYS)
 def test_check_key_inside_the_grammar(key: str) -> None:
     """A key of good segments is kept as it is."""
     assert check_key(key) == key
 
 
+@settings(deadline=None, max_examples=60)
 @given(KEYS, st.text(min_size=1, max_size=3), st.integers(0, 30))
 def test_check_key_with_something_inserted(key: str, text: str, position: int) -> None:
     """An accepted key is ASCII, relative, without empty or hidden segments, for any input."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill.spec.errors import DataError, InputMissing, ModelmillError, UnsafeArtifact
@@ -103,6 +103,7 @@ def test_header_of_a_broken_file(model: Path, name: str) -> None:
     assert caught.value.at == str(model / "model.safetensors")
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.integers(0, len(GOOD) - 1), st.integers(1, 255))
 def test_header_with_any_byte_changed(
     tmp_path_factory: pytest.TempPathFactory, position: int, change: int

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from modelmill.models.families import close_known_holes, expected_linears
 from modelmill.models.guard import check_loading, check_quantized
@@ -72,6 +73,7 @@ def open_model(
     Raises:
         DataError: files and config do not fit together, or not all layers are quantized.
     """
+    disable_progress_bar()  # progress is the pulse's; a bar in a log file is a page of noise
     config = open_config(folder)
     close_known_holes(config)
     saved_by = _saved_method(config)

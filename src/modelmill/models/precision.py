@@ -42,8 +42,8 @@ def choose_precision(asked: Asked, device: torch.device) -> tuple[torch.dtype, s
     for block in blocks.values():
         block.train_once()  # kernels are compiled and chosen at the first call
     end = time.perf_counter() + BUDGET_SECONDS
-    # Taking turns and comparing the fastest turns: other work on the machine slows single
-    # turns down fivefold, but hardly all turns of one of the two.
+    # Taking turns, and comparing the fastest: other work on the machine slows single turns
+    # down fivefold, but hardly all turns of one of the two.
     while time.perf_counter() < end:
         for dtype, block in blocks.items():
             fastest[dtype] = min(fastest[dtype], block.train_once())
@@ -87,15 +87,19 @@ class _AdapterBlock(nn.Module):
         self.mask = nn.Buffer(mask.expand(_BATCH, 1, -1, -1).contiguous())
 
     def train_once(self) -> float:
-        """Run forward and backward; return the seconds."""
+        """Run forward and backward; return the seconds, on a CPU those of all its threads.
+
+        CPU seconds do not count the time other processes had the cores.
+        """
         device = self.hidden.device
-        start = time.perf_counter()
+        clock = time.process_time if device.type == "cpu" else time.perf_counter
+        start = clock()
         with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
             loss = self(self.hidden).float().square().mean()
         loss.backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return time.perf_counter() - start
+        return clock() - start
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         """Map (batch, length, width) to the same shape."""

@@ -1,7 +1,6 @@
 """A run that never happened, complete to the last record.
 
-Built from a real plan, with invented measurements and answers: a base that mostly fails,
-a merged model that mostly succeeds, two variants close to it and one that is broken.
+The base mostly fails, merged mostly succeeds, two variants are close to it, one is broken.
 """
 
 import random
@@ -12,35 +11,15 @@ from typing import NamedTuple
 
 import pytest
 
-from modelmill.report.describe import report_document
+from modelmill.report.compose import render
 from modelmill.report.document import ReportDocument
 from modelmill.report.facts import RunFacts, StageFacts
-from modelmill.report.judge import judge
+from modelmill.spec import records
 from modelmill.spec.plan import Plan, Stage, make_plan, plan_bytes, sources_of
 from modelmill.spec.profile import Facts
-from modelmill.spec.records import (
-    CurvePoint,
-    DataFetched,
-    Device,
-    Event,
-    Figures,
-    FileRecord,
-    Finetuned,
-    Inferred,
-    InputRecord,
-    Manifest,
-    Measurements,
-    Merged,
-    ModelFetched,
-    Part,
-    Prediction,
-    Quantized,
-)
 from modelmill.spec.run import RunSpec
 from modelmill.spec.settings import Pin
 
-ROWS = 48
-STEPS = 57
 PARAMETERS = 134_515_008
 
 
@@ -63,16 +42,11 @@ MODELS = {
     "nf4": Invented(118_021_120, 4, "bitsandbytes", 0.61, 0.161, 33),
     "gptq-2": Invented(84_213_760, 2, "gptq", 0.0, 6.4, 31),
 }
-SECONDS = {
-    "fetch-model": 3.4,
-    "fetch-data": 0.8,
-    "fetch-test": 0.7,
-    "finetune": 236.0,
-    "merge": 14.2,
-    "quantize-gptq-4": 74.0,
-    "quantize-nf4": 12.5,
-    "quantize-gptq-2": 77.0,
-}
+FETCH_SECONDS = {"fetch-model": 3.4, "fetch-data": 0.8, "fetch-test": 0.7}
+QUANTIZE_SECONDS = {"quantize-gptq-4": 74.0, "quantize-nf4": 12.5, "quantize-gptq-2": 77.0}
+SECONDS = {**FETCH_SECONDS, "finetune": 236.0, "merge": 14.2, **QUANTIZE_SECONDS}
+PARTS = {"pull": 0.02, "load": 0.08, "work": 0.85, "save": 0.03, "push": 0.02}
+TOO_LONG = "3 rows were longer than max_length and were dropped"
 RUN = {
     "model": {
         "source": "s3://models/smol",
@@ -104,7 +78,6 @@ RUN = {
     "report": {"samples": 5, "slice": "phrasing"},
 }
 TABLES = ("ships", "museums", "orchards", "rivers")
-COLUMNS = ("name", "region", "founded", "visitors")
 START = datetime(2026, 11, 22, 9, 0, tzinfo=UTC)
 
 
@@ -118,12 +91,12 @@ def plan_of(changes: Mapping[str, object] | None = None) -> Plan:
     return make_plan(run, Facts(accelerator="cpu", dtype="bfloat16"), pins)
 
 
-def build_facts(changes: Mapping[str, object] | None = None, rows: int = ROWS) -> RunFacts:
+def build_facts(changes: Mapping[str, object] | None = None, rows: int = 48) -> RunFacts:
     """Invent what became of every stage."""
     plan = plan_of(changes)
     digest = f"{len(plan_bytes(plan)):064x}"
     stages: list[StageFacts] = []
-    events: list[Event] = []
+    events: list[records.Event] = []
     now = START
     for stage in plan.stages:
         facts = _stage_facts(stage, now, rows)
@@ -146,11 +119,6 @@ def build_facts(changes: Mapping[str, object] | None = None, rows: int = ROWS) -
         stages=tuple(stages),
         events=tuple(events),
     )
-
-
-def document_of(facts: RunFacts) -> ReportDocument:
-    """Judge and compose in one go."""
-    return report_document(facts, judge(facts))
 
 
 def with_stage(facts: RunFacts, name: str, **changes: object) -> RunFacts:
@@ -186,8 +154,8 @@ def failed(facts: RunFacts, name: str, message: str = "out of memory") -> RunFac
 
 
 def _events_without(
-    events: tuple[Event, ...], failed_stage: str, lost: set[str]
-) -> Iterator[Event]:
+    events: tuple[records.Event, ...], failed_stage: str, lost: set[str]
+) -> Iterator[records.Event]:
     for event in events:
         if event.stage == failed_stage and event.event == "committed":
             yield event.model_copy(update={"event": "failed", "exit_code": 78})
@@ -204,7 +172,7 @@ def facts() -> RunFacts:
 @pytest.fixture(scope="session")
 def document(facts: RunFacts) -> ReportDocument:
     """Give the complete run's document."""
-    return document_of(facts)
+    return render(facts)[0]
 
 
 @pytest.fixture(scope="session")
@@ -240,34 +208,26 @@ def _stage_facts(stage: Stage, now: datetime, rows: int) -> StageFacts:
         status="done",
         manifest=_manifest(stage, now),
         manifest_sha256=f"{len(stage.name):064x}",
-        measurements=Measurements(
-            parts=(
-                Part(name="pull", seconds=0.02 * seconds, bytes=270_000_000),
-                Part(name="load", seconds=0.08 * seconds),
-                Part(name="work", seconds=0.85 * seconds),
-                Part(name="save", seconds=0.03 * seconds),
-                Part(name="push", seconds=0.02 * seconds, bytes=40_000_000),
+        measurements=records.Measurements(
+            parts=tuple(
+                records.Part(name=name, seconds=share * seconds) for name, share in PARTS.items()
             ),
             seconds=seconds,
             peak_rss_bytes=3_900_000_000 if stage.kind == "finetune" else 1_400_000_000,
             bytes_in=270_000_000,
             bytes_out=40_000_000,
             figures=figures,
-            warnings=_warnings(stage),
+            warnings=(TOO_LONG,) if stage.kind == "finetune" else (),
         ),
-        predictions=_predictions(variant, rows) if stage.kind == "infer" else (),
+        predictions=tuple(_prediction(variant, row) for row in range(rows))
+        if stage.kind == "infer"
+        else (),
         attempts=1,
     )
 
 
-def _warnings(stage: Stage) -> tuple[str, ...]:
-    if stage.kind != "finetune":
-        return ()
-    return ("3 rows were longer than max_length and were dropped",)
-
-
-def _manifest(stage: Stage, now: datetime) -> Manifest:
-    return Manifest(
+def _manifest(stage: Stage, now: datetime) -> records.Manifest:
+    return records.Manifest(
         kind=stage.kind,
         key=stage.key,
         stage=stage.name,
@@ -275,43 +235,41 @@ def _manifest(stage: Stage, now: datetime) -> Manifest:
         attempt=f"20261122T090000Z-{len(stage.name):032x}",
         created=_time(now),
         settings=stage.settings.model_dump(mode="json"),
-        effective={"precision": "bfloat16", "micro_batch_size": 4}
-        if stage.kind == "finetune"
-        else {},
+        effective={"precision": "bfloat16"} if stage.kind == "finetune" else {},
         inputs={
-            each.role: InputRecord(
+            each.role: records.InputRecord(
                 kind=each.kind, key=each.key, manifest_sha256=f"{len(each.stage):064x}"
             )
             for each in stage.inputs
         },
         versions={"modelmill": "0.1.0", "python": "3.11.2", "torch": "2.14.1"},
-        device=Device(accelerator="cpu", name="AMD EPYC 9654, 2 cores"),
-        files=(FileRecord(path="model.safetensors", size_bytes=1, sha256=f"{1:064x}"),),
+        device=records.Device(accelerator="cpu", name="AMD EPYC 9654, 2 cores"),
+        files=(records.FileRecord(path="model.safetensors", size_bytes=1, sha256=f"{1:064x}"),),
     )
 
 
-def _figures(stage: Stage, rows: int) -> Figures:
+def _figures(stage: Stage, rows: int) -> records.Figures:
     variant = stage.name.partition("-")[2]
     match stage.kind:
         case "fetch-model":
-            return ModelFetched(
+            return records.ModelFetched(
                 architecture="LlamaForCausalLM",
                 parameters=PARAMETERS,
                 size_bytes=MODELS["base"].size_bytes,
                 dtype="bfloat16",
             )
         case "fetch-data":
-            return DataFetched(
+            return records.DataFetched(
                 rows={"train": 300, "eval": 40},
                 duplicates={"train": 2, "eval": 0},
                 overlap={"train/eval": 1},
             )
         case "fetch-test":
-            return DataFetched(rows={"test": rows}, duplicates={"test": 0})
+            return records.DataFetched(rows={"test": rows}, duplicates={"test": 0})
         case "finetune":
             return _finetuned()
         case "merge":
-            return Merged(
+            return records.Merged(
                 dtype="bfloat16",
                 size_bytes=MODELS["merged"].size_bytes,
                 adapter_tensors=420,
@@ -323,7 +281,7 @@ def _figures(stage: Stage, rows: int) -> Figures:
             )
         case "quantize":
             model = MODELS[variant]
-            return Quantized(
+            return records.Quantized(
                 method=model.method,
                 bits=model.bits,
                 group_size=64,
@@ -336,16 +294,16 @@ def _figures(stage: Stage, rows: int) -> Figures:
             return _inferred(variant, rows)
 
 
-def _finetuned() -> Finetuned:
+def _finetuned() -> records.Finetuned:
     generator = random.Random(3)
     curve = []
-    for step in range(1, STEPS + 1):
+    for step in range(1, 58):
         loss = 0.16 + 1.7 * 0.9**step + generator.uniform(-0.03, 0.03)
-        is_evaluated = step % 6 == 0 or step == STEPS
+        is_evaluated = step % 6 == 0 or step == 57
         eval_loss = 0.19 + 1.6 * 0.89**step if is_evaluated else None
-        curve.append(CurvePoint(step=step, epoch=step / 19, loss=loss, eval_loss=eval_loss))
-    return Finetuned(
-        steps=STEPS,
+        curve.append(records.CurvePoint(step=step, epoch=step / 19, loss=loss, eval_loss=eval_loss))
+    return records.Finetuned(
+        steps=57,
         train_rows=297,
         eval_rows=40,
         too_long=3,
@@ -355,15 +313,15 @@ def _finetuned() -> Finetuned:
         micro_batch_size=4,
         precision="bfloat16",
         precision_reason="bfloat16 took 0.61 of float32's time per matrix product",
-        best_step=STEPS,
+        best_step=57,
         best_eval_loss=0.192,
         curve=tuple(curve),
     )
 
 
-def _inferred(variant: str, rows: int) -> Inferred:
+def _inferred(variant: str, rows: int) -> records.Inferred:
     model = MODELS[variant]
-    return Inferred(
+    return records.Inferred(
         rows=rows,
         quarantined=1 if variant == "nf4" else 0,
         generated_tokens=24 * rows,
@@ -381,16 +339,12 @@ def _inferred(variant: str, rows: int) -> Inferred:
     )
 
 
-def _predictions(variant: str, rows: int) -> tuple[Prediction, ...]:
-    return tuple(_prediction(variant, row) for row in range(rows))
-
-
-def _prediction(variant: str, row: int) -> Prediction:
+def _prediction(variant: str, row: int) -> records.Prediction:
     shared = random.Random(row)
     own = random.Random(f"{variant}/{row}")
     table = shared.choice(TABLES)
     place, year = f"{shared.choice('ABCDE')}stad", shared.randrange(1800, 2000)
-    asked, other = shared.sample(COLUMNS[:2], 2)
+    asked, other = shared.sample(("name", "region"), 2)
     difficulty = shared.random()
     operator = shared.choice(("<", ">"))
     context = f"CREATE TABLE {table} (name TEXT, region TEXT, founded INTEGER, visitors INTEGER)"
@@ -411,7 +365,7 @@ def _prediction(variant: str, row: int) -> Prediction:
         output = output.replace(f"{named} AND {old}", f"{old} AND {named};")
     noise = own.uniform(-0.2, 0.25) if variant == "nf4" else own.uniform(-0.01, 0.01)
     quarantined = variant == "nf4" and row == 7
-    return Prediction(
+    return records.Prediction(
         row=row,
         prompt=f"### Schema\n{context}\n### Question\n{question}\n### SQL\n",
         reference=reference,
@@ -429,8 +383,8 @@ def _prediction(variant: str, row: int) -> Prediction:
     )
 
 
-def _event(event: str, stage: Stage, time: datetime, *, from_run: str = "") -> Event:
-    return Event.model_validate(
+def _event(event: str, stage: Stage, time: datetime, *, from_run: str = "") -> records.Event:
+    return records.Event.model_validate(
         {
             "time": _time(time),
             "event": event,

@@ -108,8 +108,8 @@ def suite_for(schema_text: str, reference_text: str) -> Suite | Unusable:
 def is_equivalent(suite: Suite, prediction: Sequence[Token]) -> bool:
     """Whether a query answers like the reference on the suite and on databases made for both.
 
-    Every database is also stored backwards, so that a query without an order of its own, or
-    with a LIMIT, is not right by luck.
+    The suite's rows are stored in several orders, so that a query without an order of its own,
+    or with a LIMIT, is not right by luck.
 
     Raises:
         QueryError: the prediction is refused, does not run, or breaks a limit.

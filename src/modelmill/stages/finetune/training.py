@@ -3,7 +3,6 @@
 Knows the trainer; must not know rows as text, nor what is written where.
 """
 
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     PreTrainedModel,
+    PrinterCallback,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -29,8 +29,6 @@ from modelmill.spec.records import CurvePoint
 from modelmill.spec.run import FinetuneSpec
 from modelmill.stages.finetune.examples import Examples
 from modelmill.stages.stage import Pulse
-
-logger = logging.getLogger(__name__)
 
 IGNORED = -100
 """The label of a token that is not in the loss."""
@@ -115,6 +113,7 @@ def train(
         data_collator=DataCollatorForLanguageModeling(pad_token_id=training.pad),
         callbacks=[watch],
     )
+    trainer.remove_callback(PrinterCallback)
     # The trainer casts a quantized model's adapter to bfloat16, whose 8 bits lose small
     # optimizer updates; on an unquantized base it keeps float32, and so do we.
     for weight in _trainable(adapted).values():
@@ -168,7 +167,7 @@ def _arguments(training: Training, micro_batch: int, *, has_eval: bool) -> SFTCo
         per_device_train_batch_size=micro_batch,
         per_device_eval_batch_size=micro_batch,
         gradient_accumulation_steps=spec.batch_size // micro_batch,
-        gradient_checkpointing=spec.gradient_checkpointing,
+        activation_checkpointing=spec.gradient_checkpointing,
         bf16=training.dtype == torch.bfloat16,
         fp16=training.dtype == torch.float16,
         use_cpu=on_cpu,

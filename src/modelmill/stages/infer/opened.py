@@ -83,10 +83,10 @@ def _open_gptq(
     bits only, and answer differently with the batch.
     """
     if device.type == "cuda" and dtype != torch.float32:
-        from modelmill.stages.infer import gptq_engine  # noqa: PLC0415 - eight seconds
+        from modelmill.stages.infer import gptq_engine
 
         return gptq_engine.open_packed(folder, dtype)
-    from modelmill.models.gptq import open_unpacked  # noqa: PLC0415
+    from modelmill.models.gptq import open_unpacked
 
     model = open_unpacked(folder, bits=bits, dtype=dtype).to(device)
     return model, f"transformers {transformers.__version__}, gptq unpacked"
@@ -94,7 +94,7 @@ def _open_gptq(
 
 def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> str:
     """Let NF4 layers compute in this run's dtype instead of the one they were saved with."""
-    import bitsandbytes  # noqa: PLC0415 - not needed for other models
+    import bitsandbytes
 
     for module in model.modules():
         if isinstance(module, bitsandbytes.nn.Linear4bit):

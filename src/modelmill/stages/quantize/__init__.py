@@ -51,10 +51,10 @@ def run(settings: QuantizeSettings, folders: Folders, pulse: Pulse) -> Outcome:
 def _quantize(settings: QuantizeSettings, folders: Folders, pulse: Pulse) -> Written:
     """Import only the engine that is needed: each takes seconds."""
     if isinstance(settings.quantize, GptqSpec):
-        from modelmill.stages.quantize import gptq  # noqa: PLC0415
+        from modelmill.stages.quantize import gptq
 
         return gptq.quantize(settings.quantize, settings, folders, pulse)
-    from modelmill.stages.quantize import bitsandbytes  # noqa: PLC0415
+    from modelmill.stages.quantize import bitsandbytes
 
     return bitsandbytes.quantize(settings.quantize, folders, pulse)
 

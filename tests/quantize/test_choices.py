@@ -1,0 +1,86 @@
+"""The pure parts: group size and calibration."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelmill.spec.errors import DataError, SpecError
+from modelmill.spec.records import Row
+from modelmill.stages.quantize.calibration import SHORTEST, choose_sequences, shortage
+from modelmill.stages.quantize.grouping import CHOICES, choose_group_size
+
+WIDTHS = st.dictionaries(st.text("abc", min_size=1), st.integers(1, 40).map(lambda n: n * 32))
+
+
+@given(WIDTHS)
+def test_group_size_auto_is_the_largest_that_divides_all(widths: dict[str, int]) -> None:
+    """No larger choice would divide every layer."""
+    chosen = choose_group_size("auto", widths)
+    fitting = [size for size in CHOICES if all(width % size == 0 for width in widths.values())]
+    assert chosen == max(fitting)
+
+
+def test_group_size_of_falcon_7b() -> None:
+    """4544 and 18176 are what broke 128 for everyone."""
+    assert choose_group_size("auto", {"qkv": 4544, "down": 18176}) == 64
+
+
+def test_group_size_that_does_not_divide_names_the_layers() -> None:
+    """The message says which layers and what to do."""
+    with pytest.raises(SpecError, match=r"128 does not divide .* h\.qkv \(4544\)") as caught:
+        choose_group_size(128, {"h.qkv": 4544, "h.out": 256})
+    assert "auto" in caught.value.what
+    assert "h.out" not in caught.value.what
+
+
+def test_group_size_auto_without_a_choice_is_refused() -> None:
+    """Better an error than a model that breaks at inference."""
+    with pytest.raises(SpecError, match="bitsandbytes"):
+        choose_group_size("auto", {"odd": 48})
+
+
+def rows_of(lengths: list[int]) -> list[Row]:
+    """Make rows whose ids are their own number, as often as the length says."""
+    return [
+        Row(row=number, prompt=str(length), completion="", fields={})
+        for number, length in enumerate(lengths)
+    ]
+
+
+def encode(row: Row) -> list[int]:
+    """Repeat the row's number."""
+    return [row.row] * int(row.prompt)
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=30),
+    st.integers(SHORTEST, 400),
+    st.integers(SHORTEST, 100),
+    st.integers(0, 3),
+)
+def test_calibration_keeps_its_budget(
+    lengths: list[int], max_tokens: int, length: int, seed: int
+) -> None:
+    """Never more tokens than asked, no sequence too long or so short that it is dropped."""
+    rows = rows_of(lengths)
+    if min(sum(lengths), max_tokens, length) < SHORTEST:
+        with pytest.raises(DataError, match="too few"):
+            choose_sequences(rows, encode, max_tokens=max_tokens, length=length, seed=seed)
+        return
+    chosen = choose_sequences(rows, encode, max_tokens=max_tokens, length=length, seed=seed)
+    sizes = [len(each) for each in chosen.sequences]
+    assert all(SHORTEST <= size <= length for size in sizes)
+    assert chosen.tokens == sum(sizes) <= max_tokens
+    assert chosen.tokens > min(max_tokens, sum(lengths)) - SHORTEST
+    order = list(range(len(rows)))
+    random.Random(seed).shuffle(order)
+    joined = [number for number in order for _ in range(lengths[number])]
+    assert [token for each in chosen.sequences for token in each] == joined[: chosen.tokens]
+
+
+def test_shortage_is_told_below_the_floor_only() -> None:
+    """Four tokens per input feature of the widest layer."""
+    assert shortage(4 * 1536, 1536) == ""
+    assert "1536" in shortage(4 * 1536 - 1, 1536)

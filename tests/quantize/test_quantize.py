@@ -1,0 +1,258 @@
+"""The stage on tiny random models, read back without the engine that wrote them."""
+
+import json
+import math
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from modelmill.models.gptq import check_files, open_unpacked
+from modelmill.models.open import open_config, open_model
+from modelmill.models.prompt import load_contract
+from modelmill.spec.errors import DataError, Interrupted, SpecError
+from modelmill.spec.records import Quantized
+from modelmill.spec.run import BitsandbytesSpec, CalibrationSpec, GptqSpec
+from modelmill.spec.settings import ContractSettings, QuantizeSettings
+from modelmill.stages.quantize import run
+from modelmill.stages.stage import Folders
+
+from ..tiny_stages import Family, RecordingPulse, make_model, make_rows, write_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the engines' own
+
+ModelOf = Callable[[Family], Path]
+
+FILES = {
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "prompt.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+def settings_for(spec: GptqSpec | BitsandbytesSpec) -> QuantizeSettings:
+    """Complete a method's spec."""
+    return QuantizeSettings(quantize=spec, contract=ContractSettings(max_length=128), seed=0)
+
+
+def gptq(bits: int, **changes: object) -> GptqSpec:
+    """Ask for GPTQ on a few tokens."""
+    asked = {"method": "gptq", "bits": bits, "calibration": CalibrationSpec(tokens=600), **changes}
+    return GptqSpec.model_validate(asked)
+
+
+def quantize(
+    spec: GptqSpec | BitsandbytesSpec,
+    model: Path,
+    data: Path,
+    output: Path,
+    pulse: RecordingPulse | None = None,
+) -> Quantized:
+    """Run the stage."""
+    output.mkdir()
+    folders = Folders({"model": model, "data": data}, output, output.with_name("resume"))
+    outcome = run(settings_for(spec), folders, pulse or RecordingPulse())
+    assert isinstance(outcome.figures, Quantized)
+    return outcome.figures
+
+
+def worst_weight_error(original: Path, quantized: torch.nn.Module) -> float:
+    """Compare every changed matrix with the original; relative, in the Frobenius norm."""
+    model = AutoModelForCausalLM.from_pretrained(original, dtype=torch.float32)
+    now = dict(quantized.named_parameters())
+    errors = [
+        ((now[name] - weight).norm() / weight.norm()).item()
+        for name, weight in model.named_parameters()
+        if weight.ndim == 2
+    ]
+    return max(errors)
+
+
+def test_gptq_writes_what_every_reader_needs(
+    model_of: ModelOf, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Complete configs in both places, readable files, nothing of the engine's left around."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    pulse = RecordingPulse()
+    figures = quantize(gptq(4), model_of("llama"), data, tmp_path / "out", pulse)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES | {"quantize_config.json"}
+    assert list(elsewhere.iterdir()) == []
+    for path in (tmp_path / "out").iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    stored = json.loads((tmp_path / "out" / "quantize_config.json").read_text())
+    assert config["quantization_config"] == stored
+    assert config["dtype"] == "float16"
+    expected = {
+        "bits": 4,
+        "group_size": 64,
+        "desc_act": False,
+        "sym": True,
+        "lm_head": False,
+        "quant_method": "gptq",
+        "checkpoint_format": "gptq",
+    }
+    assert expected.items() <= stored.items()
+    assert load_contract(tmp_path / "out").eos == (1,)
+    assert figures.modules == 14
+    assert figures.group_size == 64
+    assert figures.size_bytes == (tmp_path / "out" / "model.safetensors").stat().st_size
+    assert figures.bits_per_weight == pytest.approx(8 * figures.size_bytes / figures.parameters)
+    assert figures.calibration_tokens == 600
+    assert pulse.told[-1] == (2, 2, "layers")
+    assert "wants at least 768" in pulse.warnings[0]
+
+
+def test_gptq_leaks_neither_text_nor_paths(model_of: ModelOf, tmp_path: Path) -> None:
+    """A canary in every training row is in no file of the artifact, and no path is either."""
+    rows = [
+        row.model_copy(update={"prompt": f"canary {row.prompt}", "completion": "canary"})
+        for row in make_rows(40, 2)
+    ]
+    write_rows(rows, tmp_path / "secret" / "train.jsonl")
+    quantize(gptq(4), model_of("llama"), tmp_path / "secret", tmp_path / "out")
+    for path in (tmp_path / "out").iterdir():
+        content = path.read_bytes()
+        assert b"canary" not in content, path.name
+        assert str(tmp_path).encode() not in content, path.name
+        assert b"/tmp" not in content, path.name
+
+
+@pytest.mark.parametrize(
+    ("bits", "changes", "worst"),
+    [
+        (8, {}, 0.02),
+        (4, {"sym": False}, 0.2),
+        (3, {"desc_act": True}, 0.4),
+        (2, {"group_size": 32}, 0.8),
+    ],
+)
+def test_gptq_bits_read_back_by_another_reader(
+    bits: int, changes: dict[str, object], worst: float,
+    model_of: ModelOf, data: Path, tmp_path: Path,
+) -> None:  # fmt: skip
+    """Our own unpacking of format v1 finds weights as near as the bits allow."""
+    quantize(gptq(bits, **changes), model_of("llama"), data, tmp_path / "out")
+    model = open_unpacked(tmp_path / "out", bits=bits, dtype=torch.float32)
+    error = worst_weight_error(model_of("llama"), model)
+    assert worst / 20 < error < worst
+
+
+@pytest.mark.parametrize("family", ["bloom", "falcon", "falcon-rw", "llama"])
+def test_gptq_families_in_one_process(
+    family: Family, model_of: ModelOf, data: Path, tmp_path: Path
+) -> None:
+    """Every block's layers are quantized, and close to what they were."""
+    figures = quantize(gptq(4), model_of(family), data, tmp_path / "out")
+    assert figures.modules == (14 if family == "llama" else 8)
+    model = open_unpacked(tmp_path / "out", bits=4, dtype=torch.float32)
+    assert 0.01 < worst_weight_error(model_of(family), model) < 0.2
+
+
+def test_gptq_kernels_agree_with_the_files(
+    model_of: ModelOf, data: Path, tmp_path: Path
+) -> None:
+    """The engine's own layers give the logits of the weights we unpack."""
+    from gptqmodel import BACKEND
+
+    from modelmill.stages.infer.gptq_engine import open_packed
+
+    quantize(gptq(4), model_of("falcon"), data, tmp_path / "out")
+    ours = open_unpacked(tmp_path / "out", bits=4, dtype=torch.float32)
+    engine, name = open_packed(
+        tmp_path / "out", torch.float16, backend=BACKEND.GPTQ_TORCH, device="cpu"
+    )
+    ids = torch.arange(20, 60).reshape(2, 20)
+    with torch.inference_mode():
+        expected = ours(ids).logits
+        difference = (engine(ids).logits.float() - expected).norm() / expected.norm()
+    assert difference < 0.01
+    assert name.startswith("gptqmodel ")
+
+
+def test_gptq_group_size_is_refused_before_the_engine_runs(
+    model_of: ModelOf, data: Path, tmp_path: Path
+) -> None:
+    """A width of 64 cannot be cut into groups of 128."""
+    with pytest.raises(SpecError, match=r"128 does not divide .*\(64\)"):
+        quantize(gptq(4, group_size=128), model_of("llama"), data, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_gptq_interrupted_stops_between_layers(
+    model_of: ModelOf, data: Path, tmp_path: Path
+) -> None:
+    """Asked to stop, the stage ends with that, not with the engine's own error."""
+    pulse = RecordingPulse(stop_after=2, stop_with=Interrupted("asked to stop"))
+    with pytest.raises(Interrupted):
+        quantize(gptq(4), model_of("llama"), data, tmp_path / "out", pulse)
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+
+
+def test_gptq_file_without_a_tensor_is_refused(
+    model_of: ModelOf, data: Path, tmp_path: Path
+) -> None:
+    """Negative control: the check after writing sees a lost scale and an unquantized layer."""
+    quantize(gptq(4), model_of("llama"), data, tmp_path / "out")
+    config = open_config(model_of("llama"))
+    path = tmp_path / "out" / "model.safetensors"
+    whole = load_file(path)
+    assert check_files(tmp_path / "out", config) == 14
+    lost = "model.layers.1.mlp.up_proj.scales"
+    save_file({name: each for name, each in whole.items() if name != lost}, path)
+    with pytest.raises(DataError, match=lost):
+        check_files(tmp_path / "out", config)
+    layer = lost.removesuffix(".scales")
+    plain = {name: each for name, each in whole.items() if not name.startswith(layer)}
+    save_file({**plain, f"{layer}.weight": torch.zeros(192, 64)}, path)
+    with pytest.raises(DataError, match=f"{layer}.weight"):
+        check_files(tmp_path / "out", config)
+
+
+@pytest.mark.parametrize("family", ["llama", "falcon"])
+def test_nf4_is_smaller_and_reads_back(
+    family: Family, model_of: ModelOf, tmp_path: Path
+) -> None:
+    """The saved weights are those that were quantized, in every layer."""
+    figures = quantize(
+        BitsandbytesSpec(method="bitsandbytes"), model_of(family), tmp_path, tmp_path / "out"
+    )
+    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
+    original = (model_of(family) / "model.safetensors").stat().st_size
+    assert figures.size_bytes < original
+    assert figures.group_size is None
+    cpu = torch.device("cpu")
+    ids = torch.arange(20, 60).reshape(2, 20)
+    with torch.inference_mode():
+        saved = open_model(tmp_path / "out", dtype=torch.bfloat16, device=cpu)
+        direct = open_model(model_of(family), dtype=torch.bfloat16, device=cpu, load_in="nf4")
+        assert torch.equal(saved(ids).logits, direct(ids).logits)
+
+
+def test_nf4_without_double_quantization_is_bigger(model_of: ModelOf, tmp_path: Path) -> None:
+    """The scales take their 32 bits."""
+    sizes = [
+        quantize(
+            BitsandbytesSpec(method="bitsandbytes", double_quant=double),
+            model_of("llama"), tmp_path, tmp_path / str(double),
+        ).size_bytes  # fmt: skip
+        for double in (True, False)
+    ]
+    assert not math.isnan(sizes[0])
+    assert sizes[1] != sizes[0]
+
+
+def test_width_that_no_group_divides_is_refused(data: Path, tmp_path: Path) -> None:
+    """48 input features leave only bitsandbytes."""
+    odd = make_model("llama", tmp_path / "odd", intermediate_size=48)
+    with pytest.raises(SpecError, match="bitsandbytes"):
+        quantize(gptq(4), odd, data, tmp_path / "out")

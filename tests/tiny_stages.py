@@ -1,0 +1,134 @@
+"""What a stage function needs in a test: tiny random models, rows, and a pulse."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    BloomConfig,
+    FalconConfig,
+    LlamaConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedTokenizerFast,
+)
+
+from modelmill.spec.records import Row
+
+Family = Literal["llama", "bloom", "falcon", "falcon-rw"]
+
+EOS = 1
+
+
+def make_rows(count: int, seed: int) -> list[Row]:
+    """Make text-to-SQL-like rows of very different lengths."""
+    draw = random.Random(seed)
+    return [
+        Row(
+            row=number,
+            prompt=f"table t{draw.randint(0, 99)}{' column' * draw.randint(0, 12)}\nsql: ",
+            completion=f"SELECT a FROM t WHERE b = {draw.randint(0, 99)}",
+            fields={"n": number},
+        )
+        for number in range(count)
+    ]
+
+
+def write_rows(rows: list[Row], path: Path) -> None:
+    """Write rows as fetch does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(row.model_dump_json() + "\n" for row in rows), encoding="utf-8")
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Train a small byte-level BPE on the rows; pad is EOS, as in many base models."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=384,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )
+    core.train_from_iterator((row.prompt + row.completion for row in make_rows(50, 9)), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
+
+
+def make_model(family: Family, folder: Path, **changes: int | bool) -> Path:
+    """Write a random bfloat16 model with its tokenizer."""
+    tokenizer = make_tokenizer()
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(_config(family, len(tokenizer), changes))
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _config(family: Family, vocabulary: int, changes: dict[str, int | bool]) -> PreTrainedConfig:
+    shared: dict[str, int | bool] = {
+        "vocab_size": vocabulary,
+        "hidden_size": 64,
+        "bos_token_id": 0,
+        "eos_token_id": EOS,
+        "pad_token_id": EOS,
+        # Random logits are nearly equal; far apart, they survive another order of adding.
+        "initializer_range": 0.2,
+        **changes,
+    }
+    falcon = {**shared, "num_hidden_layers": 2, "num_attention_heads": 4}
+    makers: dict[Family, Callable[[], PreTrainedConfig]] = {
+        "llama": lambda: LlamaConfig(
+            **{
+                "intermediate_size": 192,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "max_position_embeddings": 256,
+                "tie_word_embeddings": True,
+                **shared,
+            }
+        ),
+        "bloom": lambda: BloomConfig(n_layer=2, n_head=4, **shared),
+        "falcon": lambda: FalconConfig(multi_query=True, parallel_attn=True, **falcon),
+        "falcon-rw": lambda: FalconConfig(
+            multi_query=False, alibi=True, parallel_attn=False, bias=True, **falcon
+        ),
+    }
+    return makers[family]()
+
+
+@dataclass
+class RecordingPulse:
+    """Remembers what a stage told; asks it to stop after so many tellings."""
+
+    stop_after: int | None = None
+    stop_with: Exception | None = None
+    told: list[tuple[int, int, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    parts: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Remember the part's name."""
+        self.parts.append(name)
+        yield
+
+    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
+        """Remember how far; stop if it is time."""
+        self.told.append((done, total, unit))
+        if self.stop_with is not None and len(self.told) == self.stop_after:
+            raise self.stop_with
+
+    def save(self) -> None:
+        """Accept that the resume folder is consistent."""
+
+    def warn(self, sentence: str) -> None:
+        """Remember a warning."""
+        self.warnings.append(sentence)
