@@ -28,10 +28,11 @@ FORMS = (
             "Which {plural} have the {text_noun} {value}?",
             "List the {plural} whose {text_noun} is {value}.",
             "Show every {noun} with {text_noun} {value}.",
+            "Give me all {plural} where the {text_noun} is {value}.",
         ),
         new=(
-            "I am looking for {plural} where {value} is the {text_noun}.",
-            "Name all the {plural} listed under {value} as {text_noun}.",
+            "What are the {plural} with {text_noun} {value}?",
+            "Find {plural} that have {value} as their {text_noun}.",
         ),
     ),
     Form(
@@ -41,10 +42,11 @@ FORMS = (
             "Which {plural} have {a_number} {compare_word} {n}?",
             "List the {plural} whose {number_noun} is {compare_word} {n}.",
             "Show every {noun} with {a_number} {compare_word} {n}.",
+            "Give me all {plural} where the {number_noun} is {compare_word} {n}.",
         ),
         new=(
-            "I am looking for {plural} where the {number_noun} is {compare_word} {n}.",
-            "Name all the {plural} of which the {number_noun} is {compare_word} {n}.",
+            "What are the {plural} with {a_number} {compare_word} {n}?",
+            "Find {plural} that have {a_number} {compare_word} {n}.",
         ),
     ),
     Form(
@@ -55,7 +57,7 @@ FORMS = (
             "Show {label_noun} and {number_noun} for every {noun} with {text_noun} {value}.",
         ),
         new=(
-            "For {plural} where {value} is the {text_noun}, give {label_noun} and {number_noun}.",
+            "What are the {label_noun} and the {number_noun} of {plural} with {text_noun} {value}?",
         ),
     ),
     Form(
@@ -64,11 +66,11 @@ FORMS = (
         known=(
             "What is the {number_noun} of {name}?",
             "Show the {number_noun} of the {noun} {name}.",
-            "Give the {number_noun} for {name}.",
+            "Give me the {number_noun} for {name}.",
         ),
         new=(
             "Which {number_noun} does {name} have?",
-            "Please look up {name} and tell me the {number_noun}.",
+            "Find the {noun} {name} and tell me its {number_noun}.",
         ),
     ),
     Form(
@@ -77,11 +79,11 @@ FORMS = (
         known=(
             "What is the {text_noun} of {name}?",
             "Show the {text_noun} of the {noun} {name}.",
-            "Give the {text_noun} for {name}.",
+            "Give me the {text_noun} for {name}.",
         ),
         new=(
             "Which {text_noun} does {name} have?",
-            "Please look up {name} and tell me the {text_noun}.",
+            "Find the {noun} {name} and tell me its {text_noun}.",
         ),
     ),
     Form(
@@ -93,11 +95,12 @@ FORMS = (
                 "List the {plural} whose {text_noun} is {value} and whose {number_noun} is "
                 "{compare_word} {n}."
             ),
+            "Show every {noun} with {text_noun} {value} and {a_number} {compare_word} {n}.",
         ),
         new=(
             (
-                "Of the {plural} where {value} is the {text_noun}, name those of which the "
-                "{number_noun} is {compare_word} {n}."
+                "Find {plural} that have {value} as their {text_noun} and {a_number} "
+                "{compare_word} {n}."
             ),
         ),
     ),
@@ -108,9 +111,7 @@ FORMS = (
             "Which {plural} have the {text_noun} {value} or {other_value}?",
             "List the {plural} whose {text_noun} is {value} or {other_value}.",
         ),
-        new=(
-            "I am looking for {plural} where either {value} or {other_value} is the {text_noun}.",
-        ),
+        new=("What are the {plural} with {text_noun} {value} or {other_value}?",),
     ),
     Form(
         "combine",
@@ -119,7 +120,7 @@ FORMS = (
             "Which {plural} have {a_number} between {n} and {more}?",
             "List the {plural} whose {number_noun} is between {n} and {more}.",
         ),
-        new=("Name all the {plural} of which the {number_noun} is from {n} up to {more}.",),
+        new=("Find {plural} that have {a_number} from {n} to {more}.",),
     ),
     Form(
         "aggregate",
@@ -127,8 +128,9 @@ FORMS = (
         known=(
             "What is the {function_word} {number_noun} of all {plural}?",
             "Show the {function_word} {number_noun} of the {plural}.",
+            "Give me the {function_word} {number_noun} over all {plural}.",
         ),
-        new=("Taking all {plural} together, what is their {function_word} {number_noun}?",),
+        new=("Find the {function_word} {number_noun} among the {plural}.",),
     ),
     Form(
         "aggregate",
@@ -139,8 +141,8 @@ FORMS = (
         ),
         new=(
             (
-                "Among {plural} where {value} is the {text_noun}, what is the {function_word} "
-                "{number_noun}?"
+                "For {plural} that have {value} as their {text_noun}, what is the "
+                "{function_word} {number_noun}?"
             ),
         ),
     ),
@@ -150,8 +152,9 @@ FORMS = (
         known=(
             "How many {plural} have the {text_noun} {value}?",
             "Count the {plural} whose {text_noun} is {value}.",
+            "Give me the number of {plural} where the {text_noun} is {value}.",
         ),
-        new=("I need the quantity of {plural} where {value} is the {text_noun}.",),
+        new=("What is the number of {plural} with {text_noun} {value}?",),
     ),
     Form(
         "count",
@@ -159,8 +162,9 @@ FORMS = (
         known=(
             "How many {plural} have {a_number} {compare_word} {n}?",
             "Count the {plural} whose {number_noun} is {compare_word} {n}.",
+            "Give me the number of {plural} where the {number_noun} is {compare_word} {n}.",
         ),
-        new=("I need the quantity of {plural} where the {number_noun} is {compare_word} {n}.",),
+        new=("What is the number of {plural} with {a_number} {compare_word} {n}?",),
     ),
     Form(
         "count",
@@ -169,7 +173,7 @@ FORMS = (
             "How many different values of {text_noun} do the {plural} have?",
             "Count the distinct values of {text_noun} among the {plural}.",
         ),
-        new=("The {plural} show how many unlike values of {text_noun}?",),
+        new=("What is the number of different values of {text_noun} over all {plural}?",),
     ),
     Form(
         "order",
@@ -177,8 +181,9 @@ FORMS = (
         known=(
             "List all {plural} sorted by {number_noun} {direction_word}.",
             "Show the {plural} ordered by {number_noun} {direction_word}.",
+            "Give me all {plural} by {number_noun} {direction_word}.",
         ),
-        new=("Arrange the {plural} by {number_noun}, {direction_word}.",),
+        new=("Sort the {plural} by their {number_noun} {direction_word}.",),
     ),
     Form(
         "order",
@@ -187,7 +192,7 @@ FORMS = (
             "Which {k} {plural} have the {extreme_word} {number_noun}?",
             "List the {k} {plural} with the {extreme_word} {number_noun}.",
         ),
-        new=("By {number_noun}, what are the {k} {extreme_word} {plural}?",),
+        new=("What are the {k} {plural} with the {extreme_word} {number_noun}?",),
     ),
     Form(
         "order",
@@ -203,10 +208,7 @@ FORMS = (
             ),
         ),
         new=(
-            (
-                "Arrange the {plural} where {value} is the {text_noun} by {number_noun}, "
-                "{direction_word}."
-            ),
+            "Sort the {plural} with {text_noun} {value} by their {number_noun} {direction_word}.",
         ),
     ),
     Form(
@@ -215,8 +217,9 @@ FORMS = (
         known=(
             "How many {plural} are there for each {text_noun}?",
             "Count the {plural} per {text_noun}.",
+            "For each {text_noun}, show the number of {plural}.",
         ),
-        new=("Break the number of {plural} down by {text_noun}.",),
+        new=("What is the number of {plural} for every {text_noun}?",),
     ),
     Form(
         "group",
@@ -224,8 +227,9 @@ FORMS = (
         known=(
             "What is the {function_word} {number_noun} of the {plural} for each {text_noun}?",
             "Show the {function_word} {number_noun} of {plural} per {text_noun}.",
+            "For each {text_noun}, show the {function_word} {number_noun} of the {plural}.",
         ),
-        new=("Break the {function_word} {number_noun} of the {plural} down by {text_noun}.",),
+        new=("Find the {function_word} {number_noun} among the {plural} of every {text_noun}.",),
     ),
     Form(
         "group",
@@ -234,42 +238,37 @@ FORMS = (
             "Which values of {text_noun} are shared by more than {k} {plural}?",
             "List each {text_noun} that has more than {k} {plural}.",
         ),
-        new=("Name every {text_noun} under which over {k} {plural} fall.",),
+        new=("Find every {text_noun} with more than {k} {plural}.",),
     ),
     Form(
         "join",
-        "SELECT {table}.{label} FROM {table} JOIN {parent}"
-        " ON {table}.{parent_key} = {parent}.id WHERE {parent}.{parent_text} = '{parent_value}'",
+        "SELECT {table}.{label} FROM {table} JOIN {parent} ON {table}.{parent_key} = "
+        "{parent}.id WHERE {parent}.{parent_text} = '{parent_value}'",
         known=(
             "Which {plural} belong to a {parent_noun} whose {parent_text_noun} is {parent_value}?",
             "List the {plural} of every {parent_noun} with {parent_text_noun} {parent_value}.",
         ),
-        new=(
-            (
-                "Name all the {plural} that come from {parents} where {parent_value} is the "
-                "{parent_text_noun}."
-            ),
-        ),
+        new=("Find {plural} whose {parent_noun} has the {parent_text_noun} {parent_value}.",),
     ),
     Form(
         "join",
-        "SELECT {parent}.name FROM {table} JOIN {parent}"
-        " ON {table}.{parent_key} = {parent}.id WHERE {table}.{label} = '{name}'",
+        "SELECT {parent}.name FROM {table} JOIN {parent} ON {table}.{parent_key} = "
+        "{parent}.id WHERE {table}.{label} = '{name}'",
         known=(
             "Which {parent_noun} does the {noun} {name} belong to?",
             "Show the {parent_noun} of the {noun} {name}.",
         ),
-        new=("For the {noun} {name}, look up what the {parent_noun} is called.",),
+        new=("Find the {noun} {name} and tell me its {parent_noun}.",),
     ),
     Form(
         "join",
-        "SELECT {parent}.name, COUNT(*) FROM {table} JOIN {parent}"
-        " ON {table}.{parent_key} = {parent}.id GROUP BY {parent}.name",
+        "SELECT {parent}.name, COUNT(*) FROM {table} JOIN {parent} ON {table}.{parent_key} = "
+        "{parent}.id GROUP BY {parent}.name",
         known=(
             "How many {plural} belong to each {parent_noun}?",
             "Count the {plural} of every {parent_noun}, by its name.",
         ),
-        new=("Break the number of {plural} down by the name of their {parent_noun}.",),
+        new=("What is the number of {plural} that belong to every {parent_noun}?",),
     ),
     Form(
         "negation",
@@ -277,8 +276,9 @@ FORMS = (
         known=(
             "Which {plural} do not have the {text_noun} {value}?",
             "List the {plural} whose {text_noun} is not {value}.",
+            "Show every {noun} without the {text_noun} {value}.",
         ),
-        new=("Name all the {plural} apart from those where {value} is the {text_noun}.",),
+        new=("Find {plural} that do not have {value} as their {text_noun}.",),
     ),
     Form(
         "negation",
@@ -287,7 +287,7 @@ FORMS = (
             "How many {plural} do not have the {text_noun} {value}?",
             "Count the {plural} whose {text_noun} is not {value}.",
         ),
-        new=("I need the quantity of {plural} with any {text_noun} except {value}.",),
+        new=("What is the number of {plural} without the {text_noun} {value}?",),
     ),
     Form(
         "negation",
@@ -296,7 +296,7 @@ FORMS = (
             "Which {parents} have no {plural}?",
             "List the {parents} that do not have any {plural}.",
         ),
-        new=("Name all the {parents} lacking a {noun}.",),
+        new=("Find {parents} without {plural}.",),
     ),
 )
 
@@ -310,11 +310,11 @@ WORDS: dict[Phrasing, dict[str, tuple[tuple[str, ...], ...]]] = {
         ),
     },
     "new": {
-        "compare": ((">", "over"), ("<", "under"), (">=", "no less than"), ("<=", "no more than")),
-        "function": (("AVG", "mean"), ("MAX", "maximum"), ("MIN", "minimum"), ("SUM", "summed")),
+        "compare": ((">", "more than"), ("<", "less than"), (">=", "at least"), ("<=", "at most")),
+        "function": (("AVG", "mean"), ("MAX", "maximum"), ("MIN", "minimum"), ("SUM", "total")),
         "direction": (
-            ("DESC", "largest first", "top"),
-            ("ASC", "smallest first", "bottom"),
+            ("DESC", "in descending order", "largest"),
+            ("ASC", "in ascending order", "smallest"),
         ),
     },
 }

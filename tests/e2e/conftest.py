@@ -160,7 +160,7 @@ def row(number: int) -> dict[str, str]:
     return {
         "context": f"CREATE TABLE t{number} (a INTEGER, b TEXT)",
         "question": f"Which a has b x{number}?",
-        "answer": f"SELECT a FROM t{number} WHERE b = 'x{number}'",
+        "answer": f"SELECT a FROM t{number} WHERE b = 'x{number}'",  # noqa: S608 - data
     }
 
 

@@ -7,10 +7,20 @@ from pathlib import Path
 
 from .conftest import Checkout, wait_for, wait_until_gone
 
-STAGES = (
-    "fetch-model fetch-data fetch-test finetune merge quantize-gptq-4 quantize-nf4 "
-    "infer-base infer-base-own infer-merged infer-gptq-4 infer-nf4"
-).split()
+STAGES = [
+    "fetch-model",
+    "fetch-data",
+    "fetch-test",
+    "finetune",
+    "merge",
+    "quantize-gptq-4",
+    "quantize-nf4",
+    "infer-base",
+    "infer-base-own",
+    "infer-merged",
+    "infer-gptq-4",
+    "infer-nf4",
+]
 
 
 def test_chain_from_interruption_to_report(checkout: Checkout) -> None:

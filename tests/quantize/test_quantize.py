@@ -172,7 +172,8 @@ def test_gptq_kernels_agree_with_the_files(
         tmp_path / "out", torch.float16, backend=BACKEND.GPTQ_TORCH, device="cpu"
     )
     ids = torch.arange(20, 60).reshape(2, 20)
-    with torch.inference_mode():
+    # The kernel compiles itself at the first call: a minute for the same numbers.
+    with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
         expected = ours(ids).logits
         difference = (engine(ids).logits.float() - expected).norm() / expected.norm()
     assert difference < 0.01

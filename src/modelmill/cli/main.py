@@ -14,9 +14,7 @@ from modelmill.cli.run import plan, run, validate, version
 from modelmill.spec.errors import Interrupted, ModelmillError
 
 
-@click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "MODELMILL"}
-)
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """Fine-tune, merge, quantize and test a language model, and see what came out."""
 

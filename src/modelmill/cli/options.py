@@ -16,6 +16,7 @@ def store_options(command: F) -> F:
             "--home",
             type=click.Path(file_okay=False, path_type=Path),
             default=Path(".modelmill"),
+            envvar="MODELMILL_HOME",
             show_default=True,
             show_envvar=True,
             help="Folder of the environments and of the embedded store.",

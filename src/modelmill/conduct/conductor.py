@@ -180,7 +180,7 @@ class Conductor:
                 Planned(stage.name, stage.key, tuple(each.stage for each in stage.inputs))
                 for stage in plan.stages
             ),
-            committed=frozenset(self._sound) - {REPORT},
+            committed={name: each.manifest.attempt for name, each in self._sound.items()},
             broken=frozenset(self._broken),
             elsewhere=frozenset(self._elsewhere),
             attempts=attempts,
@@ -189,9 +189,8 @@ class Conductor:
         )
         if not settled(decide(view).states):
             return view
-        digest = report_digest(
-            self.given.plan_sha256, {name: each.sha256 for name, each in self._sound.items()}
-        )
+        commits = {name: each.sha256 for name, each in self._sound.items() if name != REPORT}
+        digest = report_digest(self.given.plan_sha256, commits)
         key = report_key(self.given.run, digest)
         if REPORT not in self._sound:
             reported = read_manifest(self.given.store, "report", key)

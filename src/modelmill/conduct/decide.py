@@ -45,8 +45,8 @@ class View:
 
     stages: tuple[Planned, ...]
     """In plan order: inputs come first."""
-    committed: frozenset[str]
-    """Stages whose key is committed with sound lineage."""
+    committed: Mapping[str, str]
+    """Stages whose key is committed with sound lineage, and the attempt that did it."""
     broken: frozenset[str] = frozenset()
     """Stages whose commit was made from inputs that are no longer the committed ones."""
     elsewhere: frozenset[str] = frozenset()
@@ -105,11 +105,9 @@ def decide(view: View) -> Decision:
     states[REPORT] = report
     if report is State.FAILED:
         failures[REPORT] = code
-    actions: tuple[Start | Stop | Finish, ...] = (
-        *_stops(view, states),
-        *_starts(view, states),
-        *_finish(states, failures),
-    )
+    actions: tuple[Start | Stop | Finish, ...] = (*_stops(view, states), *_starts(view, states))
+    if not any(attempt.is_live for attempt in view.attempts):
+        actions = (*actions, *_finish(states, failures))
     return Decision(states, actions, failures)
 
 
@@ -181,7 +179,8 @@ def _stops(view: View, states: Mapping[str, State]) -> Iterator[Stop]:
     wanted = {(stage.name, stage.key) for stage in view.stages}
     wanted.add((REPORT, view.report_key))
     for attempt in view.attempts:
-        if not attempt.is_live:
+        if not attempt.is_live or view.committed.get(attempt.stage) == attempt.id:
+            # Who has just committed ends by itself.
             continue
         is_planned = (attempt.stage, attempt.key) in wanted
         if not is_planned or states[attempt.stage] is not State.LIVE:

@@ -192,7 +192,7 @@ def interpreter(home: Path, environment: Environment) -> Path:
 
 
 _PROOF: Final[Mapping[Environment, tuple[str, ...]]] = {
-    "light": ("matplotlib",),
+    "light": ("jinja2", "numpy"),
     "train": ("trl", "peft"),
     "quantize": ("gptqmodel", "optimum"),
 }

@@ -5,10 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from modelmill.conduct.local import Place
 from modelmill.store.embedded import EmbeddedStore
 from modelmill.store.s3 import Store, open_store
+
+FIRST_ANSWER_SECONDS: Final = 10.0
 
 
 @dataclass(frozen=True)
@@ -32,9 +35,9 @@ def opened(home: Path, url: str | None) -> Iterator[Opened]:
         ModelmillError: it cannot be reached, or refuses us, in words of its own.
     """
     if url is not None:
-        store = open_store(url)
-        store.check()
-        yield Opened(store, Place(home.resolve(), url, {}))
+        # A mistyped address is said at once; a store that was there may be away for a while.
+        open_store(url, retry_budget_seconds=FIRST_ANSWER_SECONDS).check()
+        yield Opened(open_store(url), Place(home.resolve(), url, {}))
         return
     with EmbeddedStore(home / "store") as embedded:
         before = dict(os.environ)

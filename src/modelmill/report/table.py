@@ -54,7 +54,8 @@ def method_words(model: ModelEntry) -> str:
     """Say how a model's weights are held."""
     if model.bits is None:
         return words.NOTHING
-    return words.one_line(f"{model.method} {model.bits}-bit")
+    method = "" if model.method == "none" else f"{model.method} "
+    return words.one_line(f"{method}{model.bits}-bit")
 
 
 def _row(

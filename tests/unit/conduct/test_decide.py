@@ -39,7 +39,7 @@ def view_of(*attempts: Attempt, committed: str = "", max_parallel: int = 1) -> V
     """See the stages with these attempts."""
     return View(
         STAGES,
-        frozenset(committed.split()),
+        dict.fromkeys(committed.split(), "somebody"),
         attempts=attempts,
         report_key="r",
         max_parallel=max_parallel,
@@ -97,6 +97,14 @@ def test_attempt_that_is_no_longer_wanted_is_stopped() -> None:
     ]
 
 
+def test_attempt_that_committed_ends_by_itself() -> None:
+    """Between its commit and its end a process must not be killed, nor the run be over."""
+    winner = attempt("fetch")
+    view = View(STAGES[:1], {"fetch": winner.id}, attempts=(winner,), report_key="r")
+    assert decide(view).actions == ()
+    assert decide(View(**{**view.__dict__, "is_reported": True})).actions == ()
+
+
 def test_run_ends_with_its_first_permanent_cause() -> None:
     """In plan order, whatever failed first in time."""
     view = view_of(attempt("infer-base", 78), attempt("finetune", NEVER), committed="fetch")
@@ -111,7 +119,7 @@ class World(RuleBasedStateMachine):
         """Start with nothing done."""
         super().__init__()
         self.attempts: list[Attempt] = []
-        self.committed: set[str] = set()
+        self.committed: dict[str, str] = {}
         self.is_reported = False
         self.finished: Finish | None = None
         self.max_parallel = 2
@@ -121,7 +129,7 @@ class World(RuleBasedStateMachine):
         return decide(
             View(
                 STAGES,
-                frozenset(self.committed),
+                self.committed,
                 attempts=tuple(self.attempts),
                 report_key="r",
                 is_reported=self.is_reported,
@@ -155,8 +163,9 @@ class World(RuleBasedStateMachine):
         if done.stage == REPORT:
             self.is_reported = True
         else:
-            self.committed.add(done.stage)
-        self.end(done, 0)
+            self.committed.setdefault(done.stage, done.id)
+        if data.draw(st.booleans()):
+            self.end(done, 0)
 
     @precondition(lambda self: self.live)
     @rule(data=st.data(), code=st.sampled_from([65, 70, 71, 74, 75, 78, -9, 137]))
@@ -174,7 +183,7 @@ class World(RuleBasedStateMachine):
         """Another run commits the same key."""
         needs = next(each.needs for each in STAGES if each.name == stage)
         if all(need in self.committed for need in needs):
-            self.committed.add(stage)
+            self.committed.setdefault(stage, "another run")
 
     def end(self, ended: Attempt, code: int) -> None:
         """Replace a live attempt by its end."""
@@ -193,7 +202,7 @@ class World(RuleBasedStateMachine):
         assert len(stages) <= self.max_parallel
         for each in STAGES:
             if each.name in stages:
-                assert set(each.needs) <= self.committed
+                assert set(each.needs) <= self.committed.keys()
 
     @invariant()
     def starts_are_ready_and_new(self) -> None:

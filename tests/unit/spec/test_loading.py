@@ -92,8 +92,10 @@ def test_every_problem_is_named_at_once_with_its_line(tmp_path: Path) -> None:
     [
         ("gate: {models: [gptq-4], max_worse: 0}\n", "'gptq-4' is not a model of this run"),
         (
-            "finetune: {}\n"
-            + "gate: {models: [merged], against: base, metric: exact_match, max_worse: 0}\n",
+            (
+                "finetune: {}\n"
+                "gate: {models: [merged], against: base, metric: exact_match, max_worse: 0}\n"
+            ),
             "'exact_match' is not computed",
         ),
         ("quantize: [{method: gptq}, {method: gptq}]\n", "two models are called 'gptq-4'"),

@@ -106,12 +106,11 @@ class Answerer:
     def _problem(self, ids: list[int]) -> str:
         if not ids:
             return "the prompt has no tokens"
-        limits = [self.form.max_prompt_tokens]
-        if self.opened.positions is not None:
-            limits.append(self.opened.positions - self.settings.max_new_tokens)
-        limit = min(each for each in limits if each is not None) if any(limits) else len(ids)
-        if len(ids) > limit:
-            return f"the prompt has {len(ids)} tokens, more than the {limit} that fit"
+        positions = self.opened.positions
+        room = None if positions is None else positions - self.settings.max_new_tokens
+        limits = [each for each in (self.form.max_prompt_tokens, room) if each is not None]
+        if limits and len(ids) > min(limits):
+            return f"the prompt has {len(ids)} tokens, more than the {min(limits)} that fit"
         return ""
 
 

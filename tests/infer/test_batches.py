@@ -1,0 +1,123 @@
+"""The pure parts: batches, padding, stops, the ledger, shots and scores."""
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelmill.spec.names import PREDICTIONS
+from modelmill.spec.records import Prediction, Row
+from modelmill.stages.infer.batches import answer_of, make_batches, pad_left, pad_right
+from modelmill.stages.infer.ledger import Ledger, write_predictions
+from modelmill.stages.infer.own_prompt import choose_shots, judged_rows, score
+
+SEQUENCES = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=8), min_size=1, max_size=6)
+
+
+@given(st.dictionaries(st.integers(0, 500), st.integers(1, 90), max_size=60), st.integers(1, 20))
+def test_batches_hold_every_row_once_and_sorted(lengths: dict[int, int], size: int) -> None:
+    """Only the last batch is short, and no batch is longer than a later one."""
+    batches = make_batches(lengths, size)
+    rows = [row for batch in batches for row in batch]
+    assert sorted(rows) == sorted(lengths)
+    assert [lengths[row] for row in rows] == sorted(lengths.values())
+    assert all(len(batch) == size for batch in batches[:-1])
+
+
+@given(SEQUENCES)
+def test_padding_keeps_the_sequences(sequences: list[list[int]]) -> None:
+    """What the mask marks is the sequence, on the side it belongs."""
+    for pad, end in ((pad_left, slice(None, None, -1)), (pad_right, slice(None))):
+        ids, mask = pad(sequences, 0)
+        for sequence, row, marks in zip(sequences, ids, mask, strict=True):
+            assert [each for each, mark in zip(row, marks, strict=True) if mark] == sequence
+            assert marks[end] == sorted(marks, reverse=True)
+
+
+def test_answer_ends_at_the_first_stop() -> None:
+    """The stop is counted as generated and is not part of the answer."""
+    stops = frozenset({1, 2})
+    assert answer_of([5, 6, 2, 1, 1], stops) == ([5, 6], 3)
+    assert answer_of([5, 6], stops) == ([5, 6], 2)
+    assert answer_of([1], stops) == ([], 1)
+
+
+def prediction(row: int, **changes: object) -> Prediction:
+    """Make an answered row."""
+    return Prediction.model_validate(
+        {"row": row, "prompt": "p", "reference": "r", "fields": {}, "output": f"o{row}", **changes}
+    )
+
+
+BATCHES = ((3, 1), (0, 2))
+
+
+def test_ledger_goes_on_after_a_torn_line(tmp_path: Path) -> None:
+    """A batch of which one line is torn is not there; the one before it is."""
+    ledger = Ledger(tmp_path, BATCHES)
+    ledger.add(BATCHES[0], [prediction(3), prediction(1)], 2.0)
+    ledger.add(BATCHES[1], [prediction(0), prediction(2)], 1.0)
+    path = tmp_path / PREDICTIONS
+    path.write_bytes(path.read_bytes()[:-9])
+    again = Ledger(tmp_path, BATCHES)
+    assert list(again.done) == [BATCHES[0]]
+    assert again.generate_seconds == 2.0
+    again.add(BATCHES[1], [prediction(0), prediction(2)], 4.0)
+    whole = Ledger(tmp_path, BATCHES)
+    assert [each.row for each in whole.predictions] == [3, 1, 0, 2]
+    assert whole.generate_seconds == 6.0
+
+
+@given(cut=st.integers(0, 400))
+def test_ledger_cut_anywhere_holds_whole_batches_only(
+    cut: int, tmp_path_factory: object
+) -> None:
+    """However much of the file a crash left, what is read was written whole."""
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        ledger = Ledger(folder, BATCHES)
+        for batch in BATCHES:
+            ledger.add(batch, [prediction(row) for row in batch], 1.0)
+        path = folder / PREDICTIONS
+        path.write_bytes(path.read_bytes()[:cut])
+        again = Ledger(folder, BATCHES)
+        assert len(again.predictions) == 2 * len(again.done)
+        assert again.generate_seconds == len(again.done)
+
+
+def test_predictions_are_written_in_the_order_of_rows(tmp_path: Path) -> None:
+    """Batches are sorted by length; files are not."""
+    write_predictions([prediction(row) for row in (2, 0, 1)], tmp_path / "p.jsonl")
+    lines = (tmp_path / "p.jsonl").read_text().splitlines()
+    assert [Prediction.model_validate_json(line).row for line in lines] == [0, 1, 2]
+
+
+def row(number: int) -> Row:
+    """Make a row."""
+    return Row(row=number, prompt=f"p{number}", completion="c", fields={})
+
+
+def test_shots_are_seeded_and_never_judged() -> None:
+    """The same seed draws the same examples, and none of them judges the form."""
+    train = [row(number) for number in range(40)]
+    shots = choose_shots(train, 3, seed=5)
+    assert shots == choose_shots(train, 3, seed=5)
+    assert len({shot.row for shot in shots}) == 3
+    judged = judged_rows([], train, shots)
+    assert len(judged) == 24
+    assert not set(judged) & set(shots)
+    assert judged_rows(train[:2], train, shots) == (row(0), row(1))
+
+
+def test_score_counts_a_quarantined_row_as_wrong() -> None:
+    """A form that cannot ask is not better than one that can."""
+    rows = [
+        prediction(0, reference="SELECT a", output=" select  a; ", nll=1.0),
+        prediction(1, reference="SELECT a", output="SELECT b", nll=3.0),
+        prediction(2, reference="", output="", error="too long"),
+    ]
+    found = score(rows)
+    assert found.exact_match == 1 / 3
+    assert found.nll == 2.0

@@ -1,0 +1,260 @@
+"""The stage on tiny random models."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from modelmill.models.open import open_tokenizer
+from modelmill.models.prompt import contract_for, encode_row
+from modelmill.spec.errors import DataError, Interrupted
+from modelmill.spec.names import PREDICTIONS
+from modelmill.spec.records import Inferred, Prediction, Row
+from modelmill.spec.run import BitsandbytesSpec, CalibrationSpec, GptqSpec
+from modelmill.spec.settings import ContractSettings, InferSettings, QuantizeSettings
+from modelmill.stages.infer import run
+from modelmill.stages.infer.forms import ChatForm, FewShotForm, cut
+from modelmill.stages.quantize import run as run_quantize
+from modelmill.stages.rows import load_rows
+from modelmill.stages.stage import Folders, Outcome
+
+from ..tiny_stages import EOS, Family, RecordingPulse, make_model, make_rows, write_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
+
+NEW_TOKENS = 10
+
+
+def settings_for(**changes: object) -> InferSettings:
+    """Ask for float32 answers in the contract's form."""
+    return InferSettings.model_validate(
+        {
+            "prompt": "contract",
+            "shots": None,
+            "max_new_tokens": NEW_TOKENS,
+            "batch_size": 4,
+            "dtype": "float32",
+            "nll": True,
+            "contract": ContractSettings(max_length=128),
+            "seed": None,
+            **changes,
+        }
+    )
+
+
+def infer(
+    model: Path,
+    data: Path,
+    work: Path,
+    settings: InferSettings | None = None,
+    pulse: RecordingPulse | None = None,
+) -> tuple[Outcome, list[Prediction]]:
+    """Run the stage; what it resumes from stays in `work` for the next call."""
+    output = work / "out"
+    resume = work / "resume"
+    for folder in (output, resume):
+        folder.mkdir(parents=True, exist_ok=True)
+    folders = Folders({"model": model, "test": data, "data": data}, output, resume)
+    outcome = run(settings or settings_for(), folders, pulse or RecordingPulse())
+    lines = (output / PREDICTIONS).read_text(encoding="utf-8").splitlines()
+    return outcome, [Prediction.model_validate_json(line) for line in lines]
+
+
+def figures_of(outcome: Outcome) -> Inferred:
+    """Narrow the figures."""
+    assert isinstance(outcome.figures, Inferred)
+    return outcome.figures
+
+
+def test_every_row_is_answered_once_and_in_order(
+    llama: Path, data: Path, tmp_path: Path
+) -> None:
+    """Records carry the row's own fields, and the figures add up."""
+    pulse = RecordingPulse()
+    outcome, predictions = infer(llama, data, tmp_path, pulse=pulse)
+    rows = load_rows(data / "test.jsonl")
+    assert [(each.row, each.prompt, each.reference, each.fields) for each in predictions] == [
+        (row.row, row.prompt, row.completion, row.fields) for row in rows
+    ]
+    figures = figures_of(outcome)
+    assert figures.rows == 19
+    assert figures.quarantined == 0
+    assert figures.generated_tokens == sum(each.tokens for each in predictions)
+    assert figures.tokens_per_second == pytest.approx(
+        figures.generated_tokens / figures.generate_seconds
+    )
+    assert (figures.method, figures.bits, figures.prompt_form) == ("none", 16, "contract")
+    assert pulse.told[-1] == (19, 19, "rows")
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom", "falcon", "falcon-rw"])
+def test_answers_do_not_depend_on_the_batch(family: Family, data: Path, tmp_path: Path) -> None:
+    """In float32, left padding changes neither answers nor likelihoods."""
+    model = make_model(family, tmp_path / "model")
+    _, batched = infer(model, data, tmp_path / "batched", settings_for(batch_size=7))
+    _, single = infer(model, data, tmp_path / "single", settings_for(batch_size=1))
+    assert [each.output for each in batched] == [each.output for each in single]
+    assert len({each.output for each in single}) > 3
+    for one, other in zip(batched, single, strict=True):
+        assert one.nll == pytest.approx(other.nll, rel=1e-4)
+
+
+def test_answers_are_those_of_a_plain_loop(llama: Path, data: Path, tmp_path: Path) -> None:
+    """Taking the likeliest token until EOS, one row at a time, gives the same text."""
+    _, predictions = infer(llama, data, tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(llama)
+    for each in predictions[:6]:
+        ids = tokenizer(each.prompt, add_special_tokens=False)["input_ids"]
+        new: list[int] = []
+        with torch.inference_mode():
+            while len(new) < NEW_TOKENS and EOS not in new:
+                new.append(int(model(torch.tensor([ids + new])).logits[0, -1].argmax()))
+        assert each.tokens == len(new)
+        assert each.output == tokenizer.decode([token for token in new if token != EOS])
+
+
+def test_nll_is_the_mean_over_completion_and_end(
+    llama: Path, data: Path, tmp_path: Path
+) -> None:
+    """Computed by hand, one row at a time, over all logits."""
+    _, predictions = infer(llama, data, tmp_path)
+    tokenizer = open_tokenizer(llama)
+    contract = contract_for(llama, tokenizer, ContractSettings(max_length=128))
+    model = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
+    for each in predictions:
+        encoded = encode_row(contract, tokenizer, each.prompt, each.reference)
+        ids = torch.tensor(encoded.input_ids)
+        with torch.inference_mode():
+            scores = functional.log_softmax(model(ids[None]).logits[0], dim=-1)
+        positions = range(encoded.prompt_length, len(ids))
+        by_hand = -sum(scores[place - 1, ids[place]].item() for place in positions)
+        assert encoded.input_ids[-1] == EOS
+        assert each.nll_tokens == len(positions)
+        assert each.nll == pytest.approx(by_hand / len(positions), rel=1e-4)
+
+
+def test_resumed_answers_equal_uninterrupted_ones(
+    llama: Path, data: Path, tmp_path: Path
+) -> None:
+    """Stopped after every batch in turn, with a torn line each time, nothing is lost or doubled."""
+    whole, expected = infer(llama, data, tmp_path / "whole")
+    stopped = 0
+    for _ in range(10):
+        asked = Interrupted("asked to stop")
+        pulse = RecordingPulse(stop_after=len(pulse.told) + 1 if stopped else 1, stop_with=asked)
+        try:
+            outcome, predictions = infer(llama, data, tmp_path / "cut", pulse=pulse)
+        except Interrupted:
+            stopped += 1
+            with (tmp_path / "cut" / "resume" / PREDICTIONS).open("ab") as file:
+                file.write(b'{"row": 3, "prom')
+        else:
+            break
+    assert stopped == 5
+    assert predictions == expected
+    assert figures_of(outcome).generated_tokens == figures_of(whole).generated_tokens
+    assert figures_of(outcome).generate_seconds > 0
+
+
+def test_prompt_that_does_not_fit_is_quarantined(llama: Path, tmp_path: Path) -> None:
+    """The row says why; the others are answered."""
+    rows = make_rows(5, 4)
+    long = rows[2].model_copy(update={"prompt": "column " * 200})
+    empty = rows[3].model_copy(update={"prompt": ""})
+    write_rows([*rows[:2], long, empty, rows[4]], tmp_path / "data" / "test.jsonl")
+    outcome, predictions = infer(llama, tmp_path / "data", tmp_path)
+    assert figures_of(outcome).quarantined == 2
+    assert "more than the 128 that fit" in predictions[2].error
+    assert "no tokens" in predictions[3].error
+    assert [bool(each.error) for each in predictions] == [False, False, True, True, False]
+    assert predictions[2].output == ""
+    assert predictions[2].nll is None
+
+
+def test_file_without_an_answerable_row_is_refused(llama: Path, tmp_path: Path) -> None:
+    """A table of nothing but quarantined rows would look like a result."""
+    write_rows(
+        [row.model_copy(update={"prompt": "column " * 200}) for row in make_rows(2, 4)],
+        tmp_path / "data" / "test.jsonl",
+    )
+    with pytest.raises(DataError, match="not one of 2 test rows"):
+        infer(llama, tmp_path / "data", tmp_path)
+
+
+def test_model_with_broken_weights_answers_nothing(data: Path, tmp_path: Path) -> None:
+    """Scores that are not numbers quarantine a row instead of entering a mean."""
+    model = make_model("llama", tmp_path / "model")
+    broken = AutoModelForCausalLM.from_pretrained(model)
+    with torch.no_grad():
+        broken.model.norm.weight.fill_(math.nan)
+    broken.save_pretrained(model)
+    with pytest.raises(DataError, match="not finite"):
+        infer(model, data, tmp_path)
+
+
+def test_quantized_models_are_opened_as_what_they_are(
+    llama: Path, data: Path, tmp_path: Path
+) -> None:
+    """Method, bits, size and true parameter count of each; answers near the original's."""
+    plain, base = infer(llama, data, tmp_path / "plain")
+    for name, spec, bits in (
+        ("gptq", GptqSpec(method="gptq", bits=8, calibration=CalibrationSpec(tokens=600)), 8),
+        ("bitsandbytes-nf4", BitsandbytesSpec(method="bitsandbytes"), 4),
+    ):
+        model = tmp_path / name
+        model.mkdir()
+        run_quantize(
+            QuantizeSettings(quantize=spec, contract=ContractSettings(max_length=128), seed=0),
+            Folders({"model": llama, "data": data}, model, tmp_path),
+            RecordingPulse(),
+        )
+        outcome, predictions = infer(model, data, tmp_path / f"of-{name}")
+        figures = figures_of(outcome)
+        assert (figures.method, figures.bits) == (name, bits)
+        assert figures.parameters == figures_of(plain).parameters
+        assert figures.size_bytes == (model / "model.safetensors").stat().st_size
+        nlls = [each.nll for each in predictions]
+        assert nlls != [each.nll for each in base]
+        assert nlls == pytest.approx([each.nll for each in base], rel=0.5)
+
+
+def test_own_form_is_chosen_and_told(llama: Path, data: Path, tmp_path: Path) -> None:
+    """Without a chat template few-shot is the only form; both score where there is one."""
+    asked = settings_for(prompt="own", shots=3, seed=0)
+    outcome, predictions = infer(llama, data, tmp_path / "shots", asked)
+    assert figures_of(outcome).prompt_form == "3-shot"
+    assert len(predictions) == 19
+    chat = make_model("llama", tmp_path / "chat")
+    tokenizer = AutoTokenizer.from_pretrained(chat)
+    tokenizer.chat_template = (
+        "{% for m in messages %}<s>{{ m['content'] }}{% endfor %}"
+        "{% if add_generation_prompt %}answer:{% endif %}"
+    )
+    tokenizer.save_pretrained(chat)
+    outcome, _ = infer(chat, data, tmp_path / "both", asked)
+    scores = outcome.effective["prompt_scores"]
+    assert isinstance(scores, dict)
+    assert set(scores) == {"chat", "3-shot"}
+    assert figures_of(outcome).prompt_form in scores
+    _, again = infer(chat, data, tmp_path / "both")
+    assert len(again) == 19
+
+
+def test_forms_render_what_they_say(llama: Path) -> None:
+    """Chat puts the template around the prompt, few-shot puts examples before it."""
+    tokenizer = open_tokenizer(llama)
+    contract = contract_for(llama, tokenizer, ContractSettings(max_length=128))
+    shots = tuple(
+        Row(row=n, prompt=f"### Q\nq{n}\n### A\n", completion=f"a{n}", fields={}) for n in (1, 2)
+    )
+    form = FewShotForm(contract, tokenizer, shots)
+    asked = tokenizer.decode(form.encode("### Q\nnew\n### A\n"))
+    assert asked == "### Q\nq1\n### A\na1\n\n### Q\nq2\n### A\na2\n\n### Q\nnew\n### A\n"
+    assert cut("a3\n\n### Q\nq4", form) == "a3"
+    assert cut("a\n\nb", form) == "a\n\nb"
+    tokenizer.chat_template = "<s>{{ messages[0]['content'] }}|"
+    assert tokenizer.decode(ChatForm(tokenizer).encode("hi")) == "<s>hi|"
