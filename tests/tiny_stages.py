@@ -10,10 +10,10 @@ from typing import Literal
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    AutoModelForCausalLM,
     BloomConfig,
     FalconConfig,
     LlamaConfig,
-    AutoModelForCausalLM,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
@@ -32,7 +32,7 @@ def make_rows(count: int, seed: int) -> list[Row]:
         Row(
             row=number,
             prompt=f"table t{draw.randint(0, 99)}{' column' * draw.randint(0, 12)}\nsql: ",
-            completion=f"SELECT a FROM t WHERE b = {draw.randint(0, 99)}",
+            completion=f"select column where b = {draw.randint(0, 99)}",
             fields={"n": number},
         )
         for number in range(count)

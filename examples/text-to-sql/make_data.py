@@ -116,7 +116,7 @@ def theme_of(table: str, entry: dict[str, Any]) -> Theme:
         parent=parent["table"],
         parent_noun=parent["nouns"][0],
         parents=parent["nouns"][1],
-        parent_text=Text(parent["column"], parent["noun"], tuple(parent["values"])),
+        parent_text=Text(parent["column"], spoken(parent["column"]), tuple(parent["values"])),
     )
 
 

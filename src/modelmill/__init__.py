@@ -1,1 +1,1 @@
-"""Turn a base language model and a dataset into a fine-tuned, merged, quantized and tested model."""
+"""Fine-tune, merge, quantize and test a language model."""

@@ -1,6 +1,7 @@
 """The pure parts: batches, padding, stops, the ledger, shots and scores."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -69,12 +70,8 @@ def test_ledger_goes_on_after_a_torn_line(tmp_path: Path) -> None:
 
 
 @given(cut=st.integers(0, 400))
-def test_ledger_cut_anywhere_holds_whole_batches_only(
-    cut: int, tmp_path_factory: object
-) -> None:
+def test_ledger_cut_anywhere_holds_whole_batches_only(cut: int) -> None:
     """However much of the file a crash left, what is read was written whole."""
-    from tempfile import TemporaryDirectory
-
     with TemporaryDirectory() as name:
         folder = Path(name)
         ledger = Ledger(folder, BATCHES)
@@ -107,7 +104,7 @@ def test_shots_are_seeded_and_never_judged() -> None:
     assert len({shot.row for shot in shots}) == 3
     judged = judged_rows([], train, shots)
     assert len(judged) == 24
-    assert not set(judged) & set(shots)
+    assert not {each.row for each in judged} & {each.row for each in shots}
     assert judged_rows(train[:2], train, shots) == (row(0), row(1))
 
 

@@ -1,7 +1,6 @@
 """The stage on tiny random models, read back without the engine that wrote them."""
 
 import json
-import math
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +14,11 @@ from modelmill.models.gptq import check_files, open_unpacked
 from modelmill.models.open import open_config, open_model
 from modelmill.models.prompt import load_contract
 from modelmill.spec.errors import DataError, Interrupted, SpecError
+from modelmill.spec.plan import bits_of
 from modelmill.spec.records import Quantized
 from modelmill.spec.run import BitsandbytesSpec, CalibrationSpec, GptqSpec
 from modelmill.spec.settings import ContractSettings, QuantizeSettings
+from modelmill.stages.infer.opened import open_any
 from modelmill.stages.quantize import run
 from modelmill.stages.stage import Folders
 
@@ -128,21 +129,20 @@ def test_gptq_leaks_neither_text_nor_paths(model_of: ModelOf, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("bits", "changes", "worst"),
+    ("spec", "worst"),
     [
-        (8, {}, 0.02),
-        (4, {"sym": False}, 0.2),
-        (3, {"desc_act": True}, 0.4),
-        (2, {"group_size": 32}, 0.8),
+        (gptq(8), 0.02),
+        (gptq(4, sym=False), 0.2),
+        (gptq(3, desc_act=True), 0.4),
+        (gptq(2, group_size=32), 0.8),
     ],
 )
-def test_gptq_bits_read_back_by_another_reader(
-    bits: int, changes: dict[str, object], worst: float,
-    model_of: ModelOf, data: Path, tmp_path: Path,
-) -> None:  # fmt: skip
+def test_gptq_reads_back_by_another_reader(
+    spec: GptqSpec, worst: float, model_of: ModelOf, data: Path, tmp_path: Path
+) -> None:
     """Our own unpacking of format v1 finds weights as near as the bits allow."""
-    quantize(gptq(bits, **changes), model_of("llama"), data, tmp_path / "out")
-    model = open_unpacked(tmp_path / "out", bits=bits, dtype=torch.float32)
+    quantize(spec, model_of("llama"), data, tmp_path / "out")
+    model = open_unpacked(tmp_path / "out", bits=spec.bits, dtype=torch.float32)
     error = worst_weight_error(model_of("llama"), model)
     assert worst / 20 < error < worst
 
@@ -158,9 +158,7 @@ def test_gptq_families_in_one_process(
     assert 0.01 < worst_weight_error(model_of(family), model) < 0.2
 
 
-def test_gptq_kernels_agree_with_the_files(
-    model_of: ModelOf, data: Path, tmp_path: Path
-) -> None:
+def test_gptq_kernels_agree_with_the_files(model_of: ModelOf, data: Path, tmp_path: Path) -> None:
     """The engine's own layers give the logits of the weights we unpack."""
     from gptqmodel import BACKEND
 
@@ -220,9 +218,7 @@ def test_gptq_file_without_a_tensor_is_refused(
 
 
 @pytest.mark.parametrize("family", ["llama", "falcon"])
-def test_nf4_is_smaller_and_reads_back(
-    family: Family, model_of: ModelOf, tmp_path: Path
-) -> None:
+def test_nf4_is_smaller_and_reads_back(family: Family, model_of: ModelOf, tmp_path: Path) -> None:
     """The saved weights are those that were quantized, in every layer."""
     figures = quantize(
         BitsandbytesSpec(method="bitsandbytes"), model_of(family), tmp_path, tmp_path / "out"
@@ -239,17 +235,43 @@ def test_nf4_is_smaller_and_reads_back(
         assert torch.equal(saved(ids).logits, direct(ids).logits)
 
 
-def test_nf4_without_double_quantization_is_bigger(model_of: ModelOf, tmp_path: Path) -> None:
-    """The scales take their 32 bits."""
-    sizes = [
-        quantize(
-            BitsandbytesSpec(method="bitsandbytes", double_quant=double),
-            model_of("llama"), tmp_path, tmp_path / str(double),
-        ).size_bytes  # fmt: skip
-        for double in (True, False)
-    ]
-    assert not math.isnan(sizes[0])
-    assert sizes[1] != sizes[0]
+def test_nf4_without_double_quantization_stores_wide_scales(
+    model_of: ModelOf, tmp_path: Path
+) -> None:
+    """The scales of 64 weights take 32 bits instead of 8."""
+    for double in (True, False):
+        spec = BitsandbytesSpec(method="bitsandbytes", double_quant=double)
+        quantize(spec, model_of("llama"), tmp_path, tmp_path / str(double))
+        stored = load_file(tmp_path / str(double) / "model.safetensors")
+        scales = stored["model.layers.0.mlp.up_proj.weight.absmax"]
+        assert scales.dtype == (torch.uint8 if double else torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("spec", "method"),
+    [
+        (gptq(8), "gptq"),
+        (gptq(2, group_size=32), "gptq"),
+        (BitsandbytesSpec(method="bitsandbytes"), "bitsandbytes-nf4"),
+    ],
+)
+def test_infer_opens_what_quantize_wrote(
+    spec: GptqSpec | BitsandbytesSpec, method: str, model_of: ModelOf, data: Path, tmp_path: Path
+) -> None:
+    """Method, bits, size and true parameter count; it computes in the dtype of the run."""
+    bits = bits_of(spec)
+    figures = quantize(spec, model_of("llama"), data, tmp_path / "out")
+    opened = open_any(tmp_path / "out", torch.float32, torch.device("cpu"))
+    assert (opened.method, opened.bits, opened.parameters) == (method, bits, figures.parameters)
+    plain = open_any(model_of("llama"), torch.float32, torch.device("cpu"))
+    assert (plain.method, plain.bits, plain.parameters) == ("none", 16, figures.parameters)
+    ids = torch.arange(20, 60).reshape(2, 20)
+    with torch.inference_mode():
+        expected = plain.model(ids).logits
+        logits = opened.model(ids).logits
+    assert logits.dtype == torch.float32
+    difference = ((logits - expected).norm() / expected.norm()).item()
+    assert {8: 0.0001, 4: 0.02, 2: 0.1}[bits] < difference < {8: 0.05, 4: 0.6, 2: 1.5}[bits]
 
 
 def test_width_that_no_group_divides_is_refused(data: Path, tmp_path: Path) -> None:

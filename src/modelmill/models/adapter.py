@@ -98,7 +98,11 @@ def open_adapter(base: PreTrainedModel, folder: Path) -> tuple[PeftModel, int]:
             ("missing", expected.keys() - tensors.keys()),
             (
                 "of another shape",
-                {n for n in tensors.keys() & expected.keys() if tensors[n].shape != expected[n].shape},
+                {
+                    n
+                    for n in tensors.keys() & expected.keys()
+                    if tensors[n].shape != expected[n].shape
+                },
             ),
         )
         for name in sorted(names)

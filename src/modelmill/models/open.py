@@ -95,10 +95,27 @@ def open_model(
     )
     check_loading(info, model, str(folder))
     if load_in is not None or saved_by == "bitsandbytes":
-        from bitsandbytes.nn import Linear4bit  # noqa: PLC0415 - not needed for plain models
+        from bitsandbytes.nn import Linear4bit
 
         check_quantized(model, expected_linears(config), (Linear4bit,), str(folder))
+    if load_in is not None:
+        _keep_unpacked(model)
     return model
+
+
+def _keep_unpacked(model: PreTrainedModel) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights at the first forward in evaluation mode.
+
+    On CPUs with AVX512-BF16 it repacks them in place for a faster kernel that has no
+    backward: after the first evaluation, training goes on without the gradients that
+    pass through these layers and says nothing.  Packed weights cannot be saved right
+    either (absmax stays transposed).  A saved checkpoint is only read from and may be packed.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _nf4(dtype: torch.dtype, load_in: LoadIn) -> BitsAndBytesConfig:

@@ -65,9 +65,7 @@ def build_contract(
             fix="set eos_token in the model's tokenizer_config.json",
         )
     pad = eos[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    return Contract(
-        max_length=settings.max_length, bos=_used_bos(tokenizer), eos=eos, pad=pad
-    )
+    return Contract(max_length=settings.max_length, bos=_used_bos(tokenizer), eos=eos, pad=pad)
 
 
 def contract_for(
@@ -109,9 +107,7 @@ def load_contract(folder: Path) -> Contract:
         raise DataError(f"the prompt contract cannot be read: {error}", at=str(path)) from error
 
 
-def encode_prompt(
-    contract: Contract, tokenizer: PreTrainedTokenizerBase, prompt: str
-) -> list[int]:
+def encode_prompt(contract: Contract, tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """Turn a prompt into ids, with BOS exactly once where the family uses it."""
     ids = _plain(tokenizer, prompt)
     if contract.bos is None or ids[:1] == [contract.bos]:

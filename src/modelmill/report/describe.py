@@ -215,12 +215,26 @@ def _data(facts: RunFacts) -> list[DataEntry]:
             stage=stage.stage.name,
             rows=figures.rows,
             duplicates=figures.duplicates,
-            overlap=figures.overlap,
+            overlap={**figures.overlap, **_leaks(facts, stage)},
         )
         for stage in facts.stages
         if stage.measurements is not None
         and isinstance(figures := stage.measurements.figures, DataFetched)
     ]
+
+
+def _leaks(facts: RunFacts, stage: StageFacts) -> dict[str, int]:
+    """Count the different test prompts that stand among the rows models learn from."""
+    tested = stage.fingerprints.get("test")
+    if tested is None:
+        return {}
+    learned = {
+        split: prints
+        for other in facts.stages
+        for split, prints in other.fingerprints.items()
+        if split != "test"
+    }
+    return {f"test/{split}": len(tested & prints) for split, prints in learned.items()}
 
 
 def _lineage(facts: RunFacts) -> Lineage:
@@ -244,4 +258,10 @@ def _notes(facts: RunFacts) -> tuple[str, ...]:
         if stage.measurements is not None
         for warning in stage.measurements.warnings
     ]
-    return (*((note,) if note else ()), *warnings)
+    leaks = [
+        f"{count} test prompts stand in the {pair.partition('/')[2]} rows too: scores flatter"
+        for stage in facts.stages
+        for pair, count in _leaks(facts, stage).items()
+        if count
+    ]
+    return (*((note,) if note else ()), *warnings, *leaks)

@@ -4,7 +4,8 @@ Knows records and plans.  Must not know where they lie: the report stage reads t
 the store and puts them in here, and everything after that is computation.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from modelmill.spec.plan import Plan, Stage
@@ -27,6 +28,8 @@ class StageFacts:
     measurements: Measurements | None = None
     predictions: tuple[Prediction, ...] = ()
     """Of an infer stage, in any order."""
+    fingerprints: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Of a fetch stage, by split: its prompts by digest, so that leaks can be counted."""
     attempts: int = 0
     """Processes this run started for it."""
     adopted_from: str = ""

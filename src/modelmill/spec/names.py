@@ -60,6 +60,9 @@ COMMITTED: Final = "COMMITTED.json"
 MEASUREMENTS: Final = "measurements.json"
 PROMPT: Final = "prompt.json"
 PREDICTIONS: Final = "predictions.jsonl"
+FINGERPRINTS: Final = "fingerprints.json"
+"""Prompts by 64-bit digest, by split: overlap with the test rows can be counted without
+giving training stages a look at them."""
 
 RUN_NAME_LIMIT: Final = 20
 """So that `<run>-<stage>-<key8>-a<n>` stays a legal pod name."""

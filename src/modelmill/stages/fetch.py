@@ -13,6 +13,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from modelmill.spec.errors import DataError
+from modelmill.spec.names import FINGERPRINTS
 from modelmill.spec.records import DataFetched, ModelFetched, Row
 from modelmill.spec.settings import FetchDataSettings, FetchModelSettings, FetchTestSettings
 from modelmill.stages.rows import (
@@ -25,10 +26,6 @@ from modelmill.stages.rows import (
 )
 from modelmill.stages.stage import Folders, Outcome, Pulse
 from modelmill.store.safety import check_model, read_safetensors_header
-
-FINGERPRINTS = "fingerprints.json"
-"""Prompts by 64-bit digest, so that overlap with the test rows can be counted without
-giving training stages a look at them."""
 
 
 def run(

@@ -11,10 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from pydantic import TypeAdapter
+
 from modelmill.report.compose import render
 from modelmill.report.facts import RunFacts, StageFacts
 from modelmill.spec.errors import InputMissing
-from modelmill.spec.names import MEASUREMENTS, PREDICTIONS, report_key
+from modelmill.spec.names import FINGERPRINTS, MEASUREMENTS, PREDICTIONS, report_key
 from modelmill.spec.plan import Plan, Stage, report_digest
 from modelmill.spec.records import (
     Event,
@@ -167,8 +169,9 @@ def _failed(stage: Stage, events: Sequence[Event]) -> StageFacts:
 
 
 def _done(run: str, store: Store, stage: Stage, committed: Committed, folder: Path) -> StageFacts:
-    wanted = (MEASUREMENTS, PREDICTIONS) if stage.kind == "infer" else (MEASUREMENTS,)
-    pull(store, committed, folder, wanted)
+    more = {"infer": PREDICTIONS, "fetch-data": FINGERPRINTS, "fetch-test": FINGERPRINTS}
+    extra = more.get(stage.kind)
+    pull(store, committed, folder, (MEASUREMENTS,) if extra is None else (MEASUREMENTS, extra))
     origin = committed.manifest.run
     return StageFacts(
         stage,
@@ -176,9 +179,14 @@ def _done(run: str, store: Store, stage: Stage, committed: Committed, folder: Pa
         manifest=committed.manifest,
         manifest_sha256=committed.sha256,
         measurements=Measurements.model_validate_json((folder / MEASUREMENTS).read_bytes()),
-        predictions=tuple(_predictions(folder / PREDICTIONS)) if stage.kind == "infer" else (),
+        predictions=tuple(_predictions(folder / PREDICTIONS)) if extra == PREDICTIONS else (),
+        fingerprints=_fingerprints(folder / FINGERPRINTS) if extra == FINGERPRINTS else {},
         adopted_from="" if origin == run else origin,
     )
+
+
+def _fingerprints(path: Path) -> Mapping[str, frozenset[str]]:
+    return TypeAdapter(dict[str, frozenset[str]]).validate_json(path.read_bytes())
 
 
 def _predictions(path: Path) -> Iterator[Prediction]:

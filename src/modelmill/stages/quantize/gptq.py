@@ -129,7 +129,7 @@ def _keep_two_workers() -> None:
 def _run_engine(
     model: GPTQModel, calibration: Calibration, layers: int, folders: Folders, pulse: Pulse
 ) -> None:
-    def layer_complete(layer_idx: int, submodule_finalized: bool) -> None:  # noqa: FBT001 - theirs
+    def layer_complete(layer_idx: int, submodule_finalized: bool) -> None:
         if submodule_finalized:
             pulse.progress(layer_idx + 1, layers, "layers")
 
