@@ -50,17 +50,6 @@ FORMS = (
         ),
     ),
     Form(
-        "filter",
-        "SELECT {label}, {number} FROM {table} WHERE {text} = '{value}'",
-        known=(
-            "List the {label_noun} and {number_noun} of {plural} whose {text_noun} is {value}.",
-            "Show {label_noun} and {number_noun} for every {noun} with {text_noun} {value}.",
-        ),
-        new=(
-            "What are the {label_noun} and the {number_noun} of {plural} with {text_noun} {value}?",
-        ),
-    ),
-    Form(
         "lookup",
         "SELECT {number} FROM {table} WHERE {label} = '{name}'",
         known=(
@@ -114,15 +103,6 @@ FORMS = (
         new=("What are the {plural} with {text_noun} {value} or {other_value}?",),
     ),
     Form(
-        "combine",
-        "SELECT {label} FROM {table} WHERE {number} BETWEEN {n} AND {more}",
-        known=(
-            "Which {plural} have {a_number} between {n} and {more}?",
-            "List the {plural} whose {number_noun} is between {n} and {more}.",
-        ),
-        new=("Find {plural} that have {a_number} from {n} to {more}.",),
-    ),
-    Form(
         "aggregate",
         "SELECT {function}({number}) FROM {table}",
         known=(
@@ -167,15 +147,6 @@ FORMS = (
         new=("What is the number of {plural} with {a_number} {compare_word} {n}?",),
     ),
     Form(
-        "count",
-        "SELECT COUNT(DISTINCT {text}) FROM {table}",
-        known=(
-            "How many different values of {text_noun} do the {plural} have?",
-            "Count the distinct values of {text_noun} among the {plural}.",
-        ),
-        new=("What is the number of different values of {text_noun} over all {plural}?",),
-    ),
-    Form(
         "order",
         "SELECT {label} FROM {table} ORDER BY {number} {direction}",
         known=(
@@ -193,23 +164,6 @@ FORMS = (
             "List the {k} {plural} with the {extreme_word} {number_noun}.",
         ),
         new=("What are the {k} {plural} with the {extreme_word} {number_noun}?",),
-    ),
-    Form(
-        "order",
-        "SELECT {label} FROM {table} WHERE {text} = '{value}' ORDER BY {number} {direction}",
-        known=(
-            (
-                "List the {plural} whose {text_noun} is {value}, sorted by {number_noun} "
-                "{direction_word}."
-            ),
-            (
-                "Show every {noun} with {text_noun} {value}, ordered by {number_noun} "
-                "{direction_word}."
-            ),
-        ),
-        new=(
-            "Sort the {plural} with {text_noun} {value} by their {number_noun} {direction_word}.",
-        ),
     ),
     Form(
         "group",
@@ -232,15 +186,6 @@ FORMS = (
         new=("Find the {function_word} {number_noun} among the {plural} of every {text_noun}.",),
     ),
     Form(
-        "group",
-        "SELECT {text} FROM {table} GROUP BY {text} HAVING COUNT(*) > {k}",
-        known=(
-            "Which values of {text_noun} are shared by more than {k} {plural}?",
-            "List each {text_noun} that has more than {k} {plural}.",
-        ),
-        new=("Find every {text_noun} with more than {k} {plural}.",),
-    ),
-    Form(
         "join",
         "SELECT {table}.{label} FROM {table} JOIN {parent} ON {table}.{parent_key} = "
         "{parent}.id WHERE {parent}.{parent_text} = '{parent_value}'",
@@ -261,16 +206,6 @@ FORMS = (
         new=("Find the {noun} {name} and tell me its {parent_noun}.",),
     ),
     Form(
-        "join",
-        "SELECT {parent}.name, COUNT(*) FROM {table} JOIN {parent} ON {table}.{parent_key} = "
-        "{parent}.id GROUP BY {parent}.name",
-        known=(
-            "How many {plural} belong to each {parent_noun}?",
-            "Count the {plural} of every {parent_noun}, by its name.",
-        ),
-        new=("What is the number of {plural} that belong to every {parent_noun}?",),
-    ),
-    Form(
         "negation",
         "SELECT {label} FROM {table} WHERE {text} != '{value}'",
         known=(
@@ -288,15 +223,6 @@ FORMS = (
             "Count the {plural} whose {text_noun} is not {value}.",
         ),
         new=("What is the number of {plural} without the {text_noun} {value}?",),
-    ),
-    Form(
-        "negation",
-        "SELECT name FROM {parent} WHERE id NOT IN (SELECT {parent_key} FROM {table})",
-        known=(
-            "Which {parents} have no {plural}?",
-            "List the {parents} that do not have any {plural}.",
-        ),
-        new=("Find {parents} without {plural}.",),
     ),
 )
 

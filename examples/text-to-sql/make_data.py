@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 TRAIN_ROWS = 288
 TEST_ROWS = 144
 
-OTHER_TABLE_SHARE = 0.3
+OTHER_TABLE_SHARE = 0.15
 """How often a question about one table comes with a second table it does not need."""
 
 PEOPLE: dict[Split, tuple[str, str]] = {
@@ -196,11 +196,13 @@ class Draw:
             pass
         return first, second
 
-    def context(self, theme: Theme, form: Form) -> str:
-        """Write the schema a question comes with, its columns in random order."""
-        columns = [f"{theme.label} TEXT"]
-        columns += [f"{text.column} TEXT" for text in theme.texts]
-        columns += [f"{number.column} INTEGER" for number in theme.numbers]
+    def context(self, theme: Theme, form: Form, slots: dict[str, str]) -> str:
+        """Write the schema a question comes with: what it needs, one more column, any order."""
+        others = [f"{text.column} TEXT" for text in theme.texts]
+        others += [f"{number.column} INTEGER" for number in theme.numbers]
+        needed = {f"{slots['text']} TEXT", f"{slots['number']} INTEGER"}
+        spare = self._random.choice([column for column in others if column not in needed])
+        columns = [f"{theme.label} TEXT", *sorted(needed), spare]
         needs_parent = "{parent" in form.sql
         if needs_parent or self._random.random() < OTHER_TABLE_SHARE:
             columns.append(f"{theme.parent_key} INTEGER")
@@ -234,7 +236,7 @@ def rows(split: Split, count: int, seed: int) -> Iterator[dict[str, str]]:
                 break
         seen.add(question)
         yield {
-            "context": draw.context(theme, form),
+            "context": draw.context(theme, form, slots),
             "question": question[0].upper() + question[1:],
             "answer": form.sql.format(**slots),
             "phrasing": phrasing,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,6 +33,17 @@ def store_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def store_words() -> tuple[str, ...]:
+    """Repeat the options that chose the store, for a command we propose."""
+    context = click.get_current_context()
+    return tuple(
+        word
+        for name, option in (("home", "--home"), ("store_url", "--store"))
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        for word in (option, str(context.params[name]))
+    )
 
 
 def output_option(command: F) -> F:

@@ -1,7 +1,9 @@
 """Commands that start from a run file: run, plan, validate; and version."""
 
 import json
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,12 +60,31 @@ def run(
 
 
 def _print_ended(ended: "Ended", output: str) -> None:
-    from modelmill.cli.show import print_summary
+    from modelmill.cli.show import print_failures, print_summary
 
-    if output == "json":
-        click.echo(ended.report_json)
-    else:
+    if output == "table":
         print_summary(ended)
+    elif ended.report_json:
+        click.echo(ended.report_json)
+    print_failures(ended, going_on(sys.argv[1:], ended.verdict.broken))
+
+
+def going_on(arguments: Sequence[str], again: Sequence[str]) -> str:
+    """Write the command that goes on where this one ended.
+
+    Args:
+        arguments: of this command; a stage it asked for `--again` has been granted once.
+        again: stages that only another computation mends.
+    """
+    kept: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word == "--again":
+            next(words, "")
+        elif not word.startswith("--again="):
+            kept.append(word)
+    asked = [word for stage in again for word in ("--again", stage)]
+    return shlex.join(["modelmill", *kept, *asked])
 
 
 @click.command()

@@ -1,10 +1,13 @@
 """Print rows as tables: boxed on a terminal, plain columns elsewhere."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
+
+from modelmill.cli.options import store_words
 
 if TYPE_CHECKING:
     from modelmill.conduct.local_run import Ended
@@ -42,28 +45,37 @@ def print_table(
 
 
 def print_summary(ended: "Ended") -> None:
-    """Print how a run came out: the models, the gate, failures, and where the report is."""
+    """Print how a run came out: the models, the gate, and where the report is."""
     from modelmill.report.table import summary_table
-    from modelmill.spec.errors import meaning_of
 
-    if ended.verdict.superseded:
-        click.echo(f"A newer conductor drives {ended.run} now.", err=True)
-        return
-    for stage, code in ended.verdict.failures.items():
-        click.echo(f"{stage} failed with {code}: {meaning_of(code)}", err=True)
-        click.echo(f"  log: modelmill logs {ended.run} {stage}", err=True)
-    if ended.verdict.failures:
-        click.echo("To go on from what is committed, run the same command again.", err=True)
     if ended.report is None or ended.report_html is None:
         return
-    table = summary_table(ended.report)
-    click.echo()
-    print_table(table.columns, table.rows, WORDS_COLUMNS)
-    click.echo()
-    click.echo(ended.report.headline)
-    if ended.report.gate is not None:
-        click.echo(ended.report.gate.sentence)
+    if any(model.metrics for model in ended.report.models):
+        table = summary_table(ended.report)
+        click.echo()
+        print_table(table.columns, table.rows, WORDS_COLUMNS)
+        click.echo()
+        click.echo(ended.report.headline)
+        if ended.report.gate is not None:
+            click.echo(ended.report.gate.sentence)
     click.echo(str(ended.report_html))
+
+
+def print_failures(ended: "Ended", command: str) -> None:
+    """Say why a run did not get to its end: each cause, its log, the command that goes on.
+
+    The last thing on the terminal, so that nobody has to look for it.
+    """
+    if ended.verdict.superseded:
+        click.echo(f"A newer conductor drives {ended.run} now.", err=True)
+    if not ended.verdict.failures:
+        return
+    for stage, ending in ended.verdict.failures.items():
+        click.echo(f"\n{stage} failed with {ending.exit_code}: {ending.message}", err=True)
+        if stage not in ended.verdict.broken:
+            words = ("modelmill", "logs", ended.run, stage, *store_words())
+            click.echo(f"  log: {shlex.join(words)}", err=True)
+    click.echo(f"\nTo go on from what is committed: {command}", err=True)
 
 
 def seconds_text(seconds: float | None) -> str:

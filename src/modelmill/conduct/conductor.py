@@ -7,7 +7,7 @@ killed anywhere and another one goes on.  Knows no place; backends do.
 import contextlib
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
@@ -24,11 +24,11 @@ from modelmill.conduct.decide import (
     decide,
     settled,
 )
-from modelmill.spec.errors import LineageBroken, StoreUnreachable
+from modelmill.spec.errors import LineageBroken, StoreUnreachable, meaning_of
 from modelmill.spec.names import ENVIRONMENT_OF, report_key
 from modelmill.spec.plan import Plan, Stage, report_digest
 from modelmill.spec.profile import Profile
-from modelmill.spec.records import Event, Progress, RunRecord
+from modelmill.spec.records import Ending, Event, Progress, RunRecord
 from modelmill.store.artifact import Committed, check_ancestry, read_manifest
 from modelmill.store.checkpoint import read_live
 from modelmill.store.runs import append_event, put_log, read_run, update_run
@@ -73,8 +73,11 @@ class Verdict:
 
     exit_code: int
     """0, or the code of the first stage that finally failed."""
-    failures: Mapping[str, int]
+    failures: Mapping[str, Ending]
+    """Code and last words of every stage that finally failed, in plan order."""
     report: Committed | None
+    broken: tuple[str, ...] = ()
+    """Failed stages that only another computation mends: their lineage is broken."""
     superseded: bool = False
 
 
@@ -109,8 +112,7 @@ class Conductor:
             for action in decision.actions:
                 match action:
                     case Finish(exit_code=code):
-                        report = self._sound.get(REPORT)
-                        return Verdict(code, decision.failures, report)
+                        return self._verdict(code, decision.failures, attempts)
                     case Start() | Stop() if not self._is_mine():
                         return Verdict(0, {}, None, superseded=True)
                     case Start():
@@ -149,11 +151,12 @@ class Conductor:
             return
         self._looked = time.monotonic()
         self._elsewhere.clear()
+        sound = {committed.sha256 for committed in self._sound.values()}
         for stage in self.given.plan.stages:
             if stage.name not in self._sound and stage.name not in self._broken:
-                self._look_at(stage, attempts)
+                self._look_at(stage, attempts, sound)
 
-    def _look_at(self, stage: Stage, attempts: tuple[Attempt, ...]) -> None:
+    def _look_at(self, stage: Stage, attempts: tuple[Attempt, ...], sound: set[str]) -> None:
         committed = read_manifest(self.given.store, stage.kind, stage.key)
         if committed is None:
             live = read_live(self.given.store, stage.key)
@@ -161,10 +164,19 @@ class Conductor:
                 self._elsewhere.add(stage.name)
             return
         try:
-            check_ancestry(self.given.store, committed)
+            check_ancestry(self.given.store, committed, sound)
         except LineageBroken as error:
+            # Only the first of a chain is at fault: made again, it has a new key, and so
+            # has everything after it.
+            if not any(each.stage in self._broken for each in stage.inputs):
+                self._event(
+                    "failed",
+                    stage.name,
+                    key=stage.key,
+                    message=str(error),
+                    exit_code=error.exit_code,
+                )
             self._broken[stage.name] = str(error)
-            self._event("failed", stage.name, message=str(error), exit_code=error.exit_code)
             return
         self._sound[stage.name] = committed
         mine = next((each for each in attempts if each.id == committed.manifest.attempt), None)
@@ -192,11 +204,29 @@ class Conductor:
         commits = {name: each.sha256 for name, each in self._sound.items() if name != REPORT}
         digest = report_digest(self.given.plan_sha256, commits)
         key = report_key(self.given.run, digest)
-        if REPORT not in self._sound:
+        # Who is making it ends by itself.
+        is_made = any(attempt.is_live and attempt.stage == REPORT for attempt in attempts)
+        if REPORT not in self._sound and not is_made:
             reported = read_manifest(self.given.store, "report", key)
             if reported is not None:
                 self._sound[REPORT] = reported
-        return View(**{**view.__dict__, "report_key": key, "is_reported": REPORT in self._sound})
+        return replace(view, report_key=key, is_reported=REPORT in self._sound)
+
+    def _verdict(
+        self, exit_code: int, failures: Mapping[str, int], attempts: tuple[Attempt, ...]
+    ) -> Verdict:
+        words = self._broken | {
+            attempt.stage: attempt.message for attempt in attempts if attempt.message
+        }
+        return Verdict(
+            exit_code,
+            {
+                stage: Ending(exit_code=code, message=words.get(stage) or meaning_of(code))
+                for stage, code in failures.items()
+            },
+            self._sound.get(REPORT),
+            tuple(stage for stage in failures if stage in self._broken),
+        )
 
     def _start(self, action: Start) -> None:
         environment = ENVIRONMENT_OF["report"]

@@ -123,10 +123,10 @@ def settled(states: Mapping[str, State]) -> bool:
 def _state(stage: Planned, view: View, before: Mapping[str, State]) -> tuple[State, int]:
     if stage.name in view.committed:
         return State.DONE, 0
-    if stage.name in view.broken:
-        return State.FAILED, DataError.exit_code
     if any(before[need] in (State.FAILED, State.SKIPPED) for need in stage.needs):
         return State.SKIPPED, 0
+    if stage.name in view.broken:
+        return State.FAILED, DataError.exit_code
     attempts = _attempts_of(stage.name, stage.key, view)
     if any(attempt.is_live for attempt in attempts):
         return State.LIVE, 0

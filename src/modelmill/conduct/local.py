@@ -62,6 +62,7 @@ class LocalBackend:
 
     run: str
     place: Place
+    grace_seconds: float = GRACE_SECONDS
     _processes: list[_Process] = field(default_factory=list)
 
     def attempts(self) -> tuple[Attempt, ...]:
@@ -98,7 +99,7 @@ class LocalBackend:
         """Send SIGTERM once; SIGKILL follows when the grace period is over."""
         process = self._find(attempt)
         if process.attempt.is_live and process.kill_at is None:
-            process.kill_at = time.monotonic() + GRACE_SECONDS
+            process.kill_at = time.monotonic() + self.grace_seconds
             _signal(process.handle, signal.SIGTERM)
 
     def log(self, attempt: Attempt) -> bytes:

@@ -11,7 +11,7 @@ from modelmill.conduct.local import Place
 from modelmill.store.embedded import EmbeddedStore
 from modelmill.store.s3 import Store, open_store
 
-FIRST_ANSWER_SECONDS: Final = 10.0
+FIRST_ANSWER_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True)

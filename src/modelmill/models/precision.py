@@ -47,10 +47,17 @@ def choose_precision(asked: Asked, device: torch.device) -> tuple[torch.dtype, s
     while time.perf_counter() < end:
         for dtype, block in blocks.items():
             fastest[dtype] = min(fastest[dtype], block.train_once())
-    ratio = fastest[torch.float32] / fastest[half]
+    return decide(fastest[torch.float32], fastest[half], half, device.type)
+
+
+def decide(
+    full_seconds: float, half_seconds: float, half: torch.dtype, device: str
+) -> tuple[torch.dtype, str]:
+    """Take half precision if it is clearly faster, and put the reason in words."""
+    ratio = full_seconds / half_seconds
     chosen = half if ratio >= CLEARLY_FASTER else torch.float32
     return chosen, (
-        f"{_name(half)} trains {ratio:.2f} times as fast as float32 on this {device.type} device "
+        f"{_name(half)} trains {ratio:.2f} times as fast as float32 on this {device} device "
         f"(measured); {_name(chosen)} chosen, half precision from {CLEARLY_FASTER} on"
     )
 

@@ -108,11 +108,13 @@ def load_contract(folder: Path) -> Contract:
 
 
 def encode_prompt(contract: Contract, tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Turn a prompt into ids, with BOS exactly once where the family uses it."""
-    ids = _plain(tokenizer, prompt)
-    if contract.bos is None or ids[:1] == [contract.bos]:
-        return ids
-    return [contract.bos, *ids]
+    """Turn a prompt into ids, with BOS exactly once where the family uses it.
+
+    BOS is put in front as text, as the chat template does: a tokenizer may treat what
+    follows a special token differently from the beginning of a text.
+    """
+    bos = "" if contract.bos is None else str(tokenizer.convert_ids_to_tokens(contract.bos))
+    return _plain(tokenizer, prompt if prompt.startswith(bos) else bos + prompt)
 
 
 def encode_row(
@@ -136,8 +138,9 @@ def contract_into_tokenizer(
     The chat template passes the last user message verbatim: a server that is sent the
     rendered prompt as a message produces the ids of `encode_prompt`.
     """
-    bos = "" if contract.bos is None else "{{- bos_token }}"
-    tokenizer.chat_template = bos + _LAST_USER_MESSAGE
+    tokenizer.chat_template = _LAST_USER_MESSAGE.replace(
+        "{bos}", "" if contract.bos is None else _BOS_ONCE
+    )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(contract.pad)
     generation.bos_token_id = contract.bos
@@ -147,9 +150,10 @@ def contract_into_tokenizer(
 
 _LAST_USER_MESSAGE: Final = (
     "{%- for message in messages if message['role'] == 'user' -%}"
-    "{%- if loop.last -%}{{ message['content'] }}{%- endif -%}"
+    "{%- if loop.last -%}{bos}{{ message['content'] }}{%- endif -%}"
     "{%- endfor -%}"
 )
+_BOS_ONCE: Final = "{%- if not message['content'].startswith(bos_token) -%}{{ bos_token }}{%- endif -%}"
 
 
 class _GenerationDefaults(BaseModel):

@@ -113,6 +113,8 @@ def main() -> int:
         format="%(asctime)s %(levelname)-7s %(message)s",
         datefmt="%H:%M:%S",
     )
+    # At INFO it says in every log where it found credentials.
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     stop = Stop()
     termination: Path | None = None
     started = time.monotonic()

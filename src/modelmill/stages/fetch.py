@@ -14,6 +14,7 @@ from pydantic import JsonValue
 
 from modelmill.spec.errors import DataError
 from modelmill.spec.names import FINGERPRINTS
+from modelmill.spec.names import MEASUREMENTS
 from modelmill.spec.records import DataFetched, ModelFetched, Row
 from modelmill.spec.settings import FetchDataSettings, FetchModelSettings, FetchTestSettings
 from modelmill.stages.rows import (
@@ -60,6 +61,8 @@ def _fetch_model(folders: Folders, pulse: Pulse) -> Outcome:
         headers = [read_safetensors_header(path) for path in weights]
         tensors = [tensor for header in headers for tensor in header.values()]
     with pulse.part("save"):
+        # A folder that `artifacts get` has filled holds the measurements of another stage.
+        (source / MEASUREMENTS).unlink(missing_ok=True)
         for path in sorted(source.rglob("*")):
             if path.is_file():
                 _place(path, folders.output / path.relative_to(source))

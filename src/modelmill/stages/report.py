@@ -4,6 +4,7 @@ The only stage that reads records instead of inputs: manifests, measurements, pr
 and events.  It runs when every other stage is committed or has finally failed.
 """
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,7 +16,7 @@ from pydantic import TypeAdapter
 
 from modelmill.report.compose import render
 from modelmill.report.facts import RunFacts, StageFacts
-from modelmill.spec.errors import InputMissing
+from modelmill.spec.errors import InputMissing, LineageBroken
 from modelmill.spec.names import FINGERPRINTS, MEASUREMENTS, PREDICTIONS, report_key
 from modelmill.spec.plan import Plan, Stage, report_digest
 from modelmill.spec.records import (
@@ -31,6 +32,7 @@ from modelmill.stages.pulse import LivePulse
 from modelmill.store.artifact import (
     Committed,
     attempt_prefix,
+    check_ancestry,
     commit,
     pull,
     read_manifest,
@@ -70,11 +72,7 @@ def carry_out_report(
     """
     started = time.monotonic()
     with pulse.part("pull"):
-        commits = {
-            stage.name: found
-            for stage in plan.stages
-            if (found := read_manifest(store, stage.kind, stage.key)) is not None
-        }
+        commits = _sound_commits(store, plan)
         facts = _gather(request, store, plan, commits, work)
     with pulse.part("work"):
         document, pages = render(facts)
@@ -101,6 +99,19 @@ def carry_out_report(
     last = stage_bytes(store, prefix, MEASUREMENTS, measured.model_dump_json().encode())
     published = commit(store, _manifest(request, plan, key, (*files, last)))
     return "committed" if published.state == "won" else "adopted what another had committed"
+
+
+def _sound_commits(store: Store, plan: Plan) -> Mapping[str, Committed]:
+    """Read what counts: a commit whose inputs have been replaced since does not."""
+    commits: dict[str, Committed] = {}
+    sound: set[str] = set()
+    for stage in plan.stages:
+        committed = read_manifest(store, stage.kind, stage.key)
+        with contextlib.suppress(LineageBroken):
+            if committed is not None:
+                check_ancestry(store, committed, sound)
+                commits[stage.name] = committed
+    return commits
 
 
 def _manifest(

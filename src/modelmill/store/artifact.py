@@ -24,6 +24,7 @@ from pydantic import ValidationError
 from modelmill.spec.canonical import canonical_json
 from modelmill.spec.errors import (
     DataError,
+    DigestMismatch,
     InputMissing,
     LineageBroken,
     StoreUnreachable,
@@ -136,7 +137,7 @@ def read_manifest(store: Store, kind: Kind, key: str) -> Committed | None:
     stored = store.get(name)
     if stored is None:
         return None
-    fix = "make it again: modelmill run FILE --again STAGE"
+    fix = _mend("STAGE")
     try:
         manifest = Manifest.model_validate_json(stored.body)
     except ValidationError as error:
@@ -200,11 +201,14 @@ def pull(
             )
     wanted = tuple(file for file in manifest.files if not parts or is_under(file.path, parts))
     prefix = attempt_prefix(manifest.kind, manifest.key, manifest.attempt)
-    download_many(
-        store,
-        [(file, f"{prefix}/{file.path}", destination / file.path) for file in wanted],
-        on_bytes,
-    )
+    try:
+        download_many(
+            store,
+            [(file, f"{prefix}/{file.path}", destination / file.path) for file in wanted],
+            on_bytes,
+        )
+    except DigestMismatch as error:
+        raise DigestMismatch(error.what, at=error.at, fix=_mend(manifest.stage)) from error
     return wanted
 
 
@@ -241,7 +245,7 @@ def check_lineage(store: Store, committed: Committed) -> None:
             raise LineageBroken(
                 f"{manifest.stage} was made from a {role} ({given.kind}) that {state}",
                 at=store.url_of(_committed_key(manifest.kind, manifest.key)),
-                fix=f"make it again: modelmill run FILE --again {manifest.stage}",
+                fix=_mend(manifest.stage),
             )
 
 
@@ -295,6 +299,10 @@ def local_files(root: Path, *, skip_hidden: bool = False) -> tuple[str, ...]:
             if stat.S_ISREG(mode):
                 found.append(path.relative_to(root).as_posix())
     return tuple(sorted(found))
+
+
+def _mend(stage: str) -> str:
+    return f"make it again: modelmill run FILE --again {stage}"
 
 
 def _top(file: FileRecord) -> str:

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from modelmill.spec.canonical import canonical_json, sha256_of
-from modelmill.spec.errors import DataError, InputMissing
+from modelmill.spec.errors import DataError, DigestMismatch, InputMissing
 from modelmill.spec.names import COMMITTED, source_prefix
 from modelmill.spec.records import FileRecord, Record
 from modelmill.spec.settings import Pin
@@ -106,11 +106,18 @@ def pull_source(
     if not pin.address.startswith("s3://"):
         files = _read_uploaded(store, pin.address)
         prefix = source_prefix(pin.digest)
-        download_many(
-            store,
-            [(file, f"{prefix}/{file.path}", destination / file.path) for file in files],
-            on_bytes,
-        )
+        try:
+            download_many(
+                store,
+                [(file, f"{prefix}/{file.path}", destination / file.path) for file in files],
+                on_bytes,
+            )
+        except DigestMismatch as error:
+            raise DigestMismatch(
+                error.what,
+                at=error.at,
+                fix=f"remove {store.url_of(prefix)} and start the run again: it uploads it anew",
+            ) from error
         return files
     bucket, found = _listed(store, pin.address)
     if _digest(found) != pin.digest:

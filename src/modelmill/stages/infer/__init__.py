@@ -4,7 +4,6 @@ Batches over a file with any model of a run, keeps each finished batch, and goes
 the last one.  Writes records that carry all that scoring needs; judges nothing.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict
 
 import torch
@@ -88,7 +87,7 @@ def run(settings: InferSettings, folders: Folders, pulse: Pulse) -> Outcome:
 
 def _own_form(
     answerer: Answerer, folders: Folders, pulse: Pulse
-) -> tuple[Form, Mapping[str, JsonValue]]:
+) -> tuple[Form, dict[str, JsonValue]]:
     """Choose anew after an interruption: the choice is a function of its inputs."""
     settings = answerer.settings
     data = folders.inputs["data"]

@@ -4,7 +4,6 @@ A form turns a prompt into ids and what was generated into an answer.  Knows tok
 must not know models.
 """
 
-import os.path
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -21,12 +20,20 @@ SEPARATOR: Final = "\n\n"
 class Form(Protocol):
     """One way to ask."""
 
-    name: str
-    """`contract`, `chat` or `3-shot`; what the report calls it."""
-    max_prompt_tokens: int | None
-    """A longer prompt is not answered; None where only the model's own limit counts."""
-    stop_text: str | None
-    """Where it appears in an answer, the answer has ended."""
+    @property
+    def name(self) -> str:
+        """`contract`, `chat` or `3-shot`; what the report calls it."""
+        ...
+
+    @property
+    def max_prompt_tokens(self) -> int | None:
+        """A longer prompt is not answered; None where only the model's own limit counts."""
+        ...
+
+    @property
+    def stop_text(self) -> str | None:
+        """Where it appears in an answer, the answer has ended."""
+        ...
 
     def encode(self, prompt: str) -> list[int]:
         """Turn a row's prompt into ids."""
@@ -90,7 +97,7 @@ class FewShotForm:
     @property
     def stop_text(self) -> str | None:
         """The separator and the common beginning of the prompts, up to its first line's end."""
-        common = os.path.commonprefix([shot.prompt for shot in self.shots])
+        common = _common_start([shot.prompt for shot in self.shots])
         return SEPARATOR + common.partition("\n")[0]
 
     def encode(self, prompt: str) -> list[int]:
@@ -114,3 +121,10 @@ def own_forms(
     if shots:
         forms.append(FewShotForm(contract, tokenizer, tuple(shots)))
     return forms
+
+
+def _common_start(texts: Sequence[str]) -> str:
+    for position, letters in enumerate(zip(*texts, strict=False)):
+        if len(set(letters)) > 1:
+            return texts[0][:position]
+    return min(texts, key=len)

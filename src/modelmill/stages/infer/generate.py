@@ -36,7 +36,10 @@ class StopAtText(StoppingCriteria):
         self._prompt_width = prompt_width
 
     def __call__(
-        self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs: object
+        self,
+        input_ids: torch.LongTensor,
+        scores: torch.FloatTensor,  # noqa: ARG002 - transformers passes it
+        **_: object,
     ) -> torch.BoolTensor:
         """Tell for every row whether it has ended."""
         texts = _decode(self._tokenizer, input_ids[:, self._prompt_width :].tolist())

@@ -13,6 +13,7 @@ import transformers
 from transformers import GenerationConfig, PreTrainedModel
 
 from modelmill.models.families import close_known_holes
+from modelmill.models.gptq import open_unpacked
 from modelmill.models.open import open_config, open_model
 from modelmill.models.parameters import model_parameters
 from modelmill.spec.run import Dtype
@@ -43,15 +44,18 @@ class Opened:
 def open_any(folder: Path, dtype: torch.dtype, device: torch.device) -> Opened:
     """Open a plain, NF4 or GPTQ model.
 
+    On CPUs a quantized model is unpacked once: that is the fastest and the most exact
+    there.  Packed kernels that need no compiler gave 36 (GPTQ) and 47 (NF4) tokens per CPU
+    second where plain bfloat16 gave 52; they exist for 4 bits only, or compute in bfloat16
+    whatever is asked for, and answer differently with the batch.
+
     Raises:
         DataError: its files do not hold what its config says.
     """
     config = open_config(folder)
     close_known_holes(config)
     stored = dict(config.quantization_config) if hasattr(config, "quantization_config") else {}
-    method = stored.get("quant_method", "none")
-    bits = _PLAIN_BITS
-    engine = f"transformers {transformers.__version__}"
+    method, bits, engine = stored.get("quant_method", "none"), _PLAIN_BITS, ""
     if method == "gptq":
         bits = int(stored["bits"])
         model, engine = _open_gptq(folder, bits, dtype, device)
@@ -59,46 +63,34 @@ def open_any(folder: Path, dtype: torch.dtype, device: torch.device) -> Opened:
         model = open_model(folder, dtype=dtype, device=device)
     if method == "bitsandbytes":
         method, bits = "bitsandbytes-nf4", 4
-        engine += f", bitsandbytes {_compute_in(model, dtype)}"
+        engine = _prepare_nf4(model, dtype, device)
     # Everything a model's own generation_config could say would change the comparison.
     model.generation_config = GenerationConfig()
-    positions = config.get_text_config().to_dict().get("max_position_embeddings")
     return Opened(
         model=model.eval(),
         method=method,
         bits=bits,
         parameters=model_parameters(config),
-        engine=engine,
-        positions=positions,
+        engine=f"transformers {transformers.__version__}" + (f", {engine}" if engine else ""),
+        positions=config.get_text_config().to_dict().get("max_position_embeddings"),
     )
 
 
 def _open_gptq(
     folder: Path, bits: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[PreTrainedModel, str]:
-    """On CUDA with the engine's kernels, elsewhere unpacked once.
-
-    On CPUs the unpacked model is the fastest and the most exact: the packed kernels
-    without compilation gave 36 tokens per CPU second where bfloat16 gave 52, exist for 4
-    bits only, and answer differently with the batch.
-    """
     if device.type == "cuda" and dtype != torch.float32:
-        from modelmill.stages.infer import gptq_engine
+        from modelmill.stages.infer.gptq_engine import open_packed  # eight seconds
 
-        return gptq_engine.open_packed(folder, dtype)
-    from modelmill.models.gptq import open_unpacked
-
-    model = open_unpacked(folder, bits=bits, dtype=dtype).to(device)
-    return model, f"transformers {transformers.__version__}, gptq unpacked"
+        return open_packed(folder, dtype)
+    return open_unpacked(folder, bits=bits, dtype=dtype).to(device), "gptq unpacked"
 
 
-def _compute_in(model: PreTrainedModel, dtype: torch.dtype) -> str:
-    """Let NF4 layers compute in this run's dtype instead of the one they were saved with."""
-    import bitsandbytes
+def _prepare_nf4(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> str:
+    from modelmill.models import nf4
 
-    for module in model.modules():
-        if isinstance(module, bitsandbytes.nn.Linear4bit):
-            module.compute_dtype = dtype
-            module.compute_type_is_set = True
-    version: str = bitsandbytes.__version__
-    return version
+    if device.type == "cuda":
+        nf4.compute_in(model, dtype)
+        return nf4.engine_name()
+    nf4.unpack(model, dtype)
+    return f"{nf4.engine_name()} unpacked"

@@ -1,0 +1,52 @@
+"""NF4 layers of an opened model: which dtype they compute in, and what they mean unpacked."""
+
+import bitsandbytes
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
+from torch import nn
+from transformers import PreTrainedModel
+
+
+def engine_name() -> str:
+    """Name the library and its version."""
+    return f"bitsandbytes {bitsandbytes.__version__}"
+
+
+def compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Let a model compute in a dtype, whichever it was saved with; in place.
+
+    transformers keeps a checkpoint's own dtypes beside 4-bit weights, whatever is asked for.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.compute_dtype = dtype
+            module.compute_type_is_set = True
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(dtype)
+
+
+def unpack(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """Replace every NF4 layer by the plain one it means, in place; before any forward.
+
+    The CPU kernel computes in bfloat16 whatever is asked for, and repacks the weights.
+    """
+    layers = {name: each for name, each in model.named_modules() if isinstance(each, Linear4bit)}
+    for name, layer in layers.items():
+        plain = nn.Linear(
+            layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta"
+        )
+        plain.weight = nn.Parameter(weight_of(layer).to(dtype), requires_grad=False)
+        plain.bias = layer.bias
+        model.set_submodule(name, plain)
+    compute_in(model, dtype)
+
+
+def weight_of(layer: Linear4bit) -> torch.Tensor:
+    """Compute the weights a layer's codes and scales mean, in float32."""
+    state = layer.weight.quant_state
+    saved_as, state.dtype = state.dtype, torch.float32
+    weight: torch.Tensor = dequantize_4bit(layer.weight.data, state)
+    state.dtype = saved_as
+    return weight
