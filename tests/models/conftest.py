@@ -42,8 +42,8 @@ def settings_of(
 ) -> FinetuneSettings:
     """Ask for a short fine-tune that learns something."""
     spec = {
-        "num_train_epochs": 3,
-        "learning_rate": 5e-3,
+        "num_train_epochs": 5,
+        "learning_rate": 1e-2,
         "batch_size": 8,
         "eval_steps": 0.25,
         "precision": "float32",

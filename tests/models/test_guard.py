@@ -1,5 +1,5 @@
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -107,11 +107,10 @@ def test_nf4_quantizes_every_linear(family: Family, model_of: Callable[[Family],
 
 
 @pytest.fixture
-def open_hole(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def open_hole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give Falcon its own layer class back and take the cure away."""
     monkeypatch.setattr(modeling_falcon, "FalconLinear", type("FalconLinear", (nn.Linear,), {}))
-    monkeypatch.setattr(opening, "close_known_holes", lambda config: None)
-    yield
+    monkeypatch.setattr(opening, "close_known_holes", lambda _: None)
 
 
 @pytest.mark.usefixtures("open_hole")
@@ -126,9 +125,7 @@ def test_nf4_keeps_its_gradients_after_an_evaluation(
 ) -> None:
     """A forward in evaluation mode takes no adapter's gradient away."""
     base = open_model(model_of("llama"), dtype=torch.float32, device=CPU, load_in="nf4")
-    model = get_peft_model(
-        base, LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
-    )
+    model = get_peft_model(base, LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
     ids = torch.arange(2, 12)[None]
     model.eval()
     with torch.no_grad():

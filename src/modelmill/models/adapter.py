@@ -46,7 +46,7 @@ def choose_targets(model: PreTrainedModel, asked: str | tuple[str, ...]) -> tupl
     problems = [
         Problem(
             f"finetune.target_modules.{index}",
-            f"'{name}' is not a layer in the decoder blocks of this {model.config.model_type} model",
+            f"'{name}' is no layer in the decoder blocks of this {model.config.model_type} model",
             suggestion=f"its layers are {', '.join(sorted(present))}",
         )
         for index, name in enumerate(asked)

@@ -153,7 +153,9 @@ _LAST_USER_MESSAGE: Final = (
     "{%- if loop.last -%}{bos}{{ message['content'] }}{%- endif -%}"
     "{%- endfor -%}"
 )
-_BOS_ONCE: Final = "{%- if not message['content'].startswith(bos_token) -%}{{ bos_token }}{%- endif -%}"
+_BOS_ONCE: Final = (
+    "{%- if not message['content'].startswith(bos_token) -%}{{ bos_token }}{%- endif -%}"
+)
 
 
 class _GenerationDefaults(BaseModel):

@@ -13,8 +13,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from modelmill.spec.errors import DataError
-from modelmill.spec.names import FINGERPRINTS
-from modelmill.spec.names import MEASUREMENTS
+from modelmill.spec.names import FINGERPRINTS, MEASUREMENTS
 from modelmill.spec.records import DataFetched, ModelFetched, Row
 from modelmill.spec.settings import FetchDataSettings, FetchModelSettings, FetchTestSettings
 from modelmill.stages.rows import (

@@ -40,6 +40,11 @@ CUDA_TOKENS = 8192
 """Tokens of one forward pass; fills a data-centre GPU with a 1 B model."""
 
 
+EVAL_ROWS = 8
+"""The eval loss is a mean over batches; of a fixed size, so that memory cannot choose the best
+weights."""
+
+
 @dataclass(frozen=True)
 class Training:
     """How to train, decided."""
@@ -87,9 +92,7 @@ def micro_batch_size(training: Training, longest: int) -> int:
     return max(rows for rows in range(1, limit + 1) if spec.batch_size % rows == 0)
 
 
-def train(
-    base: PreTrainedModel, examples: Examples, training: Training, pulse: Pulse
-) -> Trained:
+def train(base: PreTrainedModel, examples: Examples, training: Training, pulse: Pulse) -> Trained:
     """Put an adapter on the base and train it; the result has the best weights in it.
 
     Equal inputs give equal adapters on one CPU.
@@ -106,8 +109,8 @@ def train(
     trainer = SFTTrainer(
         model=adapted,
         args=_arguments(training, micro_batch, has_eval=bool(examples.eval)),
-        train_dataset=_dataset(examples.train),
-        eval_dataset=_dataset(examples.eval) if examples.eval else None,
+        train_dataset=dataset_of(examples.train),
+        eval_dataset=dataset_of(examples.eval) if examples.eval else None,
         # A collator of our own pads with the contract's id and masks by length, so that a
         # pad that equals EOS takes no EOS out of the loss.
         data_collator=DataCollatorForLanguageModeling(pad_token_id=training.pad),
@@ -165,7 +168,7 @@ def _arguments(training: Training, micro_batch: int, *, has_eval: bool) -> SFTCo
         weight_decay=spec.weight_decay,
         max_grad_norm=spec.max_grad_norm,
         per_device_train_batch_size=micro_batch,
-        per_device_eval_batch_size=micro_batch,
+        per_device_eval_batch_size=EVAL_ROWS,
         gradient_accumulation_steps=spec.batch_size // micro_batch,
         activation_checkpointing=spec.gradient_checkpointing,
         bf16=training.dtype == torch.bfloat16,
@@ -188,7 +191,8 @@ def _arguments(training: Training, micro_batch: int, *, has_eval: bool) -> SFTCo
     )
 
 
-def _dataset(rows: Sequence[EncodedRow]) -> Dataset:
+def dataset_of(rows: Sequence[EncodedRow]) -> Dataset:
+    """Turn rows into what the collator takes: ids, and labels that ignore the prompt."""
     return Dataset.from_dict(
         {
             "input_ids": [row.input_ids for row in rows],
@@ -223,7 +227,7 @@ class _Best:
 
 
 @dataclass
-class _Watch(TrainerCallback):  # type: ignore[misc]
+class _Watch(TrainerCallback):
     """Shows progress, keeps the curve and the best weights, and stops at a loss of nan."""
 
     pulse: Pulse

@@ -53,9 +53,7 @@ class Proof:
         return self.effect < self.noise_floor
 
 
-def round_weights(
-    model: PreTrainedModel, dtype: Dtype, prompts: Sequence[ProbePrompt]
-) -> float:
+def round_weights(model: PreTrainedModel, dtype: Dtype, prompts: Sequence[ProbePrompt]) -> float:
     """Round the weights to what `dtype` can hold, in place and still in float32.
 
     Returns:

@@ -1,0 +1,336 @@
+"""Whatever is wrong with the input is said once, in words, and leaves nothing half-written."""
+
+import json
+import os
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from modelmill.spec.names import COMMITTED, artifact_prefix
+from modelmill.store.artifact import attempt_prefix, read_manifest
+from modelmill.store.embedded import EmbeddedStore
+from modelmill.store.s3 import Store, open_store
+
+from ..workshop import ONE_TENSOR, Answer, Workshop, safetensors, write_model, write_rows
+
+Fault = Callable[[Path], None]
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
+    """Keep one store open, so that every command here joins it instead of starting one."""
+    workshop = Workshop(tmp_path_factory.mktemp("bad-input"))
+    workshop.lay_out()
+    with EmbeddedStore(workshop.home / "store"):
+        yield workshop
+
+
+@pytest.fixture(scope="module")
+def store(workshop: Workshop) -> Iterator[Store]:
+    """Reach the same store from the test."""
+    with (
+        EmbeddedStore(workshop.home / "store") as embedded,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in embedded.environment.items():
+            patch.setenv(name, value)
+        yield open_store(embedded.url)
+
+
+def check_words(answer: Answer, code: int, *words: str) -> None:
+    """Make sure that a command ended with a code and says what, where and what to do."""
+    assert answer.returncode == code, answer.stderr
+    assert "Traceback" not in answer.stderr
+    for each in words:
+        assert each in answer.stderr
+
+
+SPECS = {
+    "misspelt key": ("sed: 1\n", ("run.yaml:6", "sed: unknown key", "did you mean 'seed'?")),
+    "wrong type": ("infer: {batch_size: many}\n", ("run.yaml:6", "infer.batch_size", "'many'")),
+    "impossible bits": ("quantize: [{method: gptq, bits: 5}]\n", ("quantize[0]", "2, 3, 4 or 8")),
+    "gate on what is not computed": (
+        "gate: {models: [base], metric: exact_match, against: base, max_worse: 0}\n",
+        ("'exact_match' is not computed", "add it to infer.metrics", "against itself"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", SPECS)
+def test_wrong_spec_ends_with_64_before_there_is_a_store(tmp_path: Path, case: str) -> None:
+    """Line, key, reason and suggestion; and not even the home folder is made."""
+    more, words = SPECS[case]
+    workshop = Workshop(tmp_path)
+    workshop.write_run("run.yaml", more=more)
+    check_words(workshop.modelmill("run", "run.yaml"), 64, *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (("--name", "Not_A_Name"), 64, ("'Not_A_Name'", "lower-case letters")),
+        (("--again", "infer-bse"), 64, ("infer-bse: no such stage", "infer-base")),
+        (("--set", "model.source=nowhere"), 66, ("no file or folder", "nowhere", "correct")),
+        (("--set", "data.test=nowhere.jsonl"), 66, ("no file or folder", "nowhere.jsonl")),
+        (("--profile", "nothing.yaml"), 66, ("nothing.yaml", "no such file")),
+    ],
+)
+def test_wrong_command_starts_nothing(
+    workshop: Workshop, arguments: tuple[str, ...], code: int, words: tuple[str, ...]
+) -> None:
+    """What can be seen before the first stage leaves no run behind."""
+    name = () if "--name" in arguments else ("--name", "wrong-command")
+    check_words(workshop.modelmill("run", "run.yaml", *name, *arguments), code, *words)
+    assert "wrong-command" not in {row["run"] for row in workshop.read("status")}
+
+
+def _without(name: str) -> Fault:
+    return lambda model: (model / name).unlink()
+
+
+def _with_file(name: str, body: bytes) -> Fault:
+    return lambda model: (model / name).write_bytes(body) and None
+
+
+def _weights(header: dict[str, object], body_bytes: int = 64) -> Fault:
+    return _with_file("model.safetensors", safetensors(header, body_bytes))
+
+
+OVERLAP = {**ONE_TENSOR, "v": {"dtype": "F32", "shape": [4], "data_offsets": [32, 48]}}
+QUANTIZED = b'{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}'
+
+MODELS: dict[str, tuple[Fault, int, tuple[str, ...]]] = {
+    "no-config": (_without("config.json"), 66, ("has no config.json", "complete model folder")),
+    "no-tokenizer": (_without("tokenizer.json"), 66, ("has no tokenizer files", "tokenizer.json")),
+    "no-weights": (_without("model.safetensors"), 66, ("has no weights",)),
+    "pickle": (
+        _with_file("pytorch_model.bin", b"\x80\x04."),
+        76,
+        ("pytorch_model.bin is refused unread", "convert weights to safetensors"),
+    ),
+    "truncated": (_weights(ONE_TENSOR, 63), 65, ("truncated", "copy or save the file again")),
+    "bad-length": (_with_file("model.safetensors", b"\xff" * 80), 65, ("its header would be",)),
+    "bad-header": (_with_file("model.safetensors", b"\x04" + bytes(7) + b"{]}}"), 65, ("header",)),
+    "overlap": (_weights(OVERLAP), 65, ("tensor 'v' overlaps", "model.safetensors")),
+    "bad-config": (_with_file("config.json", b"{"), 65, ("config.json is not JSON",)),
+    "odd-config": (_with_file("config.json", b"[]"), 65, ("config.json",)),
+    "no-type": (_with_file("config.json", b"{}"), 65, ("config.json", "model_type")),
+    "quantized": (_with_file("config.json", QUANTIZED), 65, ("already quantized with gptq",)),
+}
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_bad_model_fails_its_stage_and_nothing_else(workshop: Workshop, case: str) -> None:
+    """The cause stands at the end, the rows are fetched all the same, the rest is skipped."""
+    fault, code, words = MODELS[case]
+    fault(write_model(workshop.folder / case))
+    file = workshop.write_run(f"{case}.yaml", model=case)
+    answer = workshop.modelmill("run", str(file))
+    check_words(answer, code, f"fetch-model failed with {code}", *words)
+    _check_failed_alone(workshop, answer, case, "fetch-model")
+
+
+DATA: dict[str, tuple[bytes, tuple[str, ...]]] = {
+    "no-field": (
+        b'{"question": "q", "answer": "a"}\n{"question": "q", "anwser": "a"}\n{}',
+        ("2 of 3 rows are wrong", "row 2: no field 'answer'; it has 'question', 'anwser'", "row 3"),
+    ),
+    "latin-1": ('{"question": "é"}'.encode("latin-1"), ("row 1: not UTF-8 at byte",)),
+    "utf-16": ('{"question": "q"}'.encode("utf-16"), ("row 1: not UTF-8",)),
+    "not-json": (b"question,answer\nq,a\n", ("row 1: not JSON",)),
+    "a-list": (b'[{"question": "q", "answer": "a"}]', ("row 1: a JSON list, not an object",)),
+    "zero-rows": (b"\n\n", ("There are no rows", "one JSON object a line")),
+    "null": (b'{"question": null, "answer": "a"}', ("field 'question' is null",)),
+    "no-answer": (b'{"question": "q", "answer": ""}', ("row 1: the completion is empty",)),
+}
+
+
+@pytest.mark.parametrize("case", DATA)
+def test_bad_rows_fail_their_stage_and_nothing_else(workshop: Workshop, case: str) -> None:
+    """Every wrong row is named by its number; model and training rows are fetched."""
+    body, words = DATA[case]
+    (workshop.folder / f"{case}.jsonl").write_bytes(body)
+    file = workshop.write_run(f"{case}.yaml", test=f"{case}.jsonl")
+    answer = workshop.modelmill("run", str(file))
+    check_words(answer, 65, "fetch-test failed with 65", "at:  data.test", *words)
+    _check_failed_alone(workshop, answer, case, "fetch-test")
+
+
+def test_template_with_an_unknown_field_names_the_fields_there_are(workshop: Workshop) -> None:
+    """Both files lack it, and both stages say so."""
+    template = 'data.template={prompt: "{schema} {question}", completion: "{answer}"}'
+    answer = workshop.modelmill("run", "run.yaml", "--name", "template", "--set", template)
+    words = ("no field 'schema'; it has 'question', 'answer'", "at:  data.train", "at:  data.test")
+    check_words(answer, 65, *words)
+    assert workshop.states("template")["fetch-model"] == "committed"
+
+
+@pytest.mark.parametrize("names", [("a.jsonl", "b.jsonl"), ("a.jsonl",)])
+def test_data_folder_is_refused(workshop: Workshop, names: tuple[str, ...]) -> None:
+    """A data source is one file; a folder with one file is that file."""
+    case = f"folder-of-{len(names)}"
+    (workshop.folder / case).mkdir()
+    for name in names:
+        write_rows(workshop.folder / case / name, 8)
+    file = workshop.write_run(f"{case}.yaml", test=case)
+    answer = workshop.modelmill("run", str(file))
+    if len(names) == 1:
+        assert answer.returncode == 0, answer.stderr
+    else:
+        check_words(answer, 65, "must be one file; this is a folder of 2", "a.jsonl, b.jsonl")
+        _check_failed_alone(workshop, answer, case, "fetch-test")
+
+
+def _check_failed_alone(workshop: Workshop, answer: Answer, run: str, failed: str) -> None:
+    """Make sure that one stage failed without a trace and its equals went on."""
+    states = workshop.states(run)
+    fetches = {name: state for name, state in states.items() if name.startswith("fetch-")}
+    assert fetches.pop(failed) == "failed"
+    assert set(fetches.values()) == {"committed"}
+    assert {states["infer-base"], states["infer-base-own"]} == {"skipped"}
+    keys = {row["stage"]: row["key"] for row in workshop.read("status", run)[0]["stages"]}
+    committed = {artifact["key"] for artifact in workshop.read("artifacts", "ls")}
+    assert keys["fetch-data"] in committed
+    assert keys[failed] not in committed
+    logged = workshop.modelmill("logs", run, failed)
+    assert "ERROR" in logged.stdout
+    assert "Traceback" not in logged.stdout
+    # A stranger reads the end: cause, log, the command that goes on.
+    end = answer.stderr.split(f"\n\n{failed} failed with ")[1]
+    assert f"  log: modelmill logs {run} {failed}\n" in end
+    assert end.splitlines()[-1].startswith("To go on from what is committed: modelmill run ")
+    report = json.loads((workshop.folder / "reports" / run / "report.json").read_bytes())
+    told = next(stage for stage in report["stages"] if stage["stage"] == failed)
+    assert told["status"] == "failed"
+    assert told["message"]
+
+
+def _closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+STORES = {
+    "unreachable": (74, ("gave no usable answer", "AWS_ENDPOINT_URL")),
+    "wrong-key": (77, ("does not know this access key", "s3://modelmill/x", "AWS_ACCESS_KEY_ID")),
+    "wrong-secret": (77, ("does not belong to the access key", "AWS_SECRET_ACCESS_KEY")),
+    "no-credentials": (77, ("No credentials", "AWS_ACCESS_KEY_ID")),
+    "no-bucket": (66, ("no such bucket", "s3://elsewhere/x", "create the bucket")),
+    "no-s3-url": (64, ("not an address of the form s3://bucket/prefix",)),
+}
+
+
+@pytest.mark.parametrize("case", STORES)
+def test_store_that_cannot_be_used_is_said_before_anything_is_sent(
+    workshop: Workshop, store: Store, case: str
+) -> None:
+    """The code tells a wrong address from a refusal; no stage is started."""
+    good = {name: os.environ[name] for name in os.environ if name.startswith("AWS_")}
+    changes: dict[str, dict[str, str]] = {
+        "unreachable": {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{_closed_port()}"},
+        "wrong-key": {"AWS_ACCESS_KEY_ID": "nobody"},
+        "wrong-secret": {"AWS_SECRET_ACCESS_KEY": "guessed"},
+        "no-credentials": {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
+    }
+    url = {"no-bucket": "s3://elsewhere/x", "no-s3-url": "modelmill/x"}.get(case, "s3://modelmill/x")
+    environment = {**good, "AWS_EC2_METADATA_DISABLED": "true", **changes.get(case, {})}
+    answer = workshop.modelmill("run", "run.yaml", "--store", url, **environment)
+    code, words = STORES[case]
+    check_words(answer, code, *words)
+    assert list(store.list("x/")) == []
+
+
+def test_damaged_artifact_ends_with_65_and_the_printed_fix_mends_it(
+    workshop: Workshop, store: Store
+) -> None:
+    """Who reads it names it and the stage to make again; the run file stays as it is."""
+    file = workshop.write_run("damaged.yaml", more="seed: 1\n")
+    write_rows(workshop.folder / "damaged.jsonl", 9)
+    words = ("run", str(file), "--set", "data.test=damaged.jsonl")
+    assert workshop.modelmill(*words).returncode == 0
+    test = next(a for a in workshop.read("artifacts", "ls") if a["run"] == "damaged")
+    assert test["stage"] in ("fetch-data", "fetch-test")
+    key = _key(workshop, "damaged", "fetch-test")
+    _damage(store, key, "test.jsonl")
+
+    verified = workshop.modelmill("artifacts", "verify", key)
+    assert verified.returncode == 65
+    assert "test.jsonl" in verified.stdout
+    answer = workshop.modelmill(*words, "--again", "infer-base")
+    check_words(answer, 65, key, "SHA-256", "--again fetch-test")
+    mended = workshop.modelmill(*words, "--again", "fetch-test")
+    assert mended.returncode == 0, mended.stderr
+    assert "infer-base committed" in mended.stderr
+
+
+def _key(workshop: Workshop, run: str, stage: str) -> str:
+    rows = workshop.read("status", run)[0]["stages"]
+    return next(str(row["key"]) for row in rows if row["stage"] == stage)
+
+
+def _damage(store: Store, key: str, path: str) -> None:
+    """Flip a bit of a committed file, as a failing disk would."""
+    committed = read_manifest(store, "fetch-test", key)
+    assert committed is not None
+    name = f"{attempt_prefix('fetch-test', key, committed.manifest.attempt)}/{path}"
+    stored = store.get(name)
+    assert stored is not None
+    store.put(name, bytes([stored.body[0] ^ 1]) + stored.body[1:])
+
+
+def test_broken_lineage_ends_with_65_and_the_printed_command_mends_it(
+    workshop: Workshop, store: Store
+) -> None:
+    """Only the first stages that used the replaced input are at fault; one command mends all."""
+    write_rows(workshop.folder / "lineage.jsonl", 10)
+    more = "finetune: {r: 4}\n"
+    file = workshop.write_run("lineage.yaml", test="lineage.jsonl", more=more)
+    assert workshop.modelmill("run", file.name).returncode == 0
+    key = _key(workshop, "lineage", "fetch-test")
+    store.delete([f"{artifact_prefix('fetch-test', key)}/{COMMITTED}"])
+
+    answer = workshop.modelmill("run", file.name)
+    check_words(answer, 65, "infer-base was made from a test (fetch-test)", "no longer committed")
+
+    answer = workshop.modelmill("run", file.name)
+    check_words(answer, 65, "infer-base was made from a test (fetch-test)", "has been replaced")
+    command = answer.stderr.splitlines()[-1].partition(": modelmill ")[2]
+    asked = "--again infer-base --again infer-base-own --again infer-merged"
+    assert command == f"run lineage.yaml {asked}"
+    rows = {row["stage"]: row["state"] for row in workshop.read("plan", file.name)}
+    assert rows["merge"] == "committed"
+    assert rows["infer-base"] == "lineage broken"
+
+    mended = workshop.modelmill(*command.split())
+    assert mended.returncode == 0, mended.stderr
+    assert "finetune started" not in mended.stderr
+    assert workshop.modelmill("run", file.name).returncode == 0
+
+
+def test_broken_lineage_of_a_model_blames_what_was_made_from_it_first(
+    workshop: Workshop, store: Store
+) -> None:
+    """What comes later is skipped, for a new fine-tune gives all of it new keys."""
+    shutil.copytree(workshop.folder / "model", workshop.folder / "other-model")
+    (workshop.folder / "other-model" / "README.md").write_text("other", encoding="utf-8")
+    more = "finetune: {r: 4}\nquantize: [{method: gptq}]\n"
+    file = workshop.write_run("ancestor.yaml", model="other-model", more=more)
+    assert workshop.modelmill("run", file.name).returncode == 0
+    key = _key(workshop, "ancestor", "fetch-model")
+    store.delete([f"{artifact_prefix('fetch-model', key)}/{COMMITTED}"])
+    assert workshop.modelmill("run", file.name).returncode == 65
+
+    answer = workshop.modelmill("run", file.name)
+    check_words(answer, 65, "finetune was made from a model", "merge skipped")
+    assert "merge failed" not in answer.stderr
+    command = answer.stderr.splitlines()[-1].partition(": modelmill ")[2]
+    assert command.endswith("--again finetune --again infer-base --again infer-base-own")
+    mended = workshop.modelmill(*command.split())
+    assert mended.returncode == 0, mended.stderr
+    assert "infer-gptq-4 committed" in mended.stderr

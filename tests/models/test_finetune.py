@@ -1,0 +1,221 @@
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+
+from modelmill.models.adapter import open_adapter
+from modelmill.models.open import open_model, open_tokenizer
+from modelmill.models.prompt import contract_for, encode_prompt, encode_row, load_contract
+from modelmill.spec.errors import DataError, Interrupted, SpecError
+from modelmill.spec.run import FinetuneSpec
+from modelmill.spec.settings import ContractSettings
+from modelmill.stages.finetune.training import Training, dataset_of, micro_batch_size
+
+from ..tiny_stages import Family, RecordingPulse, make_rows, write_rows
+from .conftest import Tune, Tuned, settings_of
+
+CPU = torch.device("cpu")
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the engines' own
+
+
+def test_loss_falls_and_the_curve_is_complete(tuned: Tuned) -> None:
+    """Every step has a point, evaluation happens on the way and after the last step."""
+    figures = tuned.figures
+    losses = [point.loss for point in figures.curve if point.loss is not None]
+    scored = {point.step: point.eval_loss for point in figures.curve if point.eval_loss is not None}
+    assert len(losses) == figures.steps == 20
+    assert losses[-1] < 0.7 * losses[0]
+    assert list(scored) == [5, 10, 15, 20]
+    assert figures.best_eval_loss == min(scored.values()) == scored[figures.best_step or 0]
+
+
+def test_model_learns_to_stop(
+    tune: Tune, model_of: Callable[[Family], Path], tmp_path: Path
+) -> None:
+    """The end of a completion becomes likely, though pad equals EOS."""
+    rows = [row.model_copy(update={"completion": "select column"}) for row in make_rows(16, 3)]
+    write_rows(rows, tmp_path / "train.jsonl")
+    tuned = tune(rows=tmp_path)
+    contract = load_contract(tuned.folder)
+    assert contract.pad == contract.eos[0]
+    tokenizer = open_tokenizer(tuned.folder / "tokenizer")
+    ids = encode_row(contract, tokenizer, rows[0].prompt, rows[0].completion).input_ids
+    base = open_model(model_of("llama"), dtype=torch.float32, device=CPU)
+    model, _ = open_adapter(base, tuned.folder / "adapter")
+
+    def loss_of_end() -> float:
+        logits = model(torch.tensor([ids[:-1]])).logits[0, -1]
+        return -float(logits.log_softmax(-1)[ids[-1]].detach())
+
+    after = loss_of_end()
+    with model.disable_adapter():
+        before = loss_of_end()
+    assert after < 0.5 < 2 < before
+
+
+def test_batches_hold_the_contracts_ids_with_eos_in_the_loss(
+    model_of: Callable[[Family], Path],
+) -> None:
+    """What the trainer sees: prompt and padding outside the loss, completion and EOS inside."""
+    tokenizer = open_tokenizer(model_of("llama"))
+    contract = contract_for(model_of("llama"), tokenizer, ContractSettings(max_length=64))
+    rows = [
+        encode_row(contract, tokenizer, "table t1\nsql: ", "select column"),
+        encode_row(contract, tokenizer, "t", "b"),
+    ]
+    batch = DataCollatorForLanguageModeling(pad_token_id=contract.pad)(list(dataset_of(rows)))
+    for row, ids, labels, mask in zip(
+        rows, batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True
+    ):
+        length = len(row.input_ids)
+        prompt = encode_prompt(contract, tokenizer, "t" if row is rows[1] else "table t1\nsql: ")
+        assert ids.tolist()[: len(prompt)] == prompt
+        assert labels.tolist()[: len(prompt)] == [-100] * len(prompt)
+        assert labels.tolist()[len(prompt) : length] == row.input_ids[len(prompt) :]
+        assert labels[length - 1] == contract.eos[0]
+        assert set(labels.tolist()[length:]) <= {-100}
+        assert mask.sum() == length
+
+
+def test_equal_recipe_gives_equal_bytes(tuned: Tuned, tune: Tune) -> None:
+    """The same rows, settings and seed give the same adapter, byte by byte."""
+    again = tune()
+    for name in ("adapter_model.safetensors", "adapter_config.json"):
+        path = Path("adapter") / name
+        assert (again.folder / path).read_bytes() == (tuned.folder / path).read_bytes()
+
+
+def test_micro_batch_is_memory_not_mathematics(tuned: Tuned, tune: Tune) -> None:
+    """Another micro-batch sees the same rows in the same steps."""
+    other = tune(settings_of(micro_batch_size=2)).figures.curve
+    for point, same in zip(tuned.figures.curve, other, strict=True):
+        assert (point.loss or point.eval_loss) == pytest.approx(
+            same.loss or same.eval_loss, rel=1e-3
+        )
+
+
+def test_output_is_complete_readable_and_names_no_machine(tuned: Tuned) -> None:
+    """Everybody may read every file, and none mentions where it was made."""
+    files = {str(path.relative_to(tuned.folder)) for path in tuned.folder.rglob("*.*")}
+    assert files == {
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "tokenizer/chat_template.jinja",
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+        "prompt.json",
+        "probe.jsonl",
+    }
+    for name in files:
+        path = tuned.folder / name
+        assert stat.S_IMODE(path.stat().st_mode) == 0o644
+        assert str(tuned.folder.parent).encode() not in path.read_bytes()
+
+
+def test_progress_counts_steps(tuned: Tuned) -> None:
+    """The pulse hears of every step until the last."""
+    assert tuned.pulse.parts == ["load", "work", "save"]
+    assert tuned.pulse.told[-1] == (20, 20, "steps")
+
+
+def test_interruption_leaves_nothing(tune: Tune, tmp_path: Path) -> None:
+    """A stage that is asked to stop in the middle writes no output."""
+    before = set(tmp_path.parent.glob("tuned*"))
+    pulse = RecordingPulse(stop_after=7, stop_with=Interrupted("asked to stop"))
+    with pytest.raises(Interrupted):
+        tune(pulse=pulse)
+    made = set(tmp_path.parent.glob("tuned*")) - before
+    assert [list(folder.iterdir()) for folder in made] == [[]] * len(made)
+
+
+def test_long_rows_are_named_all_at_once(tune: Tune) -> None:
+    """Every row over the limit is counted, the first ten with number and length."""
+    pulse = RecordingPulse()
+    with pytest.raises(DataError) as caught:
+        tune(settings_of(max_length=24), pulse=pulse)
+    assert "rows have more than 24 tokens: train row " in caught.value.what
+    assert "and " in caught.value.what
+    assert "too_long: drop" in caught.value.fix
+    assert pulse.told == []
+
+
+def test_long_rows_are_dropped_and_counted_if_asked(tune: Tune) -> None:
+    """Dropping is a decision of the run, and the figures say how many."""
+    figures = tune(settings_of(too_long="drop", max_length=22, num_train_epochs=1)).figures
+    assert figures.too_long > 0
+    assert figures.train_rows + figures.eval_rows + figures.too_long == 41
+
+
+def test_no_row_left_is_refused(tune: Tune) -> None:
+    """Training on nothing is not a success."""
+    with pytest.raises(DataError, match="no training row is left: all 41"):
+        tune(settings_of(too_long="drop", max_length=8))
+
+
+def test_training_without_evaluation_keeps_the_last_weights(tune: Tune, tmp_path: Path) -> None:
+    """A run without an eval split has no best step."""
+    write_rows(make_rows(16, 1), tmp_path / "train.jsonl")
+    figures = tune(settings_of(num_train_epochs=1), rows=tmp_path).figures
+    assert figures.best_step is None
+    assert figures.steps == 2
+
+
+def test_unknown_target_modules_are_refused_with_those_that_exist(tune: Tune) -> None:
+    """A misspelt layer, and the tied head, are answered with the layers there are."""
+    with pytest.raises(SpecError) as caught:
+        tune(settings_of(target_modules=("q_prj", "v_proj", "lm_head")))
+    assert [problem.key for problem in caught.value.problems] == [
+        "finetune.target_modules.0",
+        "finetune.target_modules.2",
+    ]
+    assert "q_proj" in caught.value.problems[0].suggestion
+
+
+def test_loss_that_is_not_a_number_is_refused(
+    tune: Tune, model_of: Callable[[Family], Path], tmp_path: Path
+) -> None:
+    """A broken weight ends the stage at the first step instead of a useless adapter."""
+    model = open_model(model_of("llama"), dtype=torch.float32, device=CPU)
+    model.model.norm.weight.data[0] = float("nan")
+    model.save_pretrained(tmp_path)
+    open_tokenizer(model_of("llama")).save_pretrained(tmp_path)
+    with pytest.raises(DataError, match="the loss is nan at step 1"):
+        tune(model=tmp_path)
+
+
+def test_nf4_adapter_is_trained_in_float32(tune: Tune) -> None:
+    """QLoRA learns on 4-bit weights, and every layer's adapter takes part."""
+    tuned = tune(settings_of(load_in="nf4"))
+    losses = [point.loss for point in tuned.figures.curve if point.loss is not None]
+    tensors = load_file(tuned.folder / "adapter" / "adapter_model.safetensors")
+    assert losses[-1] < 0.8 * losses[0]
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+    assert all(tensor.any() for name, tensor in tensors.items() if "lora_B" in name)
+
+
+@given(
+    batch=st.integers(1, 300),
+    longest=st.integers(1, 20_000),
+    device=st.sampled_from(["cpu", "cuda"]),
+)
+def test_auto_micro_batch_divides_the_batch(batch: int, longest: int, device: str) -> None:
+    """Whatever the device and the rows, the batch stays what was asked."""
+    training = Training(
+        finetune=FinetuneSpec(batch_size=batch),
+        seed=0,
+        targets=(),
+        pad=0,
+        dtype=torch.float32,
+        device=torch.device(device),
+        scratch=Path(),
+    )
+    rows = micro_batch_size(training, longest)
+    assert batch % rows == 0
+    assert 1 <= rows <= (4 if device == "cpu" else batch)
