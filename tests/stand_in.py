@@ -10,7 +10,6 @@ import os
 import shutil
 import sys
 import time
-from pathlib import Path
 
 from modelmill.spec.names import ENV_STAGE
 from modelmill.spec.records import Finetuned, Inferred, Merged, Prediction, Quantized
@@ -26,6 +25,8 @@ def run(settings: Settings, folders: Folders, pulse: Pulse) -> Outcome:
     """Write what the stage would, small."""
     asked = json.loads(os.environ.get("MODELMILL_STAND_IN", "{}")).get(STAGE, {})
     with pulse.part("work"):
+        if "dawdle" in asked:
+            print("dawdling", flush=True)  # noqa: T201 - the log is under test
         for tenth in range(10 * asked.get("dawdle", 0)):
             pulse.progress(tenth, 10 * asked["dawdle"], "steps")
             time.sleep(0.1)

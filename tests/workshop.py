@@ -66,8 +66,12 @@ class Workshop:
         """Write a good model, good rows, a run file and the environments."""
         write_model(self.folder / "model")
         write_rows(self.folder / "train.jsonl", 20)
-        write_rows(self.folder / "test.jsonl", 8)
+        write_rows(self.folder / "test.jsonl", 12)
         self.write_run("run.yaml")
+        self.lay_out_environments()
+
+    def lay_out_environments(self) -> None:
+        """Make environments whose Python is the stand-in."""
         for name in ("light", "train", "quantize"):
             self.write_environment(name, f'exec "{sys.executable}" "{STAND_IN}"')
 

@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from ..processes import processes_of
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -76,46 +77,6 @@ class Checkout:
         ended = self.modelmill("status", "tiny", "-o", "json")
         rows = json.loads(ended.stdout)[0]["stages"]
         return [row["stage"] for row in rows for _ in range(row["attempts"])]
-
-
-def wait_for(process: "subprocess.Popen[str]", words: str) -> None:
-    """Read a process's talk until it says something."""
-    assert process.stderr is not None
-    for line in process.stderr:
-        if words in line:
-            return
-    pytest.fail(f"It ended without saying {words!r}")
-
-
-def is_alive(pid: int) -> bool:
-    """Tell whether a process is there."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def processes_of(folder: Path) -> list[int]:
-    """List the processes that were started for a folder."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdecimal():
-            try:
-                line = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-            except OSError:
-                continue
-            if str(folder).encode() in line and int(entry.name) != os.getpid():
-                found.append(int(entry.name))
-    return found
-
-
-def wait_until_gone(folder: Path, seconds: float = 30) -> list[int]:
-    """Wait until no process of a folder is left and list those that are."""
-    deadline = time.monotonic() + seconds
-    while (left := processes_of(folder)) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    return left
 
 
 @pytest.fixture(scope="session")

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from modelmill.conduct.standing import artifact_rows, log_texts, run_row
 from modelmill.spec.names import COMMITTED, artifact_prefix
 from modelmill.store.artifact import attempt_prefix, read_manifest
 from modelmill.store.embedded import EmbeddedStore
+from modelmill.store.runs import list_runs
 from modelmill.store.s3 import Store, open_store
 
 from ..workshop import ONE_TENSOR, Answer, Workshop, safetensors, write_model, write_rows
@@ -49,8 +51,8 @@ def check_words(answer: Answer, code: int, *words: str) -> None:
 
 
 SPECS = {
-    "misspelt key": ("sed: 1\n", ("run.yaml:6", "sed: unknown key", "did you mean 'seed'?")),
-    "wrong type": ("infer: {batch_size: many}\n", ("run.yaml:6", "infer.batch_size", "'many'")),
+    "misspelt key": ("sed: 1\n", ("line 6: ", "sed: unknown key", "did you mean 'seed'?")),
+    "wrong type": ("infer: {batch_size: many}\n", ("line 6: ", "infer.batch_size", "'many'")),
     "impossible bits": ("quantize: [{method: gptq, bits: 5}]\n", ("quantize[0]", "2, 3, 4 or 8")),
     "gate on what is not computed": (
         "gate: {models: [base], metric: exact_match, against: base, max_worse: 0}\n",
@@ -80,12 +82,16 @@ def test_wrong_spec_ends_with_64_before_there_is_a_store(tmp_path: Path, case: s
     ],
 )
 def test_wrong_command_starts_nothing(
-    workshop: Workshop, arguments: tuple[str, ...], code: int, words: tuple[str, ...]
+    workshop: Workshop,
+    store: Store,
+    arguments: tuple[str, ...],
+    code: int,
+    words: tuple[str, ...],
 ) -> None:
     """What can be seen before the first stage leaves no run behind."""
     name = () if "--name" in arguments else ("--name", "wrong-command")
     check_words(workshop.modelmill("run", "run.yaml", *name, *arguments), code, *words)
-    assert "wrong-command" not in {row["run"] for row in workshop.read("status")}
+    assert "wrong-command" not in list_runs(store)
 
 
 def _without(name: str) -> Fault:
@@ -124,14 +130,16 @@ MODELS: dict[str, tuple[Fault, int, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", MODELS)
-def test_bad_model_fails_its_stage_and_nothing_else(workshop: Workshop, case: str) -> None:
+def test_bad_model_fails_its_stage_and_nothing_else(
+    workshop: Workshop, store: Store, case: str
+) -> None:
     """The cause stands at the end, the rows are fetched all the same, the rest is skipped."""
     fault, code, words = MODELS[case]
     fault(write_model(workshop.folder / case))
     file = workshop.write_run(f"{case}.yaml", model=case)
     answer = workshop.modelmill("run", str(file))
     check_words(answer, code, f"fetch-model failed with {code}", *words)
-    _check_failed_alone(workshop, answer, case, "fetch-model")
+    _check_failed_alone(answer, store, case, "fetch-model")
 
 
 DATA: dict[str, tuple[bytes, tuple[str, ...]]] = {
@@ -150,27 +158,32 @@ DATA: dict[str, tuple[bytes, tuple[str, ...]]] = {
 
 
 @pytest.mark.parametrize("case", DATA)
-def test_bad_rows_fail_their_stage_and_nothing_else(workshop: Workshop, case: str) -> None:
+def test_bad_rows_fail_their_stage_and_nothing_else(
+    workshop: Workshop, store: Store, case: str
+) -> None:
     """Every wrong row is named by its number; model and training rows are fetched."""
     body, words = DATA[case]
     (workshop.folder / f"{case}.jsonl").write_bytes(body)
     file = workshop.write_run(f"{case}.yaml", test=f"{case}.jsonl")
     answer = workshop.modelmill("run", str(file))
     check_words(answer, 65, "fetch-test failed with 65", "at:  data.test", *words)
-    _check_failed_alone(workshop, answer, case, "fetch-test")
+    _check_failed_alone(answer, store, case, "fetch-test")
 
 
-def test_template_with_an_unknown_field_names_the_fields_there_are(workshop: Workshop) -> None:
+def test_template_with_an_unknown_field_names_the_fields_there_are(
+    workshop: Workshop, store: Store
+) -> None:
     """Both files lack it, and both stages say so."""
     template = 'data.template={prompt: "{schema} {question}", completion: "{answer}"}'
     answer = workshop.modelmill("run", "run.yaml", "--name", "template", "--set", template)
     words = ("no field 'schema'; it has 'question', 'answer'", "at:  data.train", "at:  data.test")
     check_words(answer, 65, *words)
-    assert workshop.states("template")["fetch-model"] == "committed"
+    states = {row.stage: row.state for row in run_row(store, "template").stages}
+    assert states["fetch-model"] == "committed"
 
 
 @pytest.mark.parametrize("names", [("a.jsonl", "b.jsonl"), ("a.jsonl",)])
-def test_data_folder_is_refused(workshop: Workshop, names: tuple[str, ...]) -> None:
+def test_data_folder_is_refused(workshop: Workshop, store: Store, names: tuple[str, ...]) -> None:
     """A data source is one file; a folder with one file is that file."""
     case = f"folder-of-{len(names)}"
     (workshop.folder / case).mkdir()
@@ -182,28 +195,29 @@ def test_data_folder_is_refused(workshop: Workshop, names: tuple[str, ...]) -> N
         assert answer.returncode == 0, answer.stderr
     else:
         check_words(answer, 65, "must be one file; this is a folder of 2", "a.jsonl, b.jsonl")
-        _check_failed_alone(workshop, answer, case, "fetch-test")
+        _check_failed_alone(answer, store, case, "fetch-test")
 
 
-def _check_failed_alone(workshop: Workshop, answer: Answer, run: str, failed: str) -> None:
+def _check_failed_alone(answer: Answer, store: Store, run: str, failed: str) -> None:
     """Make sure that one stage failed without a trace and its equals went on."""
-    states = workshop.states(run)
+    rows = {row.stage: row for row in run_row(store, run).stages}
+    states = {name: row.state for name, row in rows.items()}
     fetches = {name: state for name, state in states.items() if name.startswith("fetch-")}
     assert fetches.pop(failed) == "failed"
     assert set(fetches.values()) == {"committed"}
     assert {states["infer-base"], states["infer-base-own"]} == {"skipped"}
-    keys = {row["stage"]: row["key"] for row in workshop.read("status", run)[0]["stages"]}
-    committed = {artifact["key"] for artifact in workshop.read("artifacts", "ls")}
-    assert keys["fetch-data"] in committed
-    assert keys[failed] not in committed
-    logged = workshop.modelmill("logs", run, failed)
-    assert "ERROR" in logged.stdout
-    assert "Traceback" not in logged.stdout
+    committed = {artifact.key for artifact in artifact_rows(store)}
+    assert rows["fetch-data"].key in committed
+    assert rows[failed].key not in committed
+    [(_, log)] = log_texts(store, run, failed)
+    assert "ERROR" in log
+    assert "Traceback" not in log
     # A stranger reads the end: cause, log, the command that goes on.
     end = answer.stderr.split(f"\n\n{failed} failed with ")[1]
     assert f"  log: modelmill logs {run} {failed}\n" in end
     assert end.splitlines()[-1].startswith("To go on from what is committed: modelmill run ")
-    report = json.loads((workshop.folder / "reports" / run / "report.json").read_bytes())
+    html = Path(answer.stdout.splitlines()[-1])
+    report = json.loads(html.with_suffix(".json").read_bytes())
     told = next(stage for stage in report["stages"] if stage["stage"] == failed)
     assert told["status"] == "failed"
     assert told["message"]
@@ -238,7 +252,9 @@ def test_store_that_cannot_be_used_is_said_before_anything_is_sent(
         "wrong-secret": {"AWS_SECRET_ACCESS_KEY": "guessed"},
         "no-credentials": {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""},
     }
-    url = {"no-bucket": "s3://elsewhere/x", "no-s3-url": "modelmill/x"}.get(case, "s3://modelmill/x")
+    url = {"no-bucket": "s3://elsewhere/x", "no-s3-url": "modelmill/x"}.get(
+        case, "s3://modelmill/x"
+    )
     environment = {**good, "AWS_EC2_METADATA_DISABLED": "true", **changes.get(case, {})}
     answer = workshop.modelmill("run", "run.yaml", "--store", url, **environment)
     code, words = STORES[case]
@@ -254,9 +270,7 @@ def test_damaged_artifact_ends_with_65_and_the_printed_fix_mends_it(
     write_rows(workshop.folder / "damaged.jsonl", 9)
     words = ("run", str(file), "--set", "data.test=damaged.jsonl")
     assert workshop.modelmill(*words).returncode == 0
-    test = next(a for a in workshop.read("artifacts", "ls") if a["run"] == "damaged")
-    assert test["stage"] in ("fetch-data", "fetch-test")
-    key = _key(workshop, "damaged", "fetch-test")
+    key = _key(store, "damaged", "fetch-test")
     _damage(store, key, "test.jsonl")
 
     verified = workshop.modelmill("artifacts", "verify", key)
@@ -269,9 +283,8 @@ def test_damaged_artifact_ends_with_65_and_the_printed_fix_mends_it(
     assert "infer-base committed" in mended.stderr
 
 
-def _key(workshop: Workshop, run: str, stage: str) -> str:
-    rows = workshop.read("status", run)[0]["stages"]
-    return next(str(row["key"]) for row in rows if row["stage"] == stage)
+def _key(store: Store, run: str, stage: str) -> str:
+    return next(row.key for row in run_row(store, run).stages if row.stage == stage)
 
 
 def _damage(store: Store, key: str, path: str) -> None:
@@ -292,7 +305,7 @@ def test_broken_lineage_ends_with_65_and_the_printed_command_mends_it(
     more = "finetune: {r: 4}\n"
     file = workshop.write_run("lineage.yaml", test="lineage.jsonl", more=more)
     assert workshop.modelmill("run", file.name).returncode == 0
-    key = _key(workshop, "lineage", "fetch-test")
+    key = _key(store, "lineage", "fetch-test")
     store.delete([f"{artifact_prefix('fetch-test', key)}/{COMMITTED}"])
 
     answer = workshop.modelmill("run", file.name)
@@ -322,7 +335,7 @@ def test_broken_lineage_of_a_model_blames_what_was_made_from_it_first(
     more = "finetune: {r: 4}\nquantize: [{method: gptq}]\n"
     file = workshop.write_run("ancestor.yaml", model="other-model", more=more)
     assert workshop.modelmill("run", file.name).returncode == 0
-    key = _key(workshop, "ancestor", "fetch-model")
+    key = _key(store, "ancestor", "fetch-model")
     store.delete([f"{artifact_prefix('fetch-model', key)}/{COMMITTED}"])
     assert workshop.modelmill("run", file.name).returncode == 65
 

@@ -5,7 +5,8 @@ import os
 import signal
 from pathlib import Path
 
-from .conftest import Checkout, wait_for, wait_until_gone
+from ..processes import wait_for, wait_until_gone
+from .conftest import Checkout
 
 STAGES = [
     "fetch-model",

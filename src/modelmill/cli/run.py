@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from modelmill.cli.options import file_argument, output_option, store_options
+from modelmill.spec.errors import Interrupted
 
 if TYPE_CHECKING:
     from modelmill.conduct.local_run import Ended
@@ -53,8 +54,13 @@ def run(
     spec = load_run(file, overrides)
     asked = Asked(check_run_name(name or run_name(file)), file.resolve().parent, again, repin)
     local = LocalRun(spec, load_profile(profile), asked, home, store_url, report_folder)
-    with watcher() as watching:
-        ended = run_locally(local, watching)
+    try:
+        with watcher() as watching:
+            ended = run_locally(local, watching)
+    except KeyboardInterrupt:
+        command = going_on(sys.argv[1:], ())
+        click.echo(f"Interrupted.  To go on from what is committed: {command}", err=True)
+        sys.exit(Interrupted.exit_code)
     _print_ended(ended, output)
     sys.exit(ended.exit_code)
 

@@ -6,7 +6,7 @@ killed anywhere and another one goes on.  Knows no place; backends do.
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
@@ -24,7 +24,7 @@ from modelmill.conduct.decide import (
     decide,
     settled,
 )
-from modelmill.spec.errors import LineageBroken, StoreUnreachable, meaning_of
+from modelmill.spec.errors import LineageBroken, StoreUnreachable, code_of, meaning_of
 from modelmill.spec.names import ENVIRONMENT_OF, report_key
 from modelmill.spec.plan import Plan, Stage, report_digest
 from modelmill.spec.profile import Profile
@@ -132,6 +132,7 @@ class Conductor:
                 self._ended.add(attempt.id)
                 self._keep_log(attempt)
                 self._event("stopped", attempt.stage, attempt=attempt)
+        self._change(lambda record: record.model_copy(update={"conductor": ""}))
 
     def _observe(self) -> tuple[Attempt, ...]:
         attempts = self.backend.attempts()
@@ -219,9 +220,9 @@ class Conductor:
             attempt.stage: attempt.message for attempt in attempts if attempt.message
         }
         return Verdict(
-            exit_code,
+            code_of(exit_code),
             {
-                stage: Ending(exit_code=code, message=words.get(stage) or meaning_of(code))
+                stage: Ending(exit_code=code_of(code), message=words.get(stage) or meaning_of(code))
                 for stage, code in failures.items()
             },
             self._sound.get(REPORT),
@@ -244,18 +245,25 @@ class Conductor:
     def _beat(self) -> bool:
         """Renew the heartbeat and the logs of live attempts; False if superseded."""
         self._beaten = time.monotonic()
-        if not self._is_mine():
+        if not self._change(lambda record: record.model_copy(update={"heartbeat": now()})):
             return False
-
-        def renew(record: RunRecord | None) -> RunRecord:
-            assert record is not None
-            return record.model_copy(update={"heartbeat": now()})
-
-        update_run(self.given.store, self.given.run, renew)
         for attempt in self.backend.attempts():
             if attempt.is_live:
                 self._keep_log(attempt)
         return True
+
+    def _change(self, change: Callable[[RunRecord], RunRecord]) -> bool:
+        """Change the run's record if this conductor drives it, and tell whether it does."""
+        is_mine = False
+
+        def if_mine(record: RunRecord | None) -> RunRecord:
+            nonlocal is_mine
+            assert record is not None
+            is_mine = record.conductor == self.given.conductor
+            return change(record) if is_mine else record
+
+        update_run(self.given.store, self.given.run, if_mine)
+        return is_mine
 
     def _keep_log(self, attempt: Attempt) -> None:
         # The log also lies where the backend has it: losing the copy must not end a run.

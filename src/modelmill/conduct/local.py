@@ -137,6 +137,10 @@ class LocalBackend:
             "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "DO_NOT_TRACK": "1",
+            # OpenMP threads that spin at barriers starve each other as soon as anything else
+            # wants a core: 13.6 CPU seconds per training step instead of 5.
+            "OMP_WAIT_POLICY": "PASSIVE",
+            "GOMP_SPINCOUNT": "0",
             "PYTHONUNBUFFERED": "1",
             # Set, it makes every stage compile its libraries anew: 12 s of a training start.
             "PYTHONDONTWRITEBYTECODE": "",

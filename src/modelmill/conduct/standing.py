@@ -125,14 +125,13 @@ def run_row(store: Store, run: str) -> RunRow:
         InputMissing: there is no such run.
     """
     record, plan = find_run(store, run)
-    is_live = is_young(record.heartbeat)
     events = read_events(store, run)
     stages = tuple(_stage_row(store, run, stage, events) for stage in plan.stages)
     return RunRow(
         run=run,
         created=record.created,
         heartbeat=record.heartbeat,
-        is_live=is_live and any(row.state in ("running", "waiting") for row in stages),
+        is_live=bool(record.conductor) and is_young(record.heartbeat),
         committed=sum(row.state == "committed" for row in stages),
         stages=stages,
     )

@@ -29,7 +29,6 @@ class _StoredTargets(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     target_modules: tuple[str, ...] | str
-    modules_to_save: tuple[str, ...] | None = None
 
 
 def choose_targets(model: PreTrainedModel, asked: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -90,6 +90,21 @@ def check_quantized(
     return len(found)
 
 
+def check_vocabulary(model: PreTrainedModel, highest: int, at: str) -> None:
+    """Refuse token ids that the model has no embedding for.
+
+    Raises:
+        DataError: the tokenizer has more tokens than the model, typically an added pad.
+    """
+    rows = model.get_input_embeddings().num_embeddings
+    if highest >= rows:
+        raise DataError(
+            f"the tokenizer gives token id {highest}, but the model embeds only {rows} tokens",
+            at=at,
+            fix="use the tokenizer that belongs to the model",
+        )
+
+
 def _some(names: Collection[str]) -> str:
     shown = ", ".join(list(names)[:_SHOWN])
     return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown

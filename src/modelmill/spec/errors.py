@@ -183,6 +183,14 @@ def retry_for(exit_code: int) -> Retry:
     return Retry.NEVER
 
 
+def code_of(exit_code: int) -> int:
+    """Fold how a process ended into one of our codes: a signal is a fault of the place."""
+    if exit_code < 0 or exit_code in _SIGNAL_CODES:
+        return DeviceFault.exit_code
+    known = {0, *(error.exit_code for error in CLASSES)}
+    return exit_code if exit_code in known else InternalError.exit_code
+
+
 def meaning_of(exit_code: int) -> str:
     """Name an exit code in words."""
     if exit_code == 0:

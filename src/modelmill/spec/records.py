@@ -299,7 +299,7 @@ class RunRecord(Record):
     again: Mapping[str, int] = {}
     """By stage: how often the user asked for another computation."""
     conductor: str = ""
-    """The conductor that drives the run; a newer one supersedes it."""
+    """The conductor that drives the run, empty when it has left; a newer one supersedes it."""
     heartbeat: str = ""
     """When a conductor last worked on it; UTC, ISO 8601."""
     change: str = ""

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from modelmill.cli.run import going_on
+
 GOOD = """\
 model: {source: model}
 data: {test: test.jsonl, template: {prompt: "{question}", completion: "{answer}"}}
@@ -74,6 +76,25 @@ def test_wrong_command_says_what_to_do(
     assert ended.returncode == code, ended.stderr
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "again", "command"),
+    [
+        (("run", "my run.yaml"), (), "modelmill run 'my run.yaml'"),
+        (("run", "a.yaml", "--again", "merge"), (), "modelmill run a.yaml"),
+        (
+            ("run", "--again=merge", "a.yaml"),
+            ("infer-base",),
+            "modelmill run a.yaml --again infer-base",
+        ),
+    ],
+)
+def test_command_that_goes_on_asks_for_nothing_twice(
+    arguments: tuple[str, ...], again: tuple[str, ...], command: str
+) -> None:
+    """A stage asked for again has been granted; what broke is asked for."""
+    assert going_on(arguments, again) == command
 
 
 def test_version_is_the_package_version(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ Says in which order things happen; `examples` knows rows, `training` knows the t
 """
 
 from modelmill.models.adapter import choose_targets, save_adapter
+from modelmill.models.guard import check_vocabulary
 from modelmill.models.open import open_model, open_tokenizer
 from modelmill.models.precision import choose_precision
 from modelmill.models.probe import save_probe
@@ -35,6 +36,7 @@ def run(settings: FinetuneSettings, folders: Folders, pulse: Pulse) -> Outcome:
         device = present_device()
         dtype, reason = choose_precision(settings.finetune.precision, device)
         model = open_model(base, dtype=dtype, device=device, load_in=settings.finetune.load_in)
+        check_vocabulary(model, max(contract.pad, examples.highest_id), str(base))
         targets = choose_targets(model, settings.finetune.target_modules)
     training = Training(
         finetune=settings.finetune,

@@ -26,6 +26,11 @@ class Examples:
     too_long: int
     """Rows left out of both."""
 
+    @property
+    def highest_id(self) -> int:
+        """The largest token id of all rows."""
+        return max(max(row.input_ids) for row in (*self.train, *self.eval))
+
 
 def read_examples(
     folder: Path,

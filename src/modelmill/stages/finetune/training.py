@@ -129,7 +129,7 @@ def train(base: PreTrainedModel, examples: Examples, training: Training, pulse: 
             fix="set finetune.micro_batch_size lower, or finetune.gradient_checkpointing: true",
         ) from error
     watch.restore_best(adapted)
-    _check_finite(adapted)
+    _check_learned(adapted)
     return Trained(
         model=adapted,
         steps=trainer.state.global_step,
@@ -207,12 +207,18 @@ def _trainable(model: PeftModel) -> dict[str, torch.nn.Parameter]:
     return {name: each for name, each in model.named_parameters() if each.requires_grad}
 
 
-def _check_finite(model: PeftModel) -> None:
-    broken = [name for name, each in _trainable(model).items() if not each.isfinite().all()]
+def _check_learned(model: PeftModel) -> None:
+    weights = _trainable(model)
+    broken = [name for name, each in weights.items() if not each.isfinite().all()]
     if broken:
         raise DataError(
             f"{len(broken)} adapter weights are not numbers after training, first {broken[0]}",
             fix=_LOWER,
+        )
+    if not any(each.any() for name, each in weights.items() if ".lora_B." in name):
+        raise DataError(
+            "the adapter learned nothing: every lora_B is still zero",
+            fix="train for more steps; a step of warm-up has a learning rate of 0",
         )
 
 

@@ -1,0 +1,81 @@
+"""What people see of a run from another terminal, while it is live and afterwards."""
+
+import json
+import signal
+
+import pytest
+
+from modelmill.conduct.standing import run_row
+from modelmill.store.s3 import Store
+
+from ..processes import wait_for
+from ..workshop import Workshop
+from .conftest import wait_until
+
+GATED = """\
+finetune: {r: 4}
+quantize: [{method: gptq}]
+gate: {models: [gptq-4], max_worse: 0.02}
+"""
+
+
+def test_live_run_is_seen_from_other_commands(workshop: Workshop, store: Store) -> None:
+    """State, progress and logs are there while it works, also for two commands at once."""
+    process = workshop.start(
+        *("run", "run.yaml", "--name", "watched"),
+        MODELMILL_STAND_IN='{"infer-base": {"dawdle": 600}}',
+    )
+    wait_for(process, "infer-base started")
+    wait_until(lambda: _told_steps(store) > 0)
+    follower = workshop.start("logs", "watched", "-f")
+    listing = workshop.start("artifacts", "ls")
+    table = workshop.modelmill("status", "watched").stdout.splitlines()
+    assert [line.split()[1] for line in table[1:]] == [*["committed"] * 3, "running", "waiting"]
+    assert "/6000 steps" in table[4]
+    assert listing.communicate()[0].splitlines()[0].split()[:2] == ["key", "stage"]
+
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 75
+    command = "modelmill run run.yaml --name watched"
+    assert said.splitlines()[-1].endswith(f"To go on from what is committed: {command}")
+    followed, _ = follower.communicate()
+    assert "fetch-model committed in" in followed
+    assert "Asked to stop; nothing was published" in followed
+    row = workshop.read("status", "watched")[0]
+    assert not row["is_live"]
+    assert row["stages"][3]["state"] == "stopped"
+
+
+def _told_steps(store: Store) -> int:
+    progress = run_row(store, "watched").stages[3].progress
+    return 0 if progress is None or progress.unit != "steps" else progress.done
+
+
+def test_run_that_is_committed_starts_nothing(workshop: Workshop) -> None:
+    """It says what came out once more, and the report can be fetched at any time."""
+    first = workshop.modelmill("run", "run.yaml", "--name", "whole")
+    assert first.returncode == 0, first.stderr
+    again = workshop.modelmill("run", "run.yaml", "--name", "whole")
+    assert (again.returncode, again.stdout) == (0, first.stdout)
+    assert "started" not in again.stderr
+    rows = workshop.modelmill("status").stdout.splitlines()
+    assert next(line.split()[1:3] for line in rows if line.startswith("whole")) == ["ended", "5/5"]
+    report = workshop.read("report", "whole")
+    assert {stage["status"] for stage in report["stages"]} <= {"done", "adopted"}
+
+
+@pytest.mark.parametrize(("nll", "code", "outcome"), [(1.001, 0, "passed"), (9.0, 79, "failed")])
+def test_gate_decides_the_exit_code_of_a_run_that_finished(
+    workshop: Workshop, nll: float, code: int, outcome: str
+) -> None:
+    """A gated model that is measurably worse ends with 79, and the report is there."""
+    run = f"gate-{outcome}"
+    workshop.write_run("gated.yaml", more=GATED)
+    ended = workshop.modelmill(
+        *("run", "gated.yaml", "--name", run, "--set", f"seed={code}", "-o", "json"),
+        MODELMILL_STAND_IN=json.dumps({"infer-gptq-4": {"nll": nll}}),
+    )
+    assert ended.returncode == code, ended.stderr
+    report = json.loads(ended.stdout)
+    assert report["gate"]["outcome"] == outcome
