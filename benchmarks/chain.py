@@ -29,8 +29,8 @@ from modelmill.store.transfer import upload_many
 CHECKOUT = Path(__file__).resolve().parents[1]
 EXAMPLE = CHECKOUT / "examples" / "text-to-sql"
 HOME = CHECKOUT / ".modelmill"
-TRAIN_ROWS, TEST_ROWS, EPOCHS, NEW_TOKENS, CALIBRATION_ROWS = 120, 64, 1, 32, 64
-TOKENS_PER_ROW = 80
+TRAIN_ROWS, TEST_ROWS = 96, 64
+EPOCHS, NEW_TOKENS, CALIBRATION_TOKENS = 1, 32, 4096
 
 
 def run_spec(dtype: str) -> Mapping[str, object]:
@@ -50,20 +50,17 @@ def run_spec(dtype: str) -> Mapping[str, object]:
         "finetune": {
             "r": 16,
             "lora_alpha": 32,
-            "lora_dropout": 0.05,
-            "batch_size": 8,
             "num_train_epochs": EPOCHS,
-            "learning_rate": 1e-3,
+            "learning_rate": 2e-3,
+            "batch_size": 4,
             "eval_steps": 0.99,
-            "lr_scheduler_type": "cosine",
-            "warmup_steps": 0.1,
         },
         "quantize": [
             {
                 "method": "gptq",
                 "bits": 4,
                 "group_size": 64,
-                "calibration": {"tokens": CALIBRATION_ROWS * TOKENS_PER_ROW},
+                "calibration": {"tokens": CALIBRATION_TOKENS},
             }
         ],
         "infer": {
@@ -147,14 +144,14 @@ def run_bare(url: str, number: int, dtype: str) -> Mapping[str, float]:
     out = f"{url}/out{number}"
     model, train = f"{url}/model/", f"{url}/train.jsonl"
     test = ("--test", f"{url}/test.jsonl", "--dtype", dtype, "--max-new-tokens", str(NEW_TOKENS))
-    epochs, rows = ("--epochs", str(EPOCHS)), ("--rows", str(CALIBRATION_ROWS))
+    epochs, tokens = ("--epochs", str(EPOCHS)), ("--tokens", str(CALIBRATION_TOKENS))
     adapter, merged, small = f"{out}/adapter", f"{out}/merged", f"{out}/gptq-4"
     calls = {
         "finetune": ["finetune.py", "--model", model, "--train", train, "--out", adapter, *epochs],
         "merge": ["merge.py", "--model", model, "--adapter", f"{adapter}/", "--out", merged],
         "quantize-gptq-4": [
             *("quantize_gptq.py", "--model", f"{merged}/", "--train", train, "--out", small),
-            *rows,
+            *tokens,
         ],
         "infer-base": ["infer.py", "--model", model, "--out", f"{out}/base", *test],
         "infer-base-own": [

@@ -15,7 +15,7 @@ parser.add_argument("--model", required=True)
 parser.add_argument("--train", required=True)
 parser.add_argument("--out", required=True)
 parser.add_argument("--epochs", type=float, default=2)
-parser.add_argument("--learning-rate", type=float, default=1e-3)
+parser.add_argument("--learning-rate", type=float, default=2e-3)
 parser.add_argument("--rank", type=int, default=16)
 parser.add_argument("--max-steps", type=int, default=-1)
 args = parser.parse_args()
@@ -39,7 +39,6 @@ trainer = SFTTrainer(
     peft_config=LoraConfig(
         r=args.rank,
         lora_alpha=2 * args.rank,
-        lora_dropout=0.05,
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     ),
@@ -48,13 +47,12 @@ trainer = SFTTrainer(
         num_train_epochs=args.epochs,
         max_steps=args.max_steps,
         learning_rate=args.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=0.1,
+        lr_scheduler_type="linear",
+        warmup_steps=0.03,
         per_device_train_batch_size=4,
         per_device_eval_batch_size=4,
-        gradient_accumulation_steps=2,
         train_sampling_strategy="group_by_length",
-        max_length=512,
+        max_length=192,
         eval_strategy="epoch",
         save_strategy="epoch",
         load_best_model_at_end=True,

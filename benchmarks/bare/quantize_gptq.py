@@ -17,15 +17,21 @@ parser.add_argument("--train", required=True)
 parser.add_argument("--out", required=True)
 parser.add_argument("--bits", type=int, default=4)
 parser.add_argument("--group-size", type=int, default=64)
-parser.add_argument("--rows", type=int, default=64)
+parser.add_argument("--tokens", type=int, default=6144)
 parser.add_argument("--dtype", default="float16")
 args = parser.parse_args()
 
 out = work_folder(args.out)
 config = QuantizeConfig(bits=args.bits, group_size=args.group_size, sym=True, desc_act=False)
 model = GPTQModel.load(str(pull(args.model)), config, dtype=getattr(torch, args.dtype))
-rows = read_rows(pull(args.train))[: args.rows]
-texts = [PROMPT.format(**row) + row["answer"] + model.tokenizer.eos_token for row in rows]
+texts: list[str] = []
+tokens = 0
+for row in read_rows(pull(args.train)):
+    text = PROMPT.format(**row) + row["answer"] + model.tokenizer.eos_token
+    tokens += len(model.tokenizer(text).input_ids)
+    if tokens > args.tokens:
+        break
+    texts.append(text)
 model.quantize(texts, batch_size=4)
 model.save(str(out))
 push(out, args.out)

@@ -85,7 +85,7 @@ def test_failure_is_tried_again_if_another_attempt_may_help(
 ) -> None:
     """Faults of places count up to three, interruptions up to five, the rest is final."""
     given = prepared(f"retry-{exit_code}-{starts}")
-    backend = ScriptedBackend(given, {"infer-base": codes})
+    backend = ScriptedBackend(given, {"infer-base": [*codes]})
     verdict, _ = drive(given, backend)
     assert verdict.exit_code == exit_code
     tried = [each for each in backend.started if each.startswith("infer-base ")]

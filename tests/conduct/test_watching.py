@@ -13,9 +13,8 @@ from ..workshop import Workshop
 from .conftest import wait_until
 
 GATED = """\
-finetune: {r: 4}
-quantize: [{method: gptq}]
-gate: {models: [gptq-4], max_worse: 0.02}
+quantize: [{method: bitsandbytes}]
+gate: {models: [nf4], against: base, max_worse: 0.02}
 """
 
 
@@ -73,8 +72,9 @@ def test_gate_decides_the_exit_code_of_a_run_that_finished(
     run = f"gate-{outcome}"
     workshop.write_run("gated.yaml", more=GATED)
     ended = workshop.modelmill(
-        *("run", "gated.yaml", "--name", run, "--set", f"seed={code}", "-o", "json"),
-        MODELMILL_STAND_IN=json.dumps({"infer-gptq-4": {"nll": nll}}),
+        *("run", "gated.yaml", "--name", run, "-o", "json"),
+        *("--set", f"quantize=[{{method: bitsandbytes, double_quant: {json.dumps(code == 0)}}}]"),
+        MODELMILL_STAND_IN=json.dumps({"infer-nf4": {"nll": nll}}),
     )
     assert ended.returncode == code, ended.stderr
     report = json.loads(ended.stdout)

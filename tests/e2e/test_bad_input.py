@@ -112,7 +112,6 @@ QUANTIZED = b'{"model_type": "llama", "quantization_config": {"quant_method": "g
 MODELS: dict[str, tuple[Fault, int, tuple[str, ...]]] = {
     "no-config": (_without("config.json"), 66, ("has no config.json", "complete model folder")),
     "no-tokenizer": (_without("tokenizer.json"), 66, ("has no tokenizer files", "tokenizer.json")),
-    "no-weights": (_without("model.safetensors"), 66, ("has no weights",)),
     "pickle": (
         _with_file("pytorch_model.bin", b"\x80\x04."),
         76,
@@ -122,9 +121,11 @@ MODELS: dict[str, tuple[Fault, int, tuple[str, ...]]] = {
     "bad-length": (_with_file("model.safetensors", b"\xff" * 80), 65, ("its header would be",)),
     "bad-header": (_with_file("model.safetensors", b"\x04" + bytes(7) + b"{]}}"), 65, ("header",)),
     "overlap": (_weights(OVERLAP), 65, ("tensor 'v' overlaps", "model.safetensors")),
-    "bad-config": (_with_file("config.json", b"{"), 65, ("config.json is not JSON",)),
-    "odd-config": (_with_file("config.json", b"[]"), 65, ("config.json",)),
-    "no-type": (_with_file("config.json", b"{}"), 65, ("config.json", "model_type")),
+    "no-type": (
+        _with_file("config.json", b"{}"),
+        65,
+        ("config.json does not describe a model", "model_type"),
+    ),
     "quantized": (_with_file("config.json", QUANTIZED), 65, ("already quantized with gptq",)),
 }
 
@@ -148,12 +149,8 @@ DATA: dict[str, tuple[bytes, tuple[str, ...]]] = {
         ("2 of 3 rows are wrong", "row 2: no field 'answer'; it has 'question', 'anwser'", "row 3"),
     ),
     "latin-1": ('{"question": "é"}'.encode("latin-1"), ("row 1: not UTF-8 at byte",)),
-    "utf-16": ('{"question": "q"}'.encode("utf-16"), ("row 1: not UTF-8",)),
     "not-json": (b"question,answer\nq,a\n", ("row 1: not JSON",)),
-    "a-list": (b'[{"question": "q", "answer": "a"}]', ("row 1: a JSON list, not an object",)),
     "zero-rows": (b"\n\n", ("There are no rows", "one JSON object a line")),
-    "null": (b'{"question": null, "answer": "a"}', ("field 'question' is null",)),
-    "no-answer": (b'{"question": "q", "answer": ""}', ("row 1: the completion is empty",)),
 }
 
 
@@ -266,9 +263,8 @@ def test_damaged_artifact_ends_with_65_and_the_printed_fix_mends_it(
     workshop: Workshop, store: Store
 ) -> None:
     """Who reads it names it and the stage to make again; the run file stays as it is."""
-    file = workshop.write_run("damaged.yaml", more="seed: 1\n")
     write_rows(workshop.folder / "damaged.jsonl", 9)
-    words = ("run", str(file), "--set", "data.test=damaged.jsonl")
+    words = ("run", workshop.write_run("damaged.yaml", test="damaged.jsonl").name)
     assert workshop.modelmill(*words).returncode == 0
     key = _key(store, "damaged", "fetch-test")
     _damage(store, key, "test.jsonl")
@@ -300,50 +296,26 @@ def _damage(store: Store, key: str, path: str) -> None:
 def test_broken_lineage_ends_with_65_and_the_printed_command_mends_it(
     workshop: Workshop, store: Store
 ) -> None:
-    """Only the first stages that used the replaced input are at fault; one command mends all."""
-    write_rows(workshop.folder / "lineage.jsonl", 10)
-    more = "finetune: {r: 4}\n"
-    file = workshop.write_run("lineage.yaml", test="lineage.jsonl", more=more)
-    assert workshop.modelmill("run", file.name).returncode == 0
-    key = _key(store, "lineage", "fetch-test")
-    store.delete([f"{artifact_prefix('fetch-test', key)}/{COMMITTED}"])
-
-    answer = workshop.modelmill("run", file.name)
-    check_words(answer, 65, "infer-base was made from a test (fetch-test)", "no longer committed")
-
-    answer = workshop.modelmill("run", file.name)
-    check_words(answer, 65, "infer-base was made from a test (fetch-test)", "has been replaced")
-    command = answer.stderr.splitlines()[-1].partition(": modelmill ")[2]
-    asked = "--again infer-base --again infer-base-own --again infer-merged"
-    assert command == f"run lineage.yaml {asked}"
-    rows = {row["stage"]: row["state"] for row in workshop.read("plan", file.name)}
-    assert rows["merge"] == "committed"
-    assert rows["infer-base"] == "lineage broken"
-
-    mended = workshop.modelmill(*command.split())
-    assert mended.returncode == 0, mended.stderr
-    assert "finetune started" not in mended.stderr
-    assert workshop.modelmill("run", file.name).returncode == 0
-
-
-def test_broken_lineage_of_a_model_blames_what_was_made_from_it_first(
-    workshop: Workshop, store: Store
-) -> None:
-    """What comes later is skipped, for a new fine-tune gives all of it new keys."""
+    """Only the first stages made from the replaced input are at fault: made again, they have
+    new keys, and so has everything after them."""
     shutil.copytree(workshop.folder / "model", workshop.folder / "other-model")
     (workshop.folder / "other-model" / "README.md").write_text("other", encoding="utf-8")
-    more = "finetune: {r: 4}\nquantize: [{method: gptq}]\n"
-    file = workshop.write_run("ancestor.yaml", model="other-model", more=more)
+    more = "finetune: {r: 4}\n"
+    file = workshop.write_run("lineage.yaml", model="other-model", more=more)
     assert workshop.modelmill("run", file.name).returncode == 0
-    key = _key(store, "ancestor", "fetch-model")
+    key = _key(store, "lineage", "fetch-model")
     store.delete([f"{artifact_prefix('fetch-model', key)}/{COMMITTED}"])
-    assert workshop.modelmill("run", file.name).returncode == 65
+    gone = workshop.modelmill("run", file.name)
+    check_words(gone, 65, "finetune was made from a model", "is no longer committed")
 
     answer = workshop.modelmill("run", file.name)
-    check_words(answer, 65, "finetune was made from a model", "merge skipped")
+    check_words(answer, 65, "made from a model (fetch-model) that has been replaced since")
+    assert "merge skipped" in answer.stderr
+    rows = {row["stage"]: row["state"] for row in workshop.read("plan", file.name)}
+    assert (rows["fetch-model"], rows["finetune"]) == ("committed", "lineage broken")
     assert "merge failed" not in answer.stderr
     command = answer.stderr.splitlines()[-1].partition(": modelmill ")[2]
     assert command.endswith("--again finetune --again infer-base --again infer-base-own")
     mended = workshop.modelmill(*command.split())
     assert mended.returncode == 0, mended.stderr
-    assert "infer-gptq-4 committed" in mended.stderr
+    assert "infer-merged committed" in mended.stderr

@@ -40,7 +40,7 @@ from modelmill.spec.names import (
     ENV_WORK,
     ENV_WORK_BYTES,
 )
-from modelmill.spec.plan import Plan
+from modelmill.spec.plan import Plan, Stage
 from modelmill.spec.records import Ending, Live, Progress
 from modelmill.stages import machine
 from modelmill.stages.attempt import Assignment, carry_out, is_committed
@@ -147,37 +147,56 @@ def _attempt(asked: Asked, stop: Stop) -> str:
     try:
         if asked.stage == "report":
             return _report(asked, store, plan, stop, work)
-        try:
-            stage = plan.stage(asked.stage)
-        except KeyError:
-            raise InputMissing(
-                f"The plan has no stage '{asked.stage}'",
-                at=f"plan {asked.plan_sha256}",
-                fix=f"choose from: {', '.join(each.name for each in plan.stages)}, report",
-            ) from None
-        if is_committed(store, stage):
-            return "was committed already"
         given = Assignment(
-            store, asked.run, plan, stage, asked.attempt, work, asked.work_limit_bytes
+            store,
+            asked.run,
+            plan,
+            _planned(plan, asked),
+            asked.attempt,
+            work,
+            asked.work_limit_bytes,
         )
-
-        def save() -> None:
-            save_checkpoint(store, stage.key, asked.attempt, work / "resume")
-
-        def tell(progress: Progress) -> None:
-            put_progress(store, asked.run, progress)
-            live = Live(run=asked.run, attempt=asked.attempt, time=progress.time)
-            put_live(store, stage.key, live)
-
-        try:
-            with _pulse(asked, stop, Told(tell, save)) as pulse:
-                published = carry_out(given, pulse)
-        finally:
-            with contextlib.suppress(ModelmillError):
-                drop_live(store, stage.key, asked.attempt)
-        return "committed" if published.state == "won" else "adopted what another had committed"
+        return _carry_out(asked, given, stop)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _planned(plan: Plan, asked: Asked) -> Stage:
+    try:
+        return plan.stage(asked.stage)
+    except KeyError:
+        raise InputMissing(
+            f"The plan has no stage '{asked.stage}'",
+            at=f"plan {asked.plan_sha256}",
+            fix=f"choose from: {', '.join(each.name for each in plan.stages)}, report",
+        ) from None
+
+
+def _carry_out(asked: Asked, given: Assignment, stop: Stop) -> str:
+    store, key = given.store, given.stage.key
+    if is_committed(store, given.stage):
+        return "was committed already"
+    resume = given.work / "resume"
+
+    def save() -> None:
+        save_checkpoint(store, key, asked.attempt, resume)
+
+    def tell(progress: Progress) -> None:
+        put_progress(store, asked.run, progress)
+        put_live(store, key, Live(run=asked.run, attempt=asked.attempt, time=progress.time))
+
+    try:
+        with _pulse(asked, stop, Told(tell, save)) as pulse:
+            published = carry_out(given, pulse)
+    except (StopRequested, Interrupted):
+        # What is done so far costs a moment to keep; nothing is published.
+        if resume.is_dir() and any(resume.iterdir()):
+            save()
+        raise
+    finally:
+        with contextlib.suppress(ModelmillError):
+            drop_live(store, key, asked.attempt)
+    return "committed" if published.state == "won" else "adopted what another had committed"
 
 
 def _report(asked: Asked, store: Store, plan: Plan, stop: Stop, work: Path) -> str:

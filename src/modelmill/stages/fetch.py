@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue, ValidationError
 
 from modelmill.spec.errors import DataError
 from modelmill.spec.names import FINGERPRINTS, MEASUREMENTS
@@ -48,9 +48,9 @@ def _fetch_model(folders: Folders, pulse: Pulse) -> Outcome:
     with pulse.part("work"):
         for note in check_model(source):
             pulse.warn(note)
-        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-        if "quantization_config" in config:
-            method = config["quantization_config"].get("quant_method", "something")
+        config = _read_config(source / "config.json")
+        if config.quantization_config is not None:
+            method = config.quantization_config.get("quant_method", "something")
             raise DataError(
                 f"The base model is already quantized with {method}",
                 at="config.json: quantization_config",
@@ -67,12 +67,33 @@ def _fetch_model(folders: Folders, pulse: Pulse) -> Outcome:
                 _place(path, folders.output / path.relative_to(source))
     return Outcome(
         ModelFetched(
-            architecture=", ".join(config.get("architectures") or [config["model_type"]]),
+            architecture=", ".join(config.architectures or (config.model_type,)),
             parameters=sum(tensor.elements for tensor in tensors),
             size_bytes=sum(path.stat().st_size for path in weights),
             dtype=", ".join(sorted({tensor.dtype for tensor in tensors})),
         )
     )
+
+
+class _Config(BaseModel):
+    """What of a model's config is looked at here."""
+
+    model_type: str
+    architectures: tuple[str, ...] | None = None
+    quantization_config: Mapping[str, JsonValue] | None = None
+
+
+def _read_config(path: Path) -> _Config:
+    try:
+        return _Config.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = ": ".join([*map(str, first["loc"]), first["msg"]])
+        raise DataError(
+            f"config.json does not describe a model ({reason})",
+            at="config.json",
+            fix="copy or save the model again",
+        ) from error
 
 
 def _fetch_data(settings: FetchDataSettings, folders: Folders, pulse: Pulse) -> Outcome:

@@ -125,7 +125,7 @@ class EmbeddedStore:
             while time.monotonic() < deadline:
                 if os.waitpid(guard_pid, os.WNOHANG)[0]:
                     break
-                if _serves(client):
+                if _listens(server) and _serves(client):
                     return server
                 time.sleep(POLL_SECONDS)
             else:
@@ -231,6 +231,12 @@ def _client(server: Server) -> "S3Client":
             connect_timeout=1, read_timeout=10, retries={"total_max_attempts": 1}, proxies={}
         ),
     )
+
+
+def _listens(server: Server) -> bool:
+    """Ask cheaply first: signed requests would take the processor from a server that starts."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", server.ports[2 * ROLES.index("s3")])) == 0
 
 
 def _serves(client: "S3Client") -> bool:

@@ -1,5 +1,7 @@
 """The conductor's decision, driven through every order of events hypothesis can think of."""
 
+from dataclasses import replace
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -55,6 +57,14 @@ def test_parallel_stages_start_together_up_to_the_limit() -> None:
     """Independent stages use what the profile gives them."""
     actions = decide(view_of(committed="fetch", max_parallel=2)).actions
     assert actions == (Start("finetune", "t", 1), Start("infer-base", "b", 1))
+
+
+def test_first_stage_of_a_broken_chain_is_the_one_at_fault() -> None:
+    """Made again it has a new key, so what comes after it has nothing to mend."""
+    broken = frozenset({"finetune", "merge", "infer-merged"})
+    decision = decide(replace(view_of(committed="fetch infer-base"), broken=broken))
+    assert decision.failures == {"finetune": 65}
+    assert {decision.states[name] for name in ("merge", "infer-merged")} == {State.SKIPPED}
 
 
 def test_failed_branch_does_not_stop_another() -> None:

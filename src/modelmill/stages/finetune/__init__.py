@@ -3,6 +3,8 @@
 Says in which order things happen; `examples` knows rows, `training` knows the trainer.
 """
 
+import logging
+
 from modelmill.models.adapter import choose_targets, save_adapter
 from modelmill.models.guard import check_vocabulary
 from modelmill.models.open import open_model, open_tokenizer
@@ -15,6 +17,8 @@ from modelmill.spec.settings import FinetuneSettings
 from modelmill.stages.finetune.examples import read_examples
 from modelmill.stages.finetune.training import Training, present_device, train
 from modelmill.stages.stage import Folders, Outcome, Pulse
+
+logger = logging.getLogger(__name__)
 
 
 def run(settings: FinetuneSettings, folders: Folders, pulse: Pulse) -> Outcome:
@@ -35,6 +39,7 @@ def run(settings: FinetuneSettings, folders: Folders, pulse: Pulse) -> Outcome:
         examples = read_examples(folders.inputs["data"], tokenizer, contract, settings.too_long)
         device = present_device()
         dtype, reason = choose_precision(settings.finetune.precision, device)
+        logger.info("precision %s: %s", str(dtype).removeprefix("torch."), reason)
         model = open_model(base, dtype=dtype, device=device, load_in=settings.finetune.load_in)
         check_vocabulary(model, max(contract.pad, examples.highest_id), str(base))
         targets = choose_targets(model, settings.finetune.target_modules)
