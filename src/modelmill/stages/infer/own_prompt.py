@@ -13,7 +13,7 @@ from typing import Final
 from modelmill.spec.records import Prediction, Row
 from modelmill.stages.infer.forms import Form
 
-JUDGED_ROWS: Final = 24
+JUDGED_ROWS: Final = 16
 """Enough to tell a form that works from one that does not; costs seconds."""
 
 

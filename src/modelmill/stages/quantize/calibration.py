@@ -22,7 +22,7 @@ TOKENS_PER_FEATURE: Final = 4
 
 @dataclass(frozen=True)
 class Calibration:
-    """Sequences of at most the chosen length, and how much evidence they are."""
+    """Sequences of one length, and how much evidence they are."""
 
     sequences: tuple[list[int], ...]
     rows: int
@@ -44,7 +44,7 @@ def choose_sequences(
         rows: the training rows.
         encode: a row's ids in the contract's form.
         max_tokens: taken in all, at most.
-        length: of every sequence but the last.
+        length: of every sequence; one shorter sequence where there is not enough for it.
         seed: decides the order.
 
     Raises:
@@ -60,10 +60,10 @@ def choose_sequences(
         ids += encode(row)
         used += 1
     ids = ids[:max_tokens]
-    sequences = [ids[start : start + length] for start in range(0, len(ids), length)]
-    if sequences and len(sequences[-1]) < SHORTEST:
-        sequences.pop()
-    if not sequences:
+    length = min(length, len(ids))
+    # A shorter last one would need padding in a batch with the others.
+    sequences = [ids[end - length : end] for end in range(length, len(ids) + 1, length or 1)]
+    if length < SHORTEST:
         raise DataError(
             f"the {len(rows)} training rows hold {len(ids)} tokens, too few to calibrate on",
             fix="give data.train more rows, or quantize with bitsandbytes, which needs none",

@@ -43,6 +43,9 @@ KEPT: Final = (
 KEPT_META: Final = ("quantizer", "uri", "damp_percent", "act_group_aware", "true_sequential")
 """Provenance.  The engine's other entries hold paths of this machine or repeat defaults."""
 
+TOKENS_AT_ONCE: Final = 2048
+"""Of one pass: 135 M on two cores took 6.2 s a layer with sequences of 192 one by one."""
+
 QUANTIZE_CONFIG: Final = "quantize_config.json"
 """auto-gptq reads only this one, transformers and vLLM only `config.json`."""
 
@@ -137,9 +140,10 @@ def _run_engine(
     model.layer_callback = layer_complete
     with TemporaryDirectory(dir=folders.output) as scratch:
         loop_processor._PROJECT_LOG_DIR = Path(scratch)  # noqa: SLF001 - `logs/` of the current folder
-        # One sequence at a time: no padding, so there is no mask to get right.
+        # Equal lengths: no padding, so there is no mask to get right.
         model.quantize(
-            [{"input_ids": sequence} for sequence in calibration.sequences], batch_size=1
+            [{"input_ids": sequence} for sequence in calibration.sequences],
+            batch_size=max(1, TOKENS_AT_ONCE // len(calibration.sequences[0])),
         )
 
 
