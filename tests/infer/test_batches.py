@@ -103,7 +103,7 @@ def test_shots_are_seeded_and_never_judged() -> None:
     assert shots == choose_shots(train, 3, seed=5)
     assert len({shot.row for shot in shots}) == 3
     judged = judged_rows([], train, shots)
-    assert len(judged) == 24
+    assert len(judged) == 16
     assert not {each.row for each in judged} & {each.row for each in shots}
     assert judged_rows(train[:2], train, shots) == (row(0), row(1))
 

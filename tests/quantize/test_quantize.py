@@ -110,7 +110,7 @@ def test_gptq_writes_what_every_reader_needs(
     assert figures.group_size == 64
     assert figures.size_bytes == (tmp_path / "out" / "model.safetensors").stat().st_size
     assert figures.bits_per_weight == pytest.approx(8 * figures.size_bytes / figures.parameters)
-    assert figures.calibration_tokens == 600
+    assert figures.calibration_tokens == 512
     assert pulse.told[-1] == (2, 2, "layers")
     assert "wants at least 768" in pulse.warnings[0]
 

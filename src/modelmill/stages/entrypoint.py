@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from modelmill.spec.errors import (
     DeviceFault,
@@ -44,11 +45,13 @@ from modelmill.spec.plan import Plan, Stage
 from modelmill.spec.records import Ending, Live, Progress
 from modelmill.stages import machine
 from modelmill.stages.attempt import Assignment, carry_out, is_committed
-from modelmill.stages.pulse import LivePulse, Outlets, Stop, StopRequested, Told
+from modelmill.stages.pulse import LivePulse, Outlets, Stop, StopRequested, Told, end_with
 from modelmill.store.artifact import attempt_id
 from modelmill.store.checkpoint import drop_live, put_live, save_checkpoint
 from modelmill.store.runs import get_plan, put_progress
 from modelmill.store.s3 import Store, open_store
+
+LAST_WORDS_SECONDS: Final = 5.0
 
 logger = logging.getLogger("modelmill")
 
@@ -122,6 +125,8 @@ def main() -> int:
         stop.install()
         asked = read_environment(os.environ)
         termination = asked.termination
+        if asked.parent_pid is not None:
+            end_with(asked.parent_pid)
         words = _attempt(asked, stop)
     except BaseException as error:  # noqa: BLE001 - the process ends here, whatever happened
         failure = as_failure(error)
@@ -188,15 +193,21 @@ def _carry_out(asked: Asked, given: Assignment, stop: Stop) -> str:
     try:
         with _pulse(asked, stop, Told(tell, save)) as pulse:
             published = carry_out(given, pulse)
-    except (StopRequested, Interrupted):
-        # What is done so far costs a moment to keep; nothing is published.
-        if resume.is_dir() and any(resume.iterdir()):
-            save()
-        raise
-    finally:
+    except BaseException as error:
         with contextlib.suppress(ModelmillError):
-            drop_live(store, key, asked.attempt)
+            brief = _brief(asked)
+            drop_live(brief, key, asked.attempt)
+            is_stop = isinstance(error, StopRequested | Interrupted)
+            if is_stop and resume.is_dir() and any(resume.iterdir()):
+                # What is done so far costs a moment to keep; nothing is published.
+                save_checkpoint(brief, key, asked.attempt, resume)
+        raise
     return "committed" if published.state == "won" else "adopted what another had committed"
+
+
+def _brief(asked: Asked) -> Store:
+    """Open the store for last words: there is a grace period, and the store may be gone."""
+    return open_store(asked.store, retry_budget_seconds=LAST_WORDS_SECONDS)
 
 
 def _report(asked: Asked, store: Store, plan: Plan, stop: Stop, work: Path) -> str:
@@ -210,7 +221,7 @@ def _report(asked: Asked, store: Store, plan: Plan, stop: Stop, work: Path) -> s
 
 
 def _pulse(asked: Asked, stop: Stop, told: Told) -> LivePulse:
-    outlets = Outlets(asked.progress_file, told, logger.warning, asked.parent_pid)
+    outlets = Outlets(asked.progress_file, told, logger.warning)
     return LivePulse(asked.stage, asked.attempt, outlets, stop)
 
 

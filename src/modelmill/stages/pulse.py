@@ -46,6 +46,21 @@ class Stop:
             raise StopRequested
 
 
+def end_with(parent_pid: int) -> None:
+    """Stop this process soon after its parent has gone.
+
+    Nobody would see, or stop, what goes on here; and a conductor's embedded store goes with
+    it, so that the stage would only wait for it.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent_pid:
+            time.sleep(FILE_SECONDS)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
 @dataclass(frozen=True)
 class Told:
     """What the store is told."""
@@ -63,8 +78,6 @@ class Outlets:
     """For a conductor on the same machine."""
     store: Told
     warn: Callable[[str], None]
-    parent_pid: int | None = None
-    """A process whose death the stage must not survive."""
 
 
 @dataclass
@@ -169,10 +182,6 @@ class LivePulse:
     def _beat(self) -> None:
         told = 0.0
         while not self._over.wait(FILE_SECONDS):
-            if self.outlets.parent_pid and os.getppid() != self.outlets.parent_pid:
-                # The conductor is gone: nobody would see, or stop, what goes on here.
-                os.kill(os.getpid(), signal.SIGTERM)
-                return
             now = self._now()
             if self.outlets.file is not None:
                 _write(self.outlets.file, now)
