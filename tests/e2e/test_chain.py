@@ -42,7 +42,7 @@ def test_chain_from_interruption_to_report(checkout: Checkout) -> None:
     ended = checkout.modelmill("run", "run.yaml")
     assert ended.returncode == 0, ended.stderr
     html = Path(ended.stdout.splitlines()[-1])
-    assert html.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert html.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
     report = checkout.report()
     assert [stage["stage"] for stage in report["stages"]] == STAGES
     assert {stage["status"] for stage in report["stages"]} == {"done"}
