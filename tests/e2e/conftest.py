@@ -135,6 +135,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iter
         lines = "\n".join(json.dumps(row(number)) for number in numbers)
         (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
     (folder / "run.yaml").write_text(RUN, encoding="utf-8")
+    (folder / "profile.yaml").write_text("max_parallel: 2\n", encoding="utf-8")
     home = folder / ".modelmill"
     home.mkdir()
     (home / "environments").symlink_to(CHECKOUT / ".modelmill" / "environments")

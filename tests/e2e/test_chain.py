@@ -26,20 +26,20 @@ STAGES = [
 
 def test_chain_from_interruption_to_report(checkout: Checkout) -> None:
     """Interrupted twice, it goes on; at the end every stage ran to a commit once."""
-    process = checkout.start("run", "run.yaml")
+    process = checkout.start("run", "run.yaml", "--profile", "profile.yaml")
     wait_for(process, "finetune started")
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
     assert process.returncode == 75
     assert wait_until_gone(checkout.folder) == []
 
-    process = checkout.start("run", "run.yaml")
+    process = checkout.start("run", "run.yaml", "--profile", "profile.yaml")
     wait_for(process, "merge started")
     process.kill()
     process.communicate()
     assert wait_until_gone(checkout.folder) == []
 
-    ended = checkout.modelmill("run", "run.yaml")
+    ended = checkout.modelmill("run", "run.yaml", "--profile", "profile.yaml")
     assert ended.returncode == 0, ended.stderr
     html = Path(ended.stdout.splitlines()[-1])
     assert html.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
@@ -62,7 +62,7 @@ def test_chain_from_interruption_to_report(checkout: Checkout) -> None:
 def test_second_run_computes_nothing(checkout: Checkout) -> None:
     """Everything is committed, so nothing is started."""
     before = checkout.started()
-    ended = checkout.modelmill("run", "run.yaml")
+    ended = checkout.modelmill("run", "run.yaml", "--profile", "profile.yaml")
     assert ended.returncode == 0, ended.stderr
     assert checkout.started() == before
 
