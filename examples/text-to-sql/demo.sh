@@ -7,7 +7,7 @@ name=text-to-sql
 if [ "${1-}" = --quick ]; then
     shift
     name=quick
-    set -- --set finetune.num_train_epochs=0.2 --set infer.max_new_tokens=8 \
+    set -- --set finetune.num_train_epochs=0.2 --set infer.max_new_tokens=8 --set infer.shots=1 \
         --set quantize.0.calibration.tokens=1024 --set quantize.2.calibration.tokens=1024 \
         --set gate.max_worse=10 "$@"
 fi

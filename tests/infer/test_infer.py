@@ -137,7 +137,7 @@ def test_resumed_answers_equal_uninterrupted_ones(llama: Path, data: Path, tmp_p
     stopped = 0
     for _ in range(10):
         asked = Interrupted("asked to stop")
-        pulse = RecordingPulse(stop_after=stopped + 1, stop_with=asked)
+        pulse = RecordingPulse(stop_after=2, stop_with=asked)  # once told, then one batch
         try:
             outcome, predictions = infer(llama, data, tmp_path / "cut", pulse=pulse)
         except Interrupted:

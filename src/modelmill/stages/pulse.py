@@ -96,6 +96,7 @@ class LivePulse:
         self._part = "start"
         self._part_started = time.monotonic()
         self._done = self._total = self._bytes = 0
+        self._first: int | None = None
         self._unit = self._note = ""
         self._saved = time.monotonic()
         self._over = threading.Event()
@@ -122,6 +123,7 @@ class LivePulse:
         self._check()
         self._part, self._part_started = name, time.monotonic()
         self._done = self._total = self._bytes = 0
+        self._first = None
         self._unit = self._note = ""
         try:
             yield
@@ -146,6 +148,9 @@ class LivePulse:
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
         """Tell how far the present part is."""
         self._check()
+        if self._first is None:
+            # What an earlier attempt did says nothing about the rate of this one.
+            self._first = done
         self._done, self._total, self._unit, self._note = done, total, unit, note
 
     def save(self) -> None:
@@ -175,7 +180,7 @@ class LivePulse:
             done=self._done,
             total=self._total,
             unit=self._unit,
-            rate=round(self._done / seconds, 3),
+            rate=round((self._done - (self._first or 0)) / seconds, 3),
             note=self._note,
         )
 

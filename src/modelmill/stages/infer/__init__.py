@@ -53,11 +53,13 @@ def run(settings: InferSettings, folders: Folders, pulse: Pulse) -> Outcome:
         batches = make_batches(prepared.lengths, settings.batch_size)
         ledger = Ledger(folders.resume, batches)
         by_number = {row.row: row for row in rows}
+        pulse.progress(len(ledger.predictions) + len(prepared.refused), len(rows), "rows")
         for batch in batches:
-            if batch not in ledger.done:
-                members = [by_number[number] for number in batch]
-                ledger.add(batch, *answerer.answer(members, prepared.prompts))
-                pulse.save()
+            if batch in ledger.done:
+                continue
+            members = [by_number[number] for number in batch]
+            ledger.add(batch, *answerer.answer(members, prepared.prompts))
+            pulse.save()
             pulse.progress(len(ledger.predictions) + len(prepared.refused), len(rows), "rows")
     predictions = [*ledger.predictions, *prepared.refused]
     _check_answered(predictions, str(folders.inputs["test"]))
