@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelmill.cli.options import file_argument, output_option, store_options
+from modelmill.cli.options import file_argument, output_option, run_options, store_options
 from modelmill.spec.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -18,12 +18,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @file_argument
-@click.option("--name", help="Name of the run; made from the file's place when absent.")
-@click.option(
-    "--profile", type=click.Path(dir_okay=False, path_type=Path), help="What the place offers."
-)
-@click.option("--again", multiple=True, metavar="STAGE", help="Compute a stage once more.")
-@click.option("--repin", is_flag=True, help="Look at s3:// sources anew.")
+@run_options
 @click.option(
     "--report-folder",
     type=click.Path(file_okay=False, path_type=Path),
@@ -109,12 +104,7 @@ def validate(file: Path, overrides: tuple[str, ...], output: str) -> None:
 
 @click.command()
 @file_argument
-@click.option("--name", help="Name of the run; made from the file's place when absent.")
-@click.option(
-    "--profile", type=click.Path(dir_okay=False, path_type=Path), help="What the place offers."
-)
-@click.option("--again", multiple=True, metavar="STAGE", help="Compute a stage once more.")
-@click.option("--repin", is_flag=True, help="Look at s3:// sources anew.")
+@run_options
 @store_options
 @output_option
 def plan(
