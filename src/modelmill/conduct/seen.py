@@ -1,0 +1,216 @@
+"""What the API server says about Jobs, pods and queues: only the parts a conductor reads.
+
+Parsed once, where it comes in, into frozen models.  Fields we do not name are ignored,
+because the API grows; fields it leaves out have Kubernetes' own defaults.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+CONTAINER: Final = "stage"
+"""The one container of a stage's pod."""
+
+
+class Seen(BaseModel):
+    """A part of an object, spelled in Kubernetes' way on the wire."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", alias_generator=to_camel, populate_by_name=True
+    )
+
+
+class Owner(Seen):
+    """Whose object it is."""
+
+    uid: str
+
+
+class Metadata(Seen):
+    """What every object has."""
+
+    name: str
+    uid: str = ""
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+    resource_version: str = ""
+    creation_timestamp: datetime | None = None
+    deletion_timestamp: datetime | None = None
+    """When its grace period is over; None unless it is being deleted."""
+    owner_references: tuple[Owner, ...] = ()
+
+
+class ObjectSeen(Seen):
+    """Any object."""
+
+    metadata: Metadata
+
+    @property
+    def age(self) -> tuple[str, str]:
+        """Sorts objects, oldest first, always in the same order."""
+        created = self.metadata.creation_timestamp
+        return (created.isoformat() if created is not None else "", self.metadata.name)
+
+
+class Condition(Seen):
+    """One thing that is, is not, or may be true of an object."""
+
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+
+
+class JobSpec(Seen):
+    """What is asked of a Job, as far as it changes while it lives."""
+
+    suspend: bool = False
+
+
+class JobStatus(Seen):
+    """Where a Job is."""
+
+    conditions: tuple[Condition, ...] = ()
+
+
+class JobSeen(ObjectSeen):
+    """A Job."""
+
+    spec: JobSpec = JobSpec()
+    status: JobStatus = JobStatus()
+
+    def condition(self, kind: str) -> Condition | None:
+        """Find a condition that is true."""
+        return _true(self.status.conditions, kind)
+
+    @property
+    def is_live(self) -> bool:
+        """Whether Kubernetes may still start a pod of it, or one may still run.
+
+        `Complete` and `Failed` are set when all pods are gone; `SuccessCriteriaMet` and
+        `FailureTarget` before that.
+        """
+        return self.condition("Complete") is None and self.condition("Failed") is None
+
+
+class Waiting(Seen):
+    """A container that has not started."""
+
+    reason: str = ""
+    message: str = ""
+
+
+class Terminated(Seen):
+    """A container that has ended."""
+
+    exit_code: int
+    reason: str = ""
+    message: str = ""
+    """What it wrote to its termination message path."""
+
+
+class ContainerState(Seen):
+    """At most one of its fields is set."""
+
+    waiting: Waiting | None = None
+    running: Mapping[str, str] | None = None
+    terminated: Terminated | None = None
+
+
+class ContainerStatus(Seen):
+    """Where a container is."""
+
+    name: str
+    image: str = ""
+    state: ContainerState = ContainerState()
+
+
+class PodSpec(Seen):
+    """Where a pod is put."""
+
+    node_name: str = ""
+    termination_grace_period_seconds: int = 30
+
+
+class PodStatus(Seen):
+    """Where a pod is."""
+
+    phase: str = "Pending"
+    reason: str = ""
+    message: str = ""
+    conditions: tuple[Condition, ...] = ()
+    container_statuses: tuple[ContainerStatus, ...] = ()
+
+
+class PodSeen(ObjectSeen):
+    """A pod."""
+
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
+
+    def condition(self, kind: str) -> Condition | None:
+        """Find a condition that is true."""
+        return _true(self.status.conditions, kind)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its container will never run again."""
+        return self.status.phase in ("Succeeded", "Failed")
+
+    @property
+    def state(self) -> ContainerState:
+        """Where the stage's container is; empty until the kubelet has looked at it."""
+        for each in self.status.container_statuses:
+            if each.name == CONTAINER:
+                return each.state
+        return ContainerState()
+
+    @property
+    def image(self) -> str:
+        """The image of the stage's container, as far as it is known."""
+        return next((s.image for s in self.status.container_statuses if s.name == CONTAINER), "")
+
+
+class Involved(Seen):
+    """What an event is about."""
+
+    uid: str = ""
+
+
+class EventSeen(ObjectSeen):
+    """Something a controller or a kubelet says about an object."""
+
+    involved_object: Involved = Involved()
+    reason: str = ""
+    message: str = ""
+
+
+class WorkloadStatus(Seen):
+    """Where a Job is in its queue."""
+
+    conditions: tuple[Condition, ...] = ()
+
+
+class WorkloadSpec(Seen):
+    """Which queue it is in."""
+
+    queue_name: str = ""
+
+
+class WorkloadSeen(ObjectSeen):
+    """What Kueue makes of a Job."""
+
+    spec: WorkloadSpec = WorkloadSpec()
+    status: WorkloadStatus = WorkloadStatus()
+
+
+class AnchorSeen(ObjectSeen):
+    """The ConfigMap that owns a release's Jobs and names its live revision."""
+
+
+
+def _true(conditions: tuple[Condition, ...], kind: str) -> Condition | None:
+    return next((each for each in conditions if (each.type, each.status) == (kind, "True")), None)
