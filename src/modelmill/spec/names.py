@@ -35,6 +35,27 @@ ENVIRONMENT_OF: Final[dict[Kind, Environment]] = {
     "report": "light",
 }
 
+Image = Literal["light", "finetune", "merge", "quantize", "infer"]
+"""A container image, `<registry>/modelmill-<image>`."""
+
+IMAGE_OF: Final[dict[Kind, Image]] = {
+    "fetch-model": "light",
+    "fetch-data": "light",
+    "fetch-test": "light",
+    "finetune": "finetune",
+    "merge": "merge",
+    "quantize": "quantize",
+    "infer": "infer",
+    "report": "light",
+}
+
+DEVICE_DEPENDENT: Final[frozenset[Kind]] = frozenset({"finetune", "quantize", "infer"})
+"""Kinds whose numbers depend on the accelerator class.  A merge is exact arithmetic."""
+
+CONDUCTOR_ACCOUNT: Final = "modelmill-conductor"
+STAGE_ACCOUNT: Final = "modelmill-stage"
+"""ServiceAccounts, once per namespace; workload identity binds to fixed names."""
+
 ENV_STORE: Final = "MODELMILL_STORE"
 """Where everything lives: `s3://bucket/prefix`."""
 ENV_RUN: Final = "MODELMILL_RUN"
@@ -56,6 +77,28 @@ ENV_TERMINATION: Final = "MODELMILL_TERMINATION"
 ENV_PARENT_PID: Final = "MODELMILL_PARENT_PID"
 """A process whose death the stage must not survive."""
 
+ENV_NAMESPACE: Final = "MODELMILL_NAMESPACE"
+"""For a conductor on Kubernetes: the namespace it and its stages are in."""
+ENV_REVISION: Final = "MODELMILL_REVISION"
+"""For a conductor on Kubernetes: its revision, as the anchor names the live one."""
+ENV_ANCHOR: Final = "MODELMILL_ANCHOR"
+"""For a conductor on Kubernetes: the ConfigMap that owns the run's Jobs."""
+ENV_CONDUCTOR_JOB: Final = "MODELMILL_CONDUCTOR_JOB"
+"""For a conductor on Kubernetes: its own Job."""
+
+LABEL_RUN: Final = "modelmill/run"
+LABEL_STAGE: Final = "modelmill/stage"
+LABEL_KEY: Final = "modelmill/key"
+"""The first characters of the key; the annotation of the same name has all of it."""
+LABEL_REVISION: Final = "modelmill/revision"
+LABEL_ATTEMPT: Final = "modelmill/attempt"
+LABEL_ROLE: Final = "modelmill/role"
+"""`conductor`, `fetch` or `stage`: what network policies choose by."""
+LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
+
+CONTAINER: Final = "stage"
+"""The one container of a stage's pod."""
+
 COMMITTED: Final = "COMMITTED.json"
 MEASUREMENTS: Final = "measurements.json"
 PROMPT: Final = "prompt.json"
@@ -74,6 +117,18 @@ characters, NFD and `%41`, so a key outside this grammar can name two objects or
 
 RUN_NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 """A DNS label that starts with a letter: legal as a Helm release and a Service name."""
+
+
+def kind_of(stage: str) -> Kind:
+    """Read what a stage does from its name.
+
+    Raises:
+        ValueError: no kind has that name.
+    """
+    for kind in KINDS:
+        if stage == kind or stage.startswith(f"{kind}-"):
+            return kind
+    raise ValueError(stage)
 
 
 def artifact_prefix(kind: Kind, key: str) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from modelmill.spec.canonical import canonical_json, sha256_of
-from modelmill.spec.names import ENVIRONMENT_OF, Environment, Kind
+from modelmill.spec.names import DEVICE_DEPENDENT, ENVIRONMENT_OF, Environment, Kind
 from modelmill.spec.profile import Facts
 from modelmill.spec.run import BitsandbytesSpec, GptqSpec, QuantizeSpec, RunSpec, Spec, variant_of
 from modelmill.spec.settings import (
@@ -42,9 +42,6 @@ RECIPES: Final[Mapping[Kind, int]] = {
     "infer": 1,
 }
 """Raised by hand when the same settings come to mean another result; a golden test asks."""
-
-DEVICE_DEPENDENT: Final[frozenset[Kind]] = frozenset({"finetune", "quantize", "infer"})
-"""Kinds whose numbers depend on the accelerator class.  A merge is exact arithmetic."""
 
 
 class StageInput(Spec):

@@ -4,10 +4,24 @@ A profile never changes what is asked for, only where and with how much of it it
 the two facts that numbers depend on (`accelerator`, `dtype`) enter the plan by name.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
+from modelmill.spec.cluster import (
+    CaBundle,
+    ConductorPod,
+    Images,
+    PodSettings,
+    Proxy,
+    QualifiedName,
+    StagePods,
+    StorePlace,
+    stage_pods,
+)
+from modelmill.spec.errors import Problem, SpecError
+from modelmill.spec.names import DEVICE_DEPENDENT, Kind
 from modelmill.spec.run import Dtype, Spec
 
 
@@ -15,13 +29,51 @@ class Profile(Spec):
     """Facts about one place."""
 
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` looks for a CUDA device once, when the run is planned."""
+    """`auto` looks for a CUDA device once, when the run is planned; on Kubernetes it is `cuda`
+    if stages get a GPU."""
     dtype: Literal["auto"] | Dtype = "auto"
     """Compute dtype of quality measurements where the spec leaves it open."""
     max_parallel: int = Field(1, ge=1, le=64)
     """Stages that may run at the same time."""
     max_attempts: int = Field(3, ge=1, le=20)
     """Counted attempts per stage before it has finally failed."""
+    node_lost_after_seconds: int = Field(300, ge=1, le=86_400)
+    """How long a pod may be Terminating past its grace before it is deleted by force."""
+    queue: str = Field("", pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")
+    """LocalQueue of Kueue for every stage; empty for none."""
+    gpu_resource_name: QualifiedName = "nvidia.com/gpu"
+    """What a node calls its GPUs; a taint of that name is tolerated."""
+    images: Images = Images()
+    store: StorePlace = StorePlace()
+    ca_bundle: CaBundle = CaBundle()
+    proxy: Proxy = Proxy()
+    pods: PodSettings = PodSettings()
+    conductor: ConductorPod = ConductorPod()
+    stages: Mapping[Kind, StagePods] = Field({}, validate_default=True)
+    """By kind of stage, laid over the defaults of the kind."""
+
+    @field_validator("stages", mode="before")
+    @classmethod
+    def _kinds_have_defaults(cls, given: JsonValue, info: ValidationInfo) -> JsonValue:
+        """Complete every kind, so that the model written out means the same read again."""
+        if not isinstance(given, dict) or not all(isinstance(v, dict) for v in given.values()):
+            return given
+        has_gpu = info.data.get("accelerator") != "cpu"
+        return stage_pods({k: v for k, v in given.items() if isinstance(v, dict)}, has_gpu=has_gpu)
+
+    @model_validator(mode="after")
+    def _accelerator_is_there(self) -> Self:
+        without = [kind for kind in sorted(DEVICE_DEPENDENT) if not self.stages[kind].gpu]
+        if self.accelerator == "cuda" and without:
+            msg = f"stages.{without[0]}.gpu: accelerator is cuda, so it needs one"
+            raise ValueError(msg)
+        if self.accelerator == "auto" and 0 < len(without) < len(DEVICE_DEPENDENT):
+            msg = (
+                f"stages.{without[0]}.gpu: other kinds have one; give it one too, or say which "
+                "`accelerator` all of them count with"
+            )
+            raise ValueError(msg)
+        return self
 
 
 class Facts(Spec):
@@ -29,3 +81,30 @@ class Facts(Spec):
 
     accelerator: Literal["cpu", "cuda"]
     dtype: Dtype
+
+
+def cluster_facts(profile: Profile) -> Facts:
+    """Close what the profile leaves open, where stages run elsewhere than their conductor.
+
+    Nodes without a GPU may differ, and float32 is what all of them have.
+    """
+    accelerator = profile.accelerator
+    if accelerator == "auto":
+        accelerator = "cuda" if profile.stages["infer"].gpu else "cpu"
+    dtype = profile.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if accelerator == "cuda" else "float32"
+    return Facts(accelerator=accelerator, dtype=dtype)
+
+
+def check_cluster(profile: Profile, source: str) -> Profile:
+    """Return the profile unchanged if it has what a cluster cannot do without.
+
+    Raises:
+        SpecError: naming everything that is missing.
+    """
+    needed = {"images.registry": profile.images.registry, "store.url": profile.store.url}
+    missing = [Problem(key, "required on Kubernetes") for key, value in needed.items() if not value]
+    if missing:
+        raise SpecError(source, missing)
+    return profile

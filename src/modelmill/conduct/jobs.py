@@ -1,0 +1,166 @@
+"""Render the Kubernetes Job of one attempt: a pure function from what is wanted to a manifest.
+
+Knows Jobs, their names and labels; the pod inside is made in `pods`.  Speaks to no cluster,
+so `modelmill render`, the examples in `k8s/jobs` and the conductor show the same thing.
+"""
+
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from pydantic import JsonValue
+
+from modelmill.conduct.backend import Order
+from modelmill.conduct.json_patch import patched
+from modelmill.conduct.pods import stage_pod
+from modelmill.spec.cluster import merged_place
+from modelmill.spec.errors import Interrupted
+from modelmill.spec.names import (
+    CONTAINER,
+    LABEL_ATTEMPT,
+    LABEL_KEY,
+    LABEL_QUEUE,
+    LABEL_REVISION,
+    LABEL_ROLE,
+    LABEL_RUN,
+    LABEL_STAGE,
+    kind_of,
+)
+from modelmill.spec.profile import Profile
+
+Manifest: TypeAlias = dict[str, JsonValue]
+"""A Kubernetes object as JSON."""
+
+KEY_LABEL_CHARACTERS: Final = 32
+"""Of a key's 64; a label holds 63."""
+KEY_NAME_CHARACTERS: Final = 8
+
+
+@dataclass(frozen=True)
+class Release:
+    """What all Jobs of one conductor share."""
+
+    run: str
+    namespace: str
+    revision: str
+    """As the anchor names the live one."""
+    anchor: str
+    """The ConfigMap that owns every Job: it outlives upgrades and dies with the release."""
+    anchor_uid: str
+    profile: Profile
+
+
+def stage_job(order: Order, release: Release) -> Manifest:
+    """Render the Job that carries out an order.
+
+    Raises:
+        SpecError: a patch of the profile does not fit the Job.
+    """
+    kind = kind_of(order.stage)
+    profile = release.profile
+    pods = profile.stages[kind]
+    place = merged_place(profile.pods, pods)
+    labels: dict[str, JsonValue] = {**place.labels, **_labels(order, release)}
+    queue = pods.queue or profile.queue
+    job: Manifest = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": job_name(order, release.run),
+            "namespace": release.namespace,
+            "labels": {**labels, **({LABEL_QUEUE: queue} if queue else {})},
+            "annotations": {**place.annotations, LABEL_KEY: order.key},
+            "ownerReferences": [_owner(release)],
+        },
+        "spec": {
+            "backoffLimit": 0,
+            "completions": 1,
+            "parallelism": 1,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {"rules": _failure_rules()},
+            "template": {
+                "metadata": {
+                    "labels": labels,
+                    "annotations": {**_STAY, **place.annotations, LABEL_KEY: order.key},
+                },
+                "spec": stage_pod(order, release.run, profile),
+            },
+        },
+    }
+    patch = patched(job, pods.patch, f"stages.{kind}.patch")
+    assert isinstance(patch, dict)
+    return patch
+
+
+def job_name(order: Order, run: str) -> str:
+    """Name the Job of an attempt; creating it twice is refused, which makes the name a lock.
+
+    At most 58 characters for attempts below 100,000, so that a pod's name has room for its
+    suffix.
+    """
+    return f"{run}-{order.stage}-{_digest(order.key)[:KEY_NAME_CHARACTERS]}-a{order.number}"
+
+
+def key_label(key: str) -> str:
+    """Shorten a key to what a label may hold."""
+    return _digest(key)[:KEY_LABEL_CHARACTERS]
+
+
+def _digest(key: str) -> str:
+    """Leave out the run that stands before the digest in a report's key."""
+    return key.rpartition(".")[2]
+
+
+def _labels(order: Order, release: Release) -> dict[str, JsonValue]:
+    is_fetch = kind_of(order.stage).startswith("fetch-")
+    return {
+        "app.kubernetes.io/name": "modelmill",
+        "app.kubernetes.io/instance": release.run,
+        "app.kubernetes.io/component": order.stage,
+        "app.kubernetes.io/managed-by": "modelmill",
+        LABEL_RUN: release.run,
+        LABEL_STAGE: order.stage,
+        LABEL_KEY: key_label(order.key),
+        LABEL_REVISION: release.revision,
+        LABEL_ATTEMPT: str(order.number),
+        LABEL_ROLE: "fetch" if is_fetch else "stage",
+    }
+
+
+def _owner(release: Release) -> JsonValue:
+    """Let the Job be collected with the release.
+
+    Not as controller: Kueue takes a Job with a managed controller for that one's child.  Not
+    blocking: OpenShift wants a permission for it that a conductor has no other use for.
+    """
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "name": release.anchor,
+        "uid": release.anchor_uid,
+        "controller": False,
+        "blockOwnerDeletion": False,
+    }
+
+
+def _failure_rules() -> list[JsonValue]:
+    """Let the Job replace a pod that did nothing wrong; the first rule that fits decides."""
+    return [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+        {
+            "action": "Ignore",
+            "onExitCodes": {
+                "containerName": CONTAINER,
+                "operator": "In",
+                "values": [Interrupted.exit_code],
+            },
+        },
+    ]
+
+
+_STAY: Final[dict[str, JsonValue]] = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+    # Two pods of one attempt cannot both commit, so Kueue may replace one on a lost node.
+    "kueue.x-k8s.io/safe-to-forcefully-delete": "true",
+}
+"""A stage is not worth moving for a tidier cluster."""
