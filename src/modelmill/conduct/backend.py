@@ -35,7 +35,11 @@ class Attempt:
     exit_code: int | None = None
     """None while it lives; negative for a signal."""
     message: str = ""
-    """Its last words, for people."""
+    """Its last words, for people; while it lives, why it does not run yet."""
+
+
+class NotNow(Exception):
+    """An attempt cannot be started yet; the text says what it waits for."""
 
 
 class Backend(Protocol):
@@ -46,7 +50,12 @@ class Backend(Protocol):
         ...
 
     def start(self, order: Order) -> Attempt:
-        """Start an attempt; returns at once."""
+        """Start an attempt; returns at once.
+
+        Raises:
+            NotNow: it may be possible later.
+            ModelmillError: it will never be.
+        """
         ...
 
     def stop(self, attempt: Attempt) -> None:
@@ -54,13 +63,21 @@ class Backend(Protocol):
         ...
 
     def log(self, attempt: Attempt) -> bytes:
-        """Read what an attempt has printed so far."""
+        """Read what an attempt has printed so far; nothing where that is lost."""
         ...
 
     def progress(self, attempt: Attempt) -> Progress | None:
         """Read where a live attempt is, if it has said so."""
         ...
 
+    def wait(self, seconds: float) -> None:
+        """Return after some time, or sooner where something has changed."""
+        ...
+
+    def is_wanted(self) -> bool:
+        """Tell whether the place still wants this conductor, and not a newer one or none."""
+        ...
+
     def close(self) -> None:
-        """Stop everything this backend started and wait until it is gone."""
+        """Stop every attempt that lives."""
         ...

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
-from modelmill.conduct.backend import Attempt, Backend, Order
+from modelmill.conduct.backend import Attempt, Backend, NotNow, Order
 from modelmill.conduct.decide import (
     REPORT,
     Decision,
@@ -93,6 +93,7 @@ class Conductor:
     _elsewhere: set[str] = field(default_factory=set)
     _ended: set[str] = field(default_factory=set)
     _said: set[str] = field(default_factory=set)
+    _why: dict[str, str] = field(default_factory=dict)
     _looked: float = -LOOK_SECONDS
     _beaten: float = -HEARTBEAT_SECONDS
 
@@ -121,7 +122,7 @@ class Conductor:
                         self.backend.stop(attempt)
             if time.monotonic() - self._beaten >= HEARTBEAT_SECONDS and not self._beat():
                 return Verdict(0, {}, None, superseded=True)
-            time.sleep(TICK_SECONDS)
+            self.backend.wait(TICK_SECONDS)
 
     def stop(self) -> None:
         """Stop what runs, keep its logs, and say so in the run's history."""
@@ -137,6 +138,8 @@ class Conductor:
     def _observe(self) -> tuple[Attempt, ...]:
         attempts = self.backend.attempts()
         for attempt in attempts:
+            if attempt.is_live and attempt.message:
+                self._say_why(attempt.stage, attempt.key, attempt.message)
             if attempt.is_live or attempt.id in self._ended:
                 continue
             self._ended.add(attempt.id)
@@ -233,12 +236,17 @@ class Conductor:
         environment = ENVIRONMENT_OF["report"]
         if action.stage != REPORT:
             environment = self.given.plan.stage(action.stage).environment
-        attempt = self.backend.start(
-            Order(action.stage, action.key, environment, action.number, self.given.plan_sha256)
-        )
+        order = Order(action.stage, action.key, environment, action.number, self.given.plan_sha256)
+        try:
+            attempt = self.backend.start(order)
+        except NotNow as reason:
+            self._say_why(action.stage, action.key, str(reason))
+            return
         self._event("started", action.stage, attempt=attempt)
 
     def _is_mine(self) -> bool:
+        if not self.backend.is_wanted():
+            return False
         record = read_run(self.given.store, self.given.run)
         return record is not None and record.conductor == self.given.conductor
 
@@ -267,14 +275,17 @@ class Conductor:
 
     def _keep_log(self, attempt: Attempt) -> None:
         # The log also lies where the backend has it: losing the copy must not end a run.
+        log = self.backend.log(attempt)
+        if not log:
+            return
         with contextlib.suppress(StoreUnreachable):
-            put_log(
-                self.given.store,
-                self.given.run,
-                attempt.stage,
-                attempt.id,
-                self.backend.log(attempt),
-            )
+            put_log(self.given.store, self.given.run, attempt.stage, attempt.id, log)
+
+    def _say_why(self, stage: str, key: str, words: str) -> None:
+        """Say once what a stage waits for, and again when it waits for something else."""
+        if self._why.get(stage) != words:
+            self._why[stage] = words
+            self._event("waiting", stage, key=key, message=words)
 
     def _say_skipped(self, decision: Decision) -> None:
         for name, state in decision.states.items():

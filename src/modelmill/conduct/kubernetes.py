@@ -243,9 +243,7 @@ def from_kubeconfig(context: str | None, namespace: str | None) -> Namespace:
             f"There is no usable kubeconfig: {error}",
             fix="set KUBECONFIG, or name a context with --context",
         ) from None
-    return Namespace(
-        client.ApiClient(), namespace or active["context"].get("namespace", "default")
-    )
+    return Namespace(client.ApiClient(), namespace or active["context"].get("namespace", "default"))
 
 
 def _parse(api: client.ApiClient, kind: type[Seen], found: object) -> Seen:

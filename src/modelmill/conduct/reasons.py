@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
+from modelmill.conduct.backend import NotNow
 from modelmill.conduct.seen import EventSeen, JobSeen, PodSeen, Terminated, WorkloadSeen
 from modelmill.spec.errors import (
     DeviceFault,
@@ -19,6 +20,7 @@ from modelmill.spec.errors import (
     InternalError,
     Interrupted,
     ModelmillError,
+    PermissionRefused,
     meaning_of,
 )
 from modelmill.spec.records import Ending
@@ -84,6 +86,26 @@ def why_it_waits(
     if pod.state.running is not None or pod.has_ended:
         return ""
     return _why_pending(pod, events)
+
+
+def why_refused(text: str, action: str) -> NotNow | PermissionRefused:
+    """Tell a full quota, which empties, from a policy and from a missing permission.
+
+    Args:
+        text: what the API server answered with 403 or another refusal.
+        action: what was tried.
+    """
+    if "exceeded quota" in text:
+        return NotNow(f"Waiting for quota: {_sentence(text.partition('is forbidden: ')[2])}")
+    if " cannot " in text:
+        return PermissionRefused(
+            f"Kubernetes does not let the conductor {action}: {_sentence(text)}",
+            fix="apply k8s/ to this namespace: it has the Role and its binding",
+        )
+    return PermissionRefused(
+        f"The cluster's admission refuses to {action}: {_sentence(text)}",
+        fix="ask who keeps the cluster, or change the profile (pods, stages.<kind>.patch)",
+    )
 
 
 def _how_container_ended(pod: PodSeen, terminated: Terminated) -> Ended:
@@ -161,7 +183,13 @@ def _why_pending(pod: PodSeen, events: Sequence[EventSeen]) -> str:
 
 
 _IMAGE_REASONS = frozenset(
-    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+    {
+        "ErrImageNeverPull",
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "RegistryUnavailable",
+    }
 )
 
 _STUCK = (

@@ -6,13 +6,11 @@ because the API grows; fields it leaves out have Kubernetes' own defaults.
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
-CONTAINER: Final = "stage"
-"""The one container of a stage's pod."""
+from modelmill.spec.names import CONTAINER
 
 
 class Seen(BaseModel):
@@ -209,7 +207,6 @@ class WorkloadSeen(ObjectSeen):
 
 class AnchorSeen(ObjectSeen):
     """The ConfigMap that owns a release's Jobs and names its live revision."""
-
 
 
 def _true(conditions: tuple[Condition, ...], kind: str) -> Condition | None:

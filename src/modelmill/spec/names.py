@@ -95,6 +95,7 @@ LABEL_ATTEMPT: Final = "modelmill/attempt"
 LABEL_ROLE: Final = "modelmill/role"
 """`conductor`, `fetch` or `stage`: what network policies choose by."""
 LABEL_QUEUE: Final = "kueue.x-k8s.io/queue-name"
+LABEL_JOB: Final = "batch.kubernetes.io/job-name"
 
 CONTAINER: Final = "stage"
 """The one container of a stage's pod."""

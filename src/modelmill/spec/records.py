@@ -245,7 +245,7 @@ class Event(Record):
 
     time: str
     """UTC, ISO 8601 with milliseconds."""
-    event: Literal["started", "committed", "adopted", "failed", "stopped", "skipped"]
+    event: Literal["started", "waiting", "committed", "adopted", "failed", "stopped", "skipped"]
     stage: str
     key: str = ""
     attempt: str = ""

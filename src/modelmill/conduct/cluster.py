@@ -1,0 +1,263 @@
+"""Run stages as plain Kubernetes Jobs; every pod of a Job is an attempt.
+
+Knows how Jobs and pods become attempts and what a refusal means; decides nothing about
+stages.  Keeps no state that matters: another conductor sees the same Jobs.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from modelmill.conduct.backend import Attempt, NotNow, Order
+from modelmill.conduct.jobs import Release, job_name, stage_job
+from modelmill.conduct.kubernetes import (
+    Conflict,
+    Mirror,
+    Namespace,
+    NotThere,
+    Refused,
+    Unavailable,
+)
+from modelmill.conduct.reasons import how_it_ended, why_it_waits, why_refused
+from modelmill.conduct.seen import JobSeen, PodSeen
+from modelmill.spec.errors import DeviceFault, Interrupted
+from modelmill.spec.names import (
+    CONTAINER,
+    LABEL_ATTEMPT,
+    LABEL_JOB,
+    LABEL_KEY,
+    LABEL_REVISION,
+    LABEL_RUN,
+    LABEL_STAGE,
+)
+from modelmill.spec.records import Progress
+
+ASK_AGAIN: Final = timedelta(seconds=5)
+"""How often to look for the reason of a pod that does not start: events are not mirrored."""
+LOOK_AFTER: Final = timedelta(seconds=2)
+"""An ordinary pod has started by then, and needs no explanation."""
+
+
+@dataclass
+class _Explained:
+    """Why an attempt waits, and when that was looked up."""
+
+    words: str = ""
+    looked: datetime = datetime.min.replace(tzinfo=UTC)
+
+
+@dataclass
+class ClusterBackend:
+    """Runs stages as Jobs of one release."""
+
+    namespace: Namespace
+    release: Release
+    _jobs: Mirror[JobSeen] = field(init=False)
+    _pods: Mirror[PodSeen] = field(init=False)
+    _known: dict[str, PodSeen] = field(default_factory=dict)
+    """Pods by UID as last seen: an evicted one is gone before anybody can look at it."""
+    _explained: dict[str, _Explained] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Begin to mirror what belongs to the run."""
+        selector = f"{LABEL_RUN}={self.release.run},{LABEL_STAGE}"
+        self._jobs = self.namespace.mirror_jobs(selector)
+        self._pods = self.namespace.mirror_pods(selector)
+
+    def attempts(self) -> tuple[Attempt, ...]:
+        """List every attempt of this release that is known here, oldest first."""
+        present = {pod.metadata.uid: pod for pod in self._pods.all()}
+        self._known |= present
+        self._release_lost_nodes(present.values())
+        found = [
+            attempt
+            for job in self._jobs.all()
+            if self._is_ours(job)
+            for attempt in self._attempts_of(job, set(present))
+        ]
+        return tuple(found)
+
+    def start(self, order: Order) -> Attempt:
+        """Create the Job of an attempt, or find that it is there already.
+
+        Raises:
+            NotNow: quota, or a server that does not answer; later it may be possible.
+            PermissionRefused: a policy or missing permissions refuse it.
+        """
+        try:
+            job = self.namespace.create_job(stage_job(order, self.release))
+        except Conflict:
+            job = self._adopt(order)
+        except Unavailable as error:
+            raise NotNow(f"The API server does not answer: {error}") from None
+        except NotThere as error:
+            raise NotNow(str(error)) from None
+        except Refused as error:
+            raise why_refused(str(error), "create a Job") from None
+        return _attempt(job, job.metadata.uid, is_live=True)
+
+    def stop(self, attempt: Attempt) -> None:
+        """Delete the attempt's Job; its pod gets SIGTERM and its grace period."""
+        job = self._job_of(attempt)
+        if job is None or job.metadata.deletion_timestamp is not None:
+            return
+        try:
+            self.namespace.delete_job(job)
+        except (NotThere, Conflict, Unavailable):
+            return  # gone, or looked at again in a moment
+        except Refused as error:
+            raise why_refused(str(error), "delete a Job") from None
+
+    def log(self, attempt: Attempt) -> bytes:
+        """Read what an attempt has printed so far; nothing once its pod is gone."""
+        pod = self._known.get(attempt.id)
+        if pod is None:
+            return b""
+        try:
+            return self.namespace.log_of(pod, CONTAINER)
+        except (NotThere, Refused, Unavailable):
+            return b""
+
+    def progress(self, attempt: Attempt) -> Progress | None:
+        """Leave it to the store, where stages tell it and where a laptop reads it."""
+
+    def wait(self, seconds: float) -> None:
+        """Return when a Job or a pod has changed, or after some time."""
+        self.namespace.wait_for_change(seconds)
+
+    def is_wanted(self) -> bool:
+        """Tell whether the release still asks for this conductor's revision."""
+        try:
+            anchor = self.namespace.read_anchor(self.release.anchor)
+        except NotThere:
+            return False
+        except Unavailable:
+            return True  # nothing can be written to it either
+        return (
+            anchor.metadata.uid == self.release.anchor_uid
+            and anchor.metadata.annotations.get(LABEL_REVISION) == self.release.revision
+        )
+
+    def close(self) -> None:
+        """Stop every stage of the run."""
+        for attempt in self.attempts():
+            if attempt.is_live:
+                self.stop(attempt)
+
+    def _is_ours(self, job: JobSeen) -> bool:
+        owners = {owner.uid for owner in job.metadata.owner_references}
+        return self.release.anchor_uid in owners
+
+    def _attempts_of(self, job: JobSeen, present: set[str]) -> Iterator[Attempt]:
+        pods = [
+            pod
+            for pod in self._known.values()
+            if pod.metadata.labels.get(LABEL_JOB) == job.metadata.name
+            and job.metadata.uid in {owner.uid for owner in pod.metadata.owner_references}
+        ]
+        pods.sort(key=lambda pod: pod.age)
+        newest = pods.pop() if pods else None
+        yield from (_ended(job, pod) for pod in pods)
+        if job.is_live:
+            # Until the Job has replaced a pod, or said that it will not, the newest pod
+            # stands for it, whether or not it still runs.
+            pod = newest if newest is not None and newest.metadata.uid in present else None
+            id_ = job.metadata.uid if newest is None else newest.metadata.uid
+            yield _attempt(job, id_, is_live=True, message=self._why(job, pod))
+        elif newest is not None:
+            yield _ended(job, newest)
+        else:
+            yield _ended_without_pod(job)
+
+    def _why(self, job: JobSeen, pod: PodSeen | None) -> str:
+        words = why_it_waits(job, pod, (), None)
+        if not words:
+            return ""
+        now = datetime.now(UTC)
+        created = job.metadata.creation_timestamp or now
+        explained = self._explained.setdefault(job.metadata.uid, _Explained())
+        if now - created < LOOK_AFTER:
+            return ""
+        if now - explained.looked >= ASK_AGAIN:
+            explained.looked = now
+            about = job.metadata.uid if pod is None else pod.metadata.uid
+            try:
+                events = self.namespace.events_about(about)
+                workload = self.namespace.workload_of(job) if job.spec.suspend else None
+            except (Unavailable, Refused):
+                return explained.words or words
+            explained.words = why_it_waits(job, pod, events, workload)
+        return explained.words
+
+    def _adopt(self, order: Order) -> JobSeen:
+        """Take the Job that has the name, if it is what was about to be created."""
+        name = job_name(order, self.release.run)
+        try:
+            job = self.namespace.read_job(name)
+        except (NotThere, Unavailable) as error:
+            raise NotNow(str(error)) from None
+        if job.metadata.deletion_timestamp is not None:
+            raise NotNow(f"Job {name} of an earlier attempt is still being deleted")
+        if not self._is_ours(job) or job.metadata.annotations.get(LABEL_KEY) != order.key:
+            raise NotNow(f"Job {name} belongs to somebody else; delete it, or rename the run")
+        return job
+
+    def _job_of(self, attempt: Attempt) -> JobSeen | None:
+        return next(
+            (
+                job
+                for job in self._jobs.all()
+                if self._is_ours(job)
+                and job.metadata.labels.get(LABEL_STAGE) == attempt.stage
+                and job.metadata.annotations.get(LABEL_KEY) == attempt.key
+                and job.metadata.labels.get(LABEL_ATTEMPT) == str(attempt.number)
+            ),
+            None,
+        )
+
+    def _release_lost_nodes(self, pods: Iterable[PodSeen]) -> None:
+        """Delete pods whose node does not answer: their Job waits for them, else for ever."""
+        patience = timedelta(seconds=self.release.profile.node_lost_after_seconds)
+        for pod in pods:
+            due = pod.metadata.deletion_timestamp
+            if due is not None and datetime.now(UTC) - due > patience:
+                try:
+                    self.namespace.delete_pod_by_force(pod)
+                except (NotThere, Conflict, Unavailable):
+                    continue
+
+
+def _attempt(job: JobSeen, id_: str, *, is_live: bool, message: str = "") -> Attempt:
+    return Attempt(
+        id=id_,
+        stage=job.metadata.labels[LABEL_STAGE],
+        key=job.metadata.annotations[LABEL_KEY],
+        number=int(job.metadata.labels[LABEL_ATTEMPT]),
+        is_live=is_live,
+        message=message,
+    )
+
+
+def _ended(job: JobSeen, pod: PodSeen) -> Attempt:
+    """Say how a pod ended; one that vanished while it ran was evicted or deleted."""
+    ended = how_it_ended(pod)
+    gone = Interrupted(f"Its pod {pod.metadata.name} was deleted while it ran")
+    return replace(
+        _attempt(job, pod.metadata.uid, is_live=False),
+        exit_code=gone.exit_code if ended is None else ended.exit_code,
+        message=str(gone) if ended is None else ended.message,
+    )
+
+
+def _ended_without_pod(job: JobSeen) -> Attempt:
+    """Say how a Job ended whose pods nobody has seen."""
+    failed = job.condition("Failed")
+    if failed is None:
+        return replace(_attempt(job, job.metadata.uid, is_live=False), exit_code=0)
+    fault = DeviceFault(f"Job {job.metadata.name} failed ({failed.reason}): {failed.message}")
+    return replace(
+        _attempt(job, job.metadata.uid, is_live=False),
+        exit_code=fault.exit_code,
+        message=str(fault),
+    )
