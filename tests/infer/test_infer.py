@@ -243,3 +243,15 @@ def test_forms_render_what_they_say(llama: Path) -> None:
     assert cut("a\n\nb", form) == "a\n\nb"
     tokenizer.chat_template = "<s>{{ messages[0]['content'] }}|"
     assert tokenizer.decode(ChatForm(tokenizer).encode("hi")) == "<s>hi|"
+
+
+def test_prefix_is_what_all_prompts_begin_with(llama: Path) -> None:
+    """It is used where it is long enough, and leaves every prompt a token of its own."""
+    model = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
+    common = list(range(2, 2 + prefix.WORTH_TOKENS))
+    found = prefix.read_prefix(model, [[*common, 7, 8], [*common, 9], [*common, 7]])
+    assert found.ids == common
+    assert found.cache(3) is not found.cache(3)
+    assert prefix.read_prefix(model, [[*common, 7], common]) is prefix.NO_PREFIX
+    assert prefix.read_prefix(model, [[*common, 7]]) is prefix.NO_PREFIX
+    assert prefix.NO_PREFIX.cache(3) is None
