@@ -25,7 +25,7 @@ dev: environments ## Make .venv, which holds every package and the test tools
 
 .PHONY: test
 test: dev ## Run every test that needs nothing but this machine
-	@.venv/bin/pytest -n 2 --dist loadfile
+	@.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: format
 format: dev ## Format the code

@@ -15,6 +15,8 @@ digest=$(cat "$lock" pyproject.toml | sha256sum)
 [ "$(cat "$folder/.made-from" 2>/dev/null)" = "$digest" ] && exit 0
 echo "Making the $name environment from $lock" >&2
 [ -x "$folder/bin/python" ] || images/uv.sh venv --quiet --no-project --python 3 "$folder"
-images/uv.sh pip sync --quiet --python "$folder/bin/python" --require-hashes "$lock"
+# Compiled now, with all cores: at its first import each library would be compiled by one.
+images/uv.sh pip sync --quiet --compile-bytecode \
+    --python "$folder/bin/python" --require-hashes "$lock"
 images/uv.sh pip install --quiet --python "$folder/bin/python" --no-deps --editable .
 echo "$digest" > "$folder/.made-from"

@@ -14,7 +14,7 @@ from modelmill.spec.errors import DataError, Interrupted
 from modelmill.spec.names import PREDICTIONS
 from modelmill.spec.records import Inferred, Prediction, Row
 from modelmill.spec.settings import ContractSettings, InferSettings
-from modelmill.stages.infer import run
+from modelmill.stages.infer import prefix, run
 from modelmill.stages.infer.forms import ChatForm, FewShotForm, cut
 from modelmill.stages.rows import load_rows
 from modelmill.stages.stage import Folders, Outcome
@@ -24,6 +24,7 @@ from ..tiny_stages import EOS, Family, RecordingPulse, make_model, make_rows, wr
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
 
 NEW_TOKENS = 10
+LONG = "which column has the largest number of rows? " * 6
 
 
 def settings_for(**changes: object) -> InferSettings:
@@ -95,6 +96,24 @@ def test_answers_do_not_depend_on_the_batch(family: Family, data: Path, tmp_path
     assert [each.output for each in batched] == [each.output for each in single]
     assert len({each.output for each in single}) > 3
     for one, other in zip(batched, single, strict=True):
+        assert one.nll == pytest.approx(other.nll, rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom", "falcon", "falcon-rw"])
+def test_shared_beginning_is_read_once_and_changes_nothing(
+    family: Family, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts that begin alike get the answers and likelihoods of prompts read whole."""
+    model = make_model(family, tmp_path / "model")
+    rows = [row.model_copy(update={"prompt": LONG + row.prompt}) for row in make_rows(9, 4)]
+    write_rows(rows, tmp_path / "data" / "test.jsonl")
+    asked = settings_for(contract=ContractSettings(max_length=256))
+    _, shared = infer(model, tmp_path / "data", tmp_path / "shared", asked)
+    monkeypatch.setattr(prefix, "WORTH_TOKENS", math.inf)
+    _, whole = infer(model, tmp_path / "data", tmp_path / "whole", asked)
+    assert [each.output for each in shared] == [each.output for each in whole]
+    assert len({each.output for each in whole}) > 3
+    for one, other in zip(shared, whole, strict=True):
         assert one.nll == pytest.approx(other.nll, rel=1e-4)
 
 
@@ -224,3 +243,15 @@ def test_forms_render_what_they_say(llama: Path) -> None:
     assert cut("a\n\nb", form) == "a\n\nb"
     tokenizer.chat_template = "<s>{{ messages[0]['content'] }}|"
     assert tokenizer.decode(ChatForm(tokenizer).encode("hi")) == "<s>hi|"
+
+
+def test_prefix_is_what_all_prompts_begin_with(llama: Path) -> None:
+    """It is used where it is long enough, and leaves every prompt a token of its own."""
+    model = AutoModelForCausalLM.from_pretrained(llama, dtype=torch.float32)
+    common = list(range(2, 2 + prefix.WORTH_TOKENS))
+    found = prefix.read_prefix(model, [[*common, 7, 8], [*common, 9], [*common, 7]])
+    assert found.ids == common
+    assert found.cache(3) is not found.cache(3)
+    assert prefix.read_prefix(model, [[*common, 7], common]) is prefix.NO_PREFIX
+    assert prefix.read_prefix(model, [[*common, 7]]) is prefix.NO_PREFIX
+    assert prefix.NO_PREFIX.cache(3) is None

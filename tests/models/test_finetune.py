@@ -8,14 +8,22 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from modelmill.models.adapter import open_adapter
 from modelmill.models.open import open_model, open_tokenizer
-from modelmill.models.prompt import contract_for, encode_prompt, encode_row, load_contract
+from modelmill.models.prompt import (
+    EncodedRow,
+    contract_for,
+    encode_prompt,
+    encode_row,
+    load_contract,
+)
 from modelmill.spec.errors import DataError, Interrupted, SpecError
 from modelmill.spec.run import FinetuneSpec
 from modelmill.spec.settings import ContractSettings
+from modelmill.stages.finetune.trainer import IGNORED, Trainer
 from modelmill.stages.finetune.training import Training, dataset_of, micro_batch_size
 
 from ..tiny_stages import Family, RecordingPulse, make_model, make_rows, write_rows
@@ -35,6 +43,42 @@ def test_loss_falls_and_the_curve_is_complete(tuned: Tuned) -> None:
     assert losses[-1] < 0.7 * losses[0]
     assert list(scored) == [5, 10, 15, 20]
     assert figures.best_eval_loss == min(scored.values()) == scored[figures.best_step or 0]
+
+
+@pytest.mark.parametrize("family", ["llama", "bloom", "falcon"])
+def test_loss_of_labels_alone_is_the_loss_of_all_positions(
+    family: Family, model_of: Callable[[Family], Path], tmp_path: Path
+) -> None:
+    """Projecting labelled positions only gives TRL's own loss and gradients."""
+    model = open_model(model_of(family), dtype=torch.float32, device=CPU).train()
+    arguments = SFTConfig(
+        tmp_path,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        save_strategy="no",
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+    ids = torch.randint(5, 60, (3, 12))
+    labels = ids.clone()
+    for row, prompt_length in enumerate((0, 4, 9)):
+        labels[row, :prompt_length] = IGNORED
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=dataset_of([EncodedRow([5, 6], 1)])
+    )
+    for places in (labels, labels.masked_fill(torch.arange(12) < 4, IGNORED)):
+        losses, gradients = [], []
+        for compute in (trainer.compute_loss, super(Trainer, trainer).compute_loss):
+            model.zero_grad()
+            loss = compute(model, {**batch, "labels": places}, num_items_in_batch=torch.tensor(20))
+            loss.backward()
+            losses.append(loss.item())
+            gradients.append([p.grad.clone() for p in model.parameters() if p.grad is not None])
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+        for ours, theirs in zip(*gradients, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert trainer.tokens == 72
 
 
 def test_model_learns_to_stop(tune: Tune, tmp_path: Path) -> None:

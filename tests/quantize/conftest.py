@@ -1,24 +1,13 @@
 """One tiny model of each family and one set of training rows for the whole folder."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ..tiny_stages import Family, make_model, make_rows, write_rows
+from ..models.conftest import model_of
+from ..tiny_stages import make_rows, write_rows
 
-
-@pytest.fixture(scope="session")
-def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Family], Path]:
-    """Make a family's model once."""
-    made: dict[Family, Path] = {}
-
-    def model(family: Family) -> Path:
-        if family not in made:
-            made[family] = make_model(family, tmp_path_factory.mktemp(family))
-        return made[family]
-
-    return model
+__all__ = ["model_of"]
 
 
 @pytest.fixture(scope="session")

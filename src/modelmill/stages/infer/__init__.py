@@ -58,7 +58,7 @@ def run(settings: InferSettings, folders: Folders, pulse: Pulse) -> Outcome:
             if batch in ledger.done:
                 continue
             members = [by_number[number] for number in batch]
-            ledger.add(batch, *answerer.answer(members, prepared.prompts))
+            ledger.add(batch, *answerer.answer(members, prepared))
             pulse.save()
             pulse.progress(len(ledger.predictions) + len(prepared.refused), len(rows), "rows")
     predictions = [*ledger.predictions, *prepared.refused]
@@ -106,7 +106,7 @@ def _own_form(
         by_number = {row.row: row for row in judged}
         predictions = list(prepared.refused)
         for batch in make_batches(prepared.lengths, settings.batch_size):
-            predictions += mine.answer([by_number[number] for number in batch], prepared.prompts)[0]
+            predictions += mine.answer([by_number[number] for number in batch], prepared)[0]
             done += len(batch)
             pulse.progress(done, len(forms) * len(judged), "rows", form.name)
         return predictions

@@ -13,6 +13,7 @@ from modelmill.stages.infer.forms import Form, cut
 from modelmill.stages.infer.generate import Generator
 from modelmill.stages.infer.likelihood import reference_nll
 from modelmill.stages.infer.opened import Opened
+from modelmill.stages.infer.prefix import Prefix, read_prefix
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,8 @@ class Prepared:
     prompts: dict[int, list[int]]
     """By row number."""
     refused: tuple[Prediction, ...]
+    prefix: Prefix
+    """What all prompts begin with."""
 
     @property
     def lengths(self) -> dict[int, int]:
@@ -47,24 +50,24 @@ class Answerer:
         """Tokenize the prompts and set aside those that the model cannot take."""
         prompts = {row.row: self.form.encode(row.prompt) for row in rows}
         problems = {row: self._problem(ids) for row, ids in prompts.items()}
+        answerable = {row: ids for row, ids in prompts.items() if not problems[row]}
         return Prepared(
-            {row: ids for row, ids in prompts.items() if not problems[row]},
+            answerable,
             tuple(refuse(row, problems[row.row]) for row in rows if problems[row.row]),
+            read_prefix(self.opened.model, answerable.values()),
         )
 
-    def answer(
-        self, rows: Sequence[Row], prompts: dict[int, list[int]]
-    ) -> tuple[list[Prediction], float]:
+    def answer(self, rows: Sequence[Row], prepared: Prepared) -> tuple[list[Prediction], float]:
         """Answer one batch; returns its predictions and the seconds of pure generation."""
-        ids = [prompts[row.row] for row in rows]
+        ids = [prepared.prompts[row.row] for row in rows]
         answered = Generator(
             self.opened.model,
             self.tokenizer,
             self.contract,
             self.settings.max_new_tokens,
             self.form.stop_text,
-        ).answer(ids)
-        likelihoods = self._likelihoods(rows, ids)
+        ).answer(ids, prepared.prefix)
+        likelihoods = self._likelihoods(rows, ids, prepared.prefix)
         predictions = []
         for row, text, tokens in zip(rows, answered.texts, answered.tokens, strict=True):
             nll, nll_tokens = likelihoods.get(row.row, (None, 0))
@@ -86,7 +89,7 @@ class Answerer:
         return predictions, answered.seconds
 
     def _likelihoods(
-        self, rows: Sequence[Row], prompts: Sequence[list[int]]
+        self, rows: Sequence[Row], prompts: Sequence[list[int]], prefix: Prefix
     ) -> dict[int, tuple[float, int]]:
         """Score the references, by row number; one that exceeds the model has no score."""
         if not self.settings.nll:
@@ -97,7 +100,7 @@ class Answerer:
             whole = EncodedRow([*ids, *alone.input_ids[alone.prompt_length :]], len(ids))
             if self.opened.positions is None or len(whole.input_ids) <= self.opened.positions:
                 encoded[row.row] = whole
-        nlls = reference_nll(self.opened.model, list(encoded.values()), self.contract.pad)
+        nlls = reference_nll(self.opened.model, list(encoded.values()), self.contract.pad, prefix)
         return {
             row: (nll, len(whole.input_ids) - whole.prompt_length)
             for (row, whole), nll in zip(encoded.items(), nlls, strict=True)

@@ -14,6 +14,7 @@ from transformers import (
 
 from modelmill.models.prompt import Contract
 from modelmill.stages.infer.batches import answer_of, pad_left
+from modelmill.stages.infer.prefix import NO_PREFIX, Prefix
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,19 @@ class Generator:
     max_new_tokens: int
     stop_text: str | None = None
 
-    def answer(self, prompts: list[list[int]]) -> Answered:
+    def answer(self, prompts: list[list[int]], prefix: Prefix = NO_PREFIX) -> Answered:
         """Generate greedily until every row has stopped.
 
         Left padding keeps every prompt next to its answer; the mask keeps the padding out.
+
+        Args:
+            prompts: whole, as ids.
+            prefix: what all of them begin with.
         """
-        ids, mask = pad_left(prompts, self.contract.pad)
+        shared = len(prefix.ids)
+        ids, mask = pad_left([prompt[shared:] for prompt in prompts], self.contract.pad)
+        ids = [[*prefix.ids, *row] for row in ids]
+        mask = [[1] * shared + row for row in mask]
         device = self.model.device
         width = len(ids[0])
         stop = StoppingCriteriaList()
@@ -80,6 +88,7 @@ class Generator:
                     pad_token_id=self.contract.pad,
                 ),
                 stopping_criteria=stop,
+                past_key_values=prefix.cache(len(prompts)),
             )
             new = generated[:, width:].tolist()
         seconds = time.perf_counter() - started

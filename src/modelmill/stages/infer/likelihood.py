@@ -6,40 +6,46 @@ from transformers import PreTrainedModel
 
 from modelmill.models.prompt import EncodedRow
 from modelmill.stages.infer.batches import pad_right
+from modelmill.stages.infer.prefix import NO_PREFIX, Prefix
 
 LOGITS_BYTES = 2**28
 """A quarter of a gibibyte of float32 logits at a time, whatever the vocabulary."""
 
 
-def reference_nll(model: PreTrainedModel, rows: list[EncodedRow], pad: int) -> list[float]:
+def reference_nll(
+    model: PreTrainedModel, rows: list[EncodedRow], pad: int, prefix: Prefix = NO_PREFIX
+) -> list[float]:
     """Compute the mean negative log-likelihood of every row's completion and its end.
 
     Args:
         model: in evaluation mode.
         rows: prompt, completion and EOS.
         pad: fills up behind the rows, masked.
+        prefix: what all prompts begin with.
 
     Returns:
         Nats per token, in the order of the rows.
     """
     results: list[float] = []
     for some in _memory_bound(rows, model.config.get_text_config().vocab_size):
-        results += _nll(model, some, pad)
+        results += _nll(model, some, pad, prefix)
     return results
 
 
-def _nll(model: PreTrainedModel, rows: list[EncodedRow], pad: int) -> list[float]:
-    ids, mask = pad_right([row.input_ids for row in rows], pad)
+def _nll(model: PreTrainedModel, rows: list[EncodedRow], pad: int, prefix: Prefix) -> list[float]:
+    shared = len(prefix.ids)
+    ids, mask = pad_right([row.input_ids[shared:] for row in rows], pad)
     device = model.device
     # Logits are needed only where some row's completion is predicted.
     first = min(row.prompt_length for row in rows) - 1
-    last = len(ids[0]) - 1
+    last = shared + len(ids[0]) - 1
     with torch.inference_mode():
         logits = model(
             input_ids=torch.tensor(ids, device=device),
-            attention_mask=torch.tensor(mask, device=device),
-            logits_to_keep=torch.arange(first, last, device=device),
-            use_cache=False,
+            attention_mask=torch.tensor([[1] * shared + row for row in mask], device=device),
+            logits_to_keep=torch.arange(first - shared, last - shared, device=device),
+            past_key_values=prefix.cache(len(rows)),
+            use_cache=shared > 0,
         ).logits.float()
     results = []
     for row, scores in zip(rows, logits, strict=True):
