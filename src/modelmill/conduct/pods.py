@@ -33,8 +33,8 @@ from modelmill.spec.quantity import total, whole_bytes
 WORK: Final = "/work"
 TMP: Final = "/tmp"  # noqa: S108 - a volume of the pod's own
 TERMINATION: Final = "/dev/termination-log"
-CREDENTIALS: Final = "/etc/modelmill/store"
-CA_BUNDLE: Final = "/etc/modelmill/ca"
+CREDENTIALS: Final = "/run/modelmill/store"
+CA_BUNDLE: Final = "/run/modelmill/ca"
 
 LOGS: Final = "128Mi"
 """What the node keeps of a container's output counts as its ephemeral storage."""

@@ -154,7 +154,7 @@ class StagePods(PodPlace):
 class ConductorPod(PodPlace):
     """What the conductor gets: one small process that waits."""
 
-    cpu: Quantity = "100m"
+    cpu: str = Field("100m", pattern=r"^[1-9][0-9]{1,2}m$")
     """Requested; the limit is one core, which it uses while it starts."""
     memory: Quantity = "256Mi"
     queue: LabelValue = ""
