@@ -20,6 +20,7 @@ from docs.schema import schema_text
 from modelmill.conduct.render import rendered_jobs
 from modelmill.report.compose import report_schema
 from modelmill.spec.loading import load_profile, load_run
+from modelmill.spec.names import kind_of
 from modelmill.spec.profile import Profile
 from modelmill.spec.run import RunSpec
 from modelmill.spec.values import Values
@@ -48,14 +49,14 @@ def generated() -> Iterator[tuple[str, str]]:
 
 
 def _example_jobs() -> Iterator[tuple[str, str]]:
+    """Render the example's first stage of each kind."""
     run = load_run(ROOT / "examples/text-to-sql/run.yaml")
     profile = load_profile(ROOT / "k8s/jobs/profile.yaml")
-    for job in rendered_jobs(run, profile, "text-to-sql", "modelmill"):
-        metadata = job["metadata"]
-        assert isinstance(metadata, dict)
-        labels = metadata["labels"]
-        assert isinstance(labels, dict)
-        yield f"k8s/jobs/{labels['modelmill/stage']}.yaml", MARK + yaml_text([job])
+    texts: dict[str, str] = {}
+    for stage, job in rendered_jobs(run, profile, "text-to-sql", "modelmill").items():
+        texts.setdefault(kind_of(stage), yaml_text([job]))
+    for kind, text in texts.items():
+        yield f"k8s/jobs/{kind}.yaml", MARK + text
 
 
 def main(folder: Path = ROOT) -> None:

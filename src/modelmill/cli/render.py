@@ -42,5 +42,6 @@ def render(
 
     run = check_run_name(name or run_name(file))
     jobs = rendered_jobs(load_run(file, overrides), load_profile(profile), run, namespace)
-    text = yaml_text(jobs) if output == "yaml" else json.dumps(list(jobs), indent=2) + "\n"
+    shown = list(jobs.values())
+    text = yaml_text(shown) if output == "yaml" else json.dumps(shown, indent=2) + "\n"
     click.echo(text, nl=False)

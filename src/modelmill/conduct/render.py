@@ -16,10 +16,8 @@ from modelmill.spec.settings import Pin
 NO_UID = "00000000-0000-0000-0000-000000000000"
 
 
-def rendered_jobs(
-    run: RunSpec, profile: Profile, name: str, namespace: str
-) -> tuple[Manifest, ...]:
-    """Render the first attempt of every stage, in the order of the plan.
+def rendered_jobs(run: RunSpec, profile: Profile, name: str, namespace: str) -> dict[str, Manifest]:
+    """Render the first attempt of every stage, by stage, in the order of the plan.
 
     Args:
         run: what is asked for.
@@ -40,7 +38,7 @@ def rendered_jobs(
     )
     pins = {source: Pin(address=source, digest="") for source in sources_of(run)}
     plan = make_plan(run, cluster_facts(profile), pins)
-    return tuple(stage_job(order, release) for order in _orders(plan, name))
+    return {order.stage: stage_job(order, release) for order in _orders(plan, name)}
 
 
 def anchor_name(run: str) -> str:

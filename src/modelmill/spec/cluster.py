@@ -125,7 +125,8 @@ class PatchOperation(Spec):
 class StagePods(PodPlace):
     """What the pods of one kind of stage get, beside what all pods get.
 
-    Requests equal limits.  What is left out has the default of its kind.
+    Requests equal limits.  What is left out has the default of its kind, which may differ from
+    the one here; helm/modelmill/values.yaml lists them.
     """
 
     cpu: Quantity = "1"

@@ -38,7 +38,7 @@ def yaml_text(documents: Iterable[JsonValue]) -> str:
     yaml.Representer = _Representer
     yaml.default_flow_style = False
     yaml.explicit_start = True
-    yaml.sort_base_mapping_type_on_output = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]  # declared as None
     # A long line is never folded.
     yaml.width = 4096
     text = io.StringIO()
