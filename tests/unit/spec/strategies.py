@@ -62,7 +62,7 @@ labels = st.dictionaries(st.sampled_from(["team", "example.com/team"]), names, m
 places = {
     "node_selector": labels,
     "labels": labels,
-    "annotations": st.dictionaries(names, st.text(max_size=20), max_size=2),
+    "annotations": st.dictionaries(names, st.text("aé字 :'\"{}#\n", max_size=20), max_size=2),
     "priority_class_name": names,
     "runtime_class_name": names,
     "tolerations": st.lists(
