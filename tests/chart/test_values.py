@@ -39,6 +39,18 @@ def test_run_and_profile_come_through_helm_as_they_are(
     assert load_profile(folder / "profile.json") == Profile.model_validate(profile)
 
 
+@given(data=runs(), profile=profiles())
+@settings(max_examples=20)
+def test_values_that_a_program_writes_mean_what_a_person_meant(
+    render: Render, data: dict[str, Any], profile: dict[str, Any]
+) -> None:
+    """Every default written out, every absence as null: the same spec with the same digest."""
+    given = Values.model_validate({"run": data, "profile": profile, "submitted": True})
+    config = one(render(given.model_dump(mode="json")), "ConfigMap", "config")
+    assert digest(parse_run(json.loads(config["data"]["run.json"]), "run")) == digest(given.run)
+    assert Profile.model_validate_json(config["data"]["profile.json"]) == given.profile
+
+
 def test_values_that_ship_are_the_defaults_of_the_code() -> None:
     """A default that stands twice cannot become two."""
     shipped, _ = parse_yaml((CHART / "values.yaml").read_text(encoding="utf-8"), "values.yaml")
