@@ -24,6 +24,7 @@
   (list "LOGNAME" "modelmill")
   (list "HOME" "/tmp")
   (list "TMPDIR" "/tmp")
+  (list "XDG_CACHE_HOME" "/tmp/.cache")
   (list "PYTHONUNBUFFERED" "1")
   (list "AWS_ENDPOINT_URL" $store.endpoint_url)
   (list "AWS_DEFAULT_REGION" $store.region)

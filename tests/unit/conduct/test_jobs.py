@@ -178,6 +178,15 @@ def test_replaced_pod_is_another_attempt() -> None:
     assert attempt["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.uid"}}
 
 
+def test_everything_a_library_writes_lands_in_a_volume() -> None:
+    """The root is read-only: HOME, temporary files and caches are in volumes with a limit."""
+    job = rendered(order_of("merge"), {})
+    mounted = {each["mountPath"] for each in pod_of(job)["containers"][0]["volumeMounts"]}
+    environment = environment_of(job)
+    for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME", "MODELMILL_WORK"):
+        assert any(f"{environment[name]}/".startswith(f"{path}/") for path in mounted)
+
+
 def test_credentials_are_a_file_and_only_where_there_are_some() -> None:
     """A Secret is mounted; its content stands nowhere, and without one nothing looks for it."""
     store = {"url": "s3://b/p", "credentials_secret": "keys"}
@@ -194,8 +203,8 @@ def test_credentials_are_a_file_and_only_where_there_are_some() -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_fetch_may_look_at_the_hub(kind: str) -> None:
     """A stage that runs model code cannot be made to load more of it."""
-    is_offline = environment_of(rendered(order_of(kind), {})).get("HF_HUB_OFFLINE") == "1"
-    assert is_offline == (not kind.startswith("fetch-"))
+    is_offline = environment_of(rendered(order_of(kind), {}))["HF_HUB_OFFLINE"]
+    assert is_offline == ("0" if kind.startswith("fetch-") else "1")
 
 
 def test_image_is_named_by_digest_where_one_is_pinned() -> None:
