@@ -40,12 +40,12 @@ lint: dev ## Check format, style, types and import contracts
 	@PYTHONPATH=src .venv/bin/lint-imports
 
 .PHONY: generate
-generate: dev ## Write what is derived from the code: schemas and the reference page
+generate: dev ## Write what is derived from the code: schemas, reference, values, example Jobs
 	@.venv/bin/python -m docs.generate
 
 .PHONY: verify
 verify: generate ## Fail where a generated file is not what the code says
-	@git diff --exit-code -- docs
+	@git diff --exit-code -- docs helm k8s/jobs
 
 .PHONY: locks
 locks: ## Compile every lock anew from pyproject.toml

@@ -43,7 +43,9 @@ PROFILE: Final = """\
 ## The profile
 
 What the place offers, in a file of its own (`--profile FILE`).  As a schema:
-[profile.schema.json](profile.schema.json).
+[profile.schema.json](profile.schema.json).  `accelerator` to `max_attempts` count everywhere; the
+rest is for Kubernetes, where it is the chart's value `profile`.  A key without words is one of a
+pod, and means what it means there.
 """
 
 REPORT: Final = """\

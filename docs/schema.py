@@ -24,6 +24,9 @@ _BOUNDS: Final = {
 }
 """JSON schema's words for limits, and ours."""
 
+READABLE_PATTERN_CHARACTERS: Final = 30
+"""A longer pattern helps a validator, which reads the schema, and nobody else."""
+
 _KINDS: Final = {"object": "mapping", "string": "text", "integer": "whole number"}
 """JSON schema's words for types, where ours are others."""
 
@@ -33,7 +36,7 @@ class KeyRow:
     """One key a user can write."""
 
     key: str
-    """Dotted; `[]` stands for each item of a list."""
+    """Dotted; `[]` stands for each item of a list, `*` for a key of one's own."""
     type: str
     default: str
     about: str
@@ -62,7 +65,7 @@ def sections(schema: Schema) -> Iterator[Section]:
             plain.append(_row(name, node, schema, is_required=name in _required(schema)))
         is_list = node.get("type") == "array"
         for form in forms:
-            path = f"{name}[]" if is_list else name
+            path = f"{name}[]" if is_list else f"{name}.*" if _values(node) else name
             rows = tuple(_rows(form, f"{path}.", schema))
             title = name if len(forms) == 1 else f"{name} with {_form_name(form)}"
             yield Section(title, _presence(name, node, schema) + _about(form), rows)
@@ -133,7 +136,11 @@ def _choices(node: Schema) -> Sequence[JsonValue]:
 
 
 def _limits(node: Schema) -> str:
-    limits = [words.format(node[word]) for word, words in _BOUNDS.items() if word in node]
+    limits = [
+        words.format(node[word])
+        for word, words in _BOUNDS.items()
+        if word in node and len(str(node[word])) <= READABLE_PATTERN_CHARACTERS
+    ]
     return f" ({', '.join(limits)})" if limits else ""
 
 
@@ -148,9 +155,15 @@ def _mappings(node: Schema, schema: Schema) -> Iterator[Schema]:
         yield here
     for member in _members(here):
         yield from _mappings(member, schema)
-    items = here.get("items")
-    if isinstance(items, dict):
-        yield from _mappings(items, schema)
+    for inner in (here.get("items"), _values(here)):
+        if isinstance(inner, dict):
+            yield from _mappings(inner, schema)
+
+
+def _values(node: Schema) -> Schema | None:
+    """Find what every value of a mapping is whose keys are not fixed."""
+    values = node.get("additionalProperties")
+    return values if isinstance(values, dict) else None
 
 
 def _members(node: Schema) -> Sequence[Schema]:

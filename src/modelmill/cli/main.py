@@ -10,6 +10,7 @@ import click
 
 from modelmill.cli.artifacts import artifacts
 from modelmill.cli.look import logs, report, status
+from modelmill.cli.render import render
 from modelmill.cli.run import plan, run, validate, version
 from modelmill.spec.errors import Interrupted, ModelmillError
 
@@ -19,7 +20,7 @@ def cli() -> None:
     """Fine-tune, merge, quantize and test a language model, and see what came out."""
 
 
-for command in (run, validate, plan, status, logs, report, artifacts, version):
+for command in (run, validate, plan, render, status, logs, report, artifacts, version):
     cli.add_command(command)
 
 

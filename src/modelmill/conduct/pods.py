@@ -33,8 +33,8 @@ from modelmill.spec.quantity import total, whole_bytes
 WORK: Final = "/work"
 TMP: Final = "/tmp"  # noqa: S108 - a volume of the pod's own
 TERMINATION: Final = "/dev/termination-log"
-CREDENTIALS: Final = "/etc/modelmill/store"
-CA_BUNDLE: Final = "/etc/modelmill/ca"
+CREDENTIALS: Final = "/run/modelmill/store"
+CA_BUNDLE: Final = "/run/modelmill/ca"
 
 LOGS: Final = "128Mi"
 """What the node keeps of a container's output counts as its ephemeral storage."""
@@ -161,6 +161,10 @@ def _libraries(kind: Kind, pods: StagePods) -> list[JsonValue]:
         "LOGNAME": "modelmill",
         "HOME": TMP,
         "TMPDIR": TMP,
+        "XDG_CACHE_HOME": f"{TMP}/.cache",
+        "HF_HOME": f"{TMP}/.cache/huggingface",
+        # Images say 1 as well; only fetch has anything to look for.
+        "HF_HUB_OFFLINE": "0" if kind.startswith("fetch-") else "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
         # Threads that spin at barriers starve each other: see conduct/local.py.
@@ -169,8 +173,6 @@ def _libraries(kind: Kind, pods: StagePods) -> list[JsonValue]:
         "PYTHONUNBUFFERED": "1",
         "TOKENIZERS_PARALLELISM": "false",
     }
-    if not kind.startswith("fetch-"):
-        settings["HF_HUB_OFFLINE"] = "1"
     if not pods.gpu:
         # CUDA images say `all`, and some nodes' runtimes believe it without a request.
         settings["NVIDIA_VISIBLE_DEVICES"] = "void"

@@ -125,7 +125,8 @@ class PatchOperation(Spec):
 class StagePods(PodPlace):
     """What the pods of one kind of stage get, beside what all pods get.
 
-    Requests equal limits.  What is left out has the default of its kind.
+    Requests equal limits.  What is left out has the default of its kind, which may differ from
+    the one here; helm/modelmill/values.yaml lists them.
     """
 
     cpu: Quantity = "1"
@@ -154,7 +155,7 @@ class StagePods(PodPlace):
 class ConductorPod(PodPlace):
     """What the conductor gets: one small process that waits."""
 
-    cpu: Quantity = "100m"
+    cpu: str = Field("100m", pattern=r"^[1-9][0-9]{1,2}m$")
     """Requested; the limit is one core, which it uses while it starts."""
     memory: Quantity = "256Mi"
     queue: LabelValue = ""

@@ -22,9 +22,9 @@ _FACTORS: Final = {
 
 def _as_text(value: object) -> object:
     """Take `cpu: 4` for what it means: YAML and Helm read it as a number."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{value:g}"
-    return value
+    if isinstance(value, float):
+        return str(int(value)) if value.is_integer() else str(value)
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 Quantity = Annotated[

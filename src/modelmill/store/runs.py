@@ -153,8 +153,9 @@ def list_logs(store: Store, run: str, stage: str = "") -> tuple[tuple[str, str],
     found = []
     for item in store.list(f"{prefix}{stage}/" if stage else prefix):
         owner, _, name = item.key.removeprefix(prefix).partition("/")
-        found.append((owner, name.removesuffix(".log")))
-    return tuple(found)
+        found.append((owner, item.last_modified, name.removesuffix(".log")))
+    # On a cluster an attempt is called like its pod's UID, which says nothing about time.
+    return tuple((owner, name) for owner, _, name in sorted(found))
 
 
 def _run_key(run: str) -> str:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from modelmill.cli.run import going_on
 
@@ -95,6 +96,35 @@ def test_command_that_goes_on_asks_for_nothing_twice(
 ) -> None:
     """A stage asked for again has been granted; what broke is asked for."""
     assert going_on(arguments, again) == command
+
+
+PROFILE = "images: {registry: r.example.com}\nstore: {url: 's3://bucket'}\n"
+
+
+def test_render_prints_a_job_per_stage(tmp_path: Path) -> None:
+    """Neither the sources nor a cluster are looked at; YAML and JSON say the same."""
+    (tmp_path / "run.yaml").write_text(GOOD, encoding="utf-8")
+    (tmp_path / "profile.yaml").write_text(PROFILE, encoding="utf-8")
+    words = ("render", "run.yaml", "--name", "mine", "--profile", "profile.yaml")
+    as_json = modelmill(*words, "-o", "json", folder=tmp_path)
+    as_yaml = modelmill(*words, folder=tmp_path)
+    assert (as_json.returncode, as_yaml.returncode) == (0, 0), as_json.stderr + as_yaml.stderr
+    jobs = json.loads(as_json.stdout)
+    stages = [job["metadata"]["labels"]["modelmill/stage"] for job in jobs]
+    assert stages == ["fetch-model", "fetch-test", "infer-base", "report"]
+    assert list(YAML(typ="safe", pure=True).load_all(as_yaml.stdout)) == jobs
+
+
+def test_render_for_a_place_that_is_no_cluster_says_what_is_missing(tmp_path: Path) -> None:
+    """A profile of a laptop has neither images nor a store that pods reach."""
+    (tmp_path / "run.yaml").write_text(GOOD, encoding="utf-8")
+    (tmp_path / "profile.yaml").write_text("max_parallel: 2\n", encoding="utf-8")
+    ended = modelmill(
+        "render", "run.yaml", "--name", "mine", "--profile", "profile.yaml", folder=tmp_path
+    )
+    assert ended.returncode == 64
+    assert "images.registry: required on Kubernetes" in ended.stderr
+    assert "store.url: required on Kubernetes" in ended.stderr
 
 
 def test_version_is_the_package_version(tmp_path: Path) -> None:

@@ -54,3 +54,77 @@ def runs(draw: st.DrawFn) -> dict[str, Any]:
     if draw(st.booleans()):
         run["infer"] = {"max_new_tokens": draw(st.integers(1, 64))}
     return run
+
+
+sizes = st.builds("{}{}".format, st.integers(1, 900), st.sampled_from(["Mi", "Gi"]))
+names = st.from_regex(r"[a-z]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True)
+labels = st.dictionaries(st.sampled_from(["team", "example.com/team"]), names, max_size=2)
+places = {
+    "node_selector": labels,
+    "labels": labels,
+    "annotations": st.dictionaries(names, st.text("aé字 :'\"{}#\n", max_size=20), max_size=2),
+    "priority_class_name": names,
+    "runtime_class_name": names,
+    "tolerations": st.lists(
+        st.fixed_dictionaries(
+            {"key": names},
+            optional={
+                "operator": st.sampled_from(["Exists", "Equal"]),
+                "effect": st.sampled_from(["NoSchedule", "NoExecute"]),
+                "tolerationSeconds": st.integers(0, 9),
+            },
+        ),
+        max_size=2,
+    ),
+}
+stage_pods = st.fixed_dictionaries(
+    {},
+    optional={
+        **places,
+        "cpu": st.one_of(st.integers(1, 64), st.sampled_from(["500m", "2.5"])),
+        **dict.fromkeys(("memory", "work", "tmp", "shm"), sizes),
+        "work_volume": st.sampled_from(["emptyDir", "ephemeral"]),
+        "work_storage_class_name": names,
+        "termination_grace_period_seconds": st.integers(10, 600),
+        "queue": names,
+    },
+)
+
+
+@st.composite
+def profiles(draw: st.DrawFn) -> dict[str, Any]:
+    """Draw a profile of a cluster that is right, with anything from nothing to everything."""
+    kinds = st.sampled_from(["fetch-model", "finetune", "merge", "quantize", "infer", "report"])
+    profile: dict[str, Any] = draw(
+        st.fixed_dictionaries(
+            {},
+            optional={
+                "accelerator": st.sampled_from(["auto", "cpu", "cuda"]),
+                "queue": names,
+                "gpu_resource_name": st.sampled_from(["nvidia.com/gpu", "amd.com/gpu"]),
+                "pods": st.fixed_dictionaries({}, optional={**places, "fs_group": st.just(1000)}),
+                "conductor": st.fixed_dictionaries({}, optional={**places, "queue": names}),
+                "stages": st.dictionaries(kinds, stage_pods, max_size=3),
+                "ca_bundle": st.fixed_dictionaries({"config_map": names}),
+                "proxy": st.fixed_dictionaries({"https_proxy": st.just("http://proxy:3128")}),
+            },
+        )
+    )
+    profile["images"] = draw(
+        st.fixed_dictionaries(
+            {"registry": st.sampled_from(["r.example.com", "localhost:5000/a/b"])},
+            optional={
+                "tag": st.sampled_from(["1", "v1.2"]),
+                "pull_secrets": st.lists(names, max_size=2),
+                "pull_policy": st.sampled_from(["Always", "IfNotPresent"]),
+                "digests": st.just({"light": f"sha256:{'0' * 64}"}),
+            },
+        )
+    )
+    profile["store"] = draw(
+        st.fixed_dictionaries(
+            {"url": st.sampled_from(["s3://b", "s3://b/p/q"])},
+            optional={"endpoint_url": st.just("http://s3:8333"), "credentials_secret": names},
+        )
+    )
+    return profile

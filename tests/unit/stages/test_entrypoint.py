@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from modelmill.spec.errors import SpecError, UnsafeArtifact
-from modelmill.stages.entrypoint import as_failure, read_environment
+from modelmill.spec.records import Ending
+from modelmill.stages.entrypoint import _say_last, as_failure, read_environment
 from modelmill.stages.machine import check_space
 from modelmill.stages.pulse import StopRequested
 
@@ -35,6 +36,15 @@ def test_attempt_gets_a_name_where_nobody_gave_one() -> None:
     first, second = read_environment(ASKED), read_environment(ASKED)
     assert first.attempt != second.attempt
     assert read_environment({**ASKED, "MODELMILL_ATTEMPT": "mine"}).attempt == "mine"
+
+
+def test_last_words_are_a_whole_document_however_long(tmp_path: Path) -> None:
+    """A kubelet reads 4,096 bytes; the beginning of a message is what helps."""
+    path = tmp_path / "termination"
+    _say_last(path, UnsafeArtifact("é" * 10_000, fix="remove it"))
+    assert path.stat().st_size <= 4096
+    ending = Ending.model_validate_json(path.read_bytes())
+    assert (ending.exit_code, ending.message[0], ending.message[-3:]) == (76, "é", "...")
 
 
 class OutOfMemoryError(RuntimeError):

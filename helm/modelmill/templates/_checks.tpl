@@ -1,0 +1,33 @@
+{{/* What the schema cannot tell; every problem at once, in words, before anything is created. */}}
+
+{{- define "modelmill.check" -}}
+{{- $problems := list }}
+{{- $name := .Release.Name }}
+{{- if or (gt (len $name) 20) (not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $name)) }}
+{{- $problems = append $problems (printf "release name '%s': the run is called like it; at most 20 lower-case letters, digits and dashes, starting with a letter" $name) }}
+{{- end }}
+{{- if not .Values.profile.images.registry }}
+{{- $problems = append $problems "profile.images.registry: say where the images are, such as registry.example.com/team" }}
+{{- end }}
+{{- if not .Values.profile.store.url }}
+{{- $problems = append $problems "profile.store.url: say where everything is kept, such as s3://bucket/prefix" }}
+{{- end }}
+{{- $run := .Values.run }}
+{{- $eval := $run.data.eval | default "" }}
+{{- $sources := dict "model.source" $run.model.source "data.test" $run.data.test "data.train" ($run.data.train | default "") "data.eval" (ternary $eval "" (kindIs "string" $eval)) }}
+{{- range $key, $source := $sources }}
+{{- if and $source (not $.Values.submitted) (not (regexMatch "^(s3://|hf:)" $source)) }}
+{{- $problems = append $problems (printf "run.%s: '%s' is a local path, which a cluster cannot read; use s3://, or `modelmill submit`, which uploads it" $key $source) }}
+{{- end }}
+{{- end }}
+{{- $text := toJson (dict "run" $run "profile" .Values.profile) }}
+{{- if gt (len $text) 65536 }}
+{{- $problems = append $problems (printf "run and profile: %d bytes are more than 64 KiB; refer to data, do not embed it" (len $text)) }}
+{{- end }}
+{{- if regexMatch "(AKIA|ASIA)[A-Z0-9]{16}|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/@\\s\"]+:[^/@\\s\"]+@" (toJson .Values) }}
+{{- $problems = append $problems "values: something looks like a credential; Helm keeps values for ever, so name a Secret in profile.store.credentials_secret instead" }}
+{{- end }}
+{{- if $problems }}
+{{- fail (printf "\n\n%s\n" (join "\n" $problems)) }}
+{{- end }}
+{{- end }}
