@@ -46,7 +46,7 @@ EVERYTHING: dict[str, Any] = {
     "proxy": {"https_proxy": "http://proxy:3128", "no_proxy": "s3.example.com"},
     "pods": {
         "node_selector": {"zone": "a", "pool": "any"},
-        "tolerations": [{"key": "a", "operator": "Exists", "tolerationSeconds": 3}],
+        "tolerations": [{"key": "a", "effect": "NoExecute", "tolerationSeconds": 3}],
         "priority_class_name": "low",
         "runtime_class_name": "nvidia",
         "labels": {"team": "a", "modelmill/run": "other"},

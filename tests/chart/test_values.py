@@ -1,6 +1,7 @@
 """What a user writes in values is what the conductor reads, or is refused in words."""
 
 import json
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,15 @@ def test_values_that_ship_are_the_defaults_of_the_code() -> None:
     assert shipped.pop("run") == {}
     given = Values.model_validate({**shipped, "run": RUN})
     assert given == Values.model_validate({"run": RUN})
+
+
+def test_values_in_the_readme_can_be_installed(render: Render) -> None:
+    """What a page shows is what the chart takes."""
+    page = (CHART / "README.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    shown, _ = parse_yaml(block, "README.md")
+    assert isinstance(shown, dict)
+    assert one(render(shown), "Job")
 
 
 def test_chart_and_package_have_one_version(chart: helm_python.Chart) -> None:

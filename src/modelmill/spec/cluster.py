@@ -6,9 +6,9 @@ manifest; `conduct/jobs.py` and the chart make those.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, Self, TypeAlias
 
-from pydantic import ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from modelmill.spec.names import Image, Kind
 from modelmill.spec.quantity import Quantity
@@ -80,6 +80,19 @@ class Toleration(Spec):
     value: str = ""
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
     toleration_seconds: int | None = Field(None, alias="tolerationSeconds")
+
+    @model_validator(mode="after")
+    def _api_server_takes_it(self) -> Self:
+        if self.operator == "Exists" and self.value:
+            msg = "value: must be empty when operator is Exists"
+            raise ValueError(msg)
+        if self.operator == "Equal" and not self.key:
+            msg = "operator: must be Exists when there is no key"
+            raise ValueError(msg)
+        if self.toleration_seconds is not None and self.effect != "NoExecute":
+            msg = "effect: must be NoExecute when tolerationSeconds is given"
+            raise ValueError(msg)
+        return self
 
 
 class PodPlace(Spec):

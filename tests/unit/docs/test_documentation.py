@@ -17,7 +17,9 @@ from modelmill.spec.run import RunSpec
 ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
 EXAMPLES = sorted((ROOT / "examples").glob("*/run.yaml"))
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+PAGES = sorted(
+    [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *ROOT.glob("k8s/*.md"), *ROOT.glob("helm/*/*.md")]
+)
 
 
 def commands(group: click.Group, path: str) -> Iterator[tuple[str, click.Command]]:

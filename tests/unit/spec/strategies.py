@@ -66,13 +66,12 @@ places = {
     "priority_class_name": names,
     "runtime_class_name": names,
     "tolerations": st.lists(
-        st.fixed_dictionaries(
-            {"key": names},
-            optional={
-                "operator": st.sampled_from(["Exists", "Equal"]),
-                "effect": st.sampled_from(["NoSchedule", "NoExecute"]),
-                "tolerationSeconds": st.integers(0, 9),
-            },
+        st.sampled_from(
+            [
+                {"operator": "Exists"},
+                {"key": "a", "value": "b", "effect": "NoSchedule"},
+                {"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 9},
+            ]
         ),
         max_size=2,
     ),

@@ -59,6 +59,12 @@ def test_facts_of_a_cluster_follow_from_what_stages_ask_for(
         ({"stages": {"finetune": {"cpu": True}}}, "valid string"),
         ({"pods": {"labels": {"a b": "c"}}}, "pattern"),
         ({"pods": {"labels": {"a": "x" * 64}}}, "63"),
+        ({"pods": {"tolerations": [{"operator": "Equal"}]}}, "must be Exists"),
+        ({"pods": {"tolerations": [{"key": "a", "tolerationSeconds": 3}]}}, "must be NoExecute"),
+        (
+            {"pods": {"tolerations": [{"key": "a", "operator": "Exists", "value": "b"}]}},
+            "must be empty",
+        ),
         ({"proxy": {"https_proxy": "http://user:word@proxy"}}, "pattern"),
         ({"store": {"endpoint_url": "https://key:word@s3"}}, "pattern"),
         ({"store": {"url": "bucket"}}, "pattern"),
