@@ -139,6 +139,14 @@ class ScriptedBackend:
     def progress(self, attempt: Attempt) -> Progress | None:
         """Say nothing."""
 
+    def wait(self, seconds: float) -> None:
+        """Hurry."""
+        time.sleep(seconds / 10)
+
+    def is_wanted(self) -> bool:
+        """Always."""
+        return True
+
     def close(self) -> None:
         """Stop everything."""
         for attempt in self._attempts:

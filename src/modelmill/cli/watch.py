@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from modelmill.cli.show import bytes_text, seconds_text
+from modelmill.conduct.words import event_words
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -43,21 +44,6 @@ def watcher() -> Iterator["Watcher"]:
         transient=False,
     ) as bars:
         yield BarWatcher(bars)
-
-
-def event_words(event: "Event") -> str:
-    """Say what happened in one line."""
-    match event.event:
-        case "adopted":
-            return f"{event.stage} adopted from run {event.from_run}"
-        case "failed":
-            why = event.message.splitlines()[0] if event.message else ""
-            code = "" if event.exit_code is None else f" with {event.exit_code}"
-            return f"{event.stage} failed{code}{': ' if why else ''}{why}"
-        case "skipped":
-            return f"{event.stage} skipped: something it needs has failed"
-        case _:
-            return f"{event.stage} {event.event}"
 
 
 def progress_words(progress: "Progress") -> str:

@@ -39,12 +39,15 @@ LOOK_AFTER: Final = timedelta(seconds=2)
 """An ordinary pod has started by then, and needs no explanation."""
 
 
+NEVER: Final = datetime.min.replace(tzinfo=UTC)
+
+
 @dataclass
 class _Explained:
     """Why an attempt waits, and when that was looked up."""
 
     words: str = ""
-    looked: datetime = datetime.min.replace(tzinfo=UTC)
+    looked: datetime = NEVER
 
 
 @dataclass

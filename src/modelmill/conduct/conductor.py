@@ -24,7 +24,7 @@ from modelmill.conduct.decide import (
     decide,
     settled,
 )
-from modelmill.spec.errors import LineageBroken, StoreUnreachable, code_of, meaning_of
+from modelmill.spec.errors import Interrupted, LineageBroken, StoreUnreachable, code_of, meaning_of
 from modelmill.spec.names import ENVIRONMENT_OF, report_key
 from modelmill.spec.plan import Plan, Stage, report_digest
 from modelmill.spec.profile import Profile
@@ -79,6 +79,7 @@ class Verdict:
     broken: tuple[str, ...] = ()
     """Failed stages that only another computation mends: their lineage is broken."""
     superseded: bool = False
+    cancelled: bool = False
 
 
 @dataclass
@@ -120,8 +121,13 @@ class Conductor:
                         self._start(action)
                     case Stop(attempt=attempt):
                         self.backend.stop(attempt)
-            if time.monotonic() - self._beaten >= HEARTBEAT_SECONDS and not self._beat():
-                return Verdict(0, {}, None, superseded=True)
+            if time.monotonic() - self._beaten >= HEARTBEAT_SECONDS:
+                record = self._beat()
+                if record.conductor != self.given.conductor:
+                    return Verdict(0, {}, None, superseded=True)
+                if record.cancelled == self.given.conductor:
+                    self.stop()
+                    return Verdict(Interrupted.exit_code, {}, None, cancelled=True)
             self.backend.wait(TICK_SECONDS)
 
     def stop(self) -> None:
@@ -250,28 +256,22 @@ class Conductor:
         record = read_run(self.given.store, self.given.run)
         return record is not None and record.conductor == self.given.conductor
 
-    def _beat(self) -> bool:
-        """Renew the heartbeat and the logs of live attempts; False if superseded."""
+    def _beat(self) -> RunRecord:
+        """Renew the heartbeat and the logs of live attempts, and read what is asked of us."""
         self._beaten = time.monotonic()
-        if not self._change(lambda record: record.model_copy(update={"heartbeat": now()})):
-            return False
         for attempt in self.backend.attempts():
             if attempt.is_live:
                 self._keep_log(attempt)
-        return True
+        return self._change(lambda record: record.model_copy(update={"heartbeat": now()}))
 
-    def _change(self, change: Callable[[RunRecord], RunRecord]) -> bool:
-        """Change the run's record if this conductor drives it, and tell whether it does."""
-        is_mine = False
+    def _change(self, change: Callable[[RunRecord], RunRecord]) -> RunRecord:
+        """Change the run's record if this conductor drives it; returns it as it is now."""
 
         def if_mine(record: RunRecord | None) -> RunRecord:
-            nonlocal is_mine
             assert record is not None
-            is_mine = record.conductor == self.given.conductor
-            return change(record) if is_mine else record
+            return change(record) if record.conductor == self.given.conductor else record
 
-        update_run(self.given.store, self.given.run, if_mine)
-        return is_mine
+        return update_run(self.given.store, self.given.run, if_mine)
 
     def _keep_log(self, attempt: Attempt) -> None:
         # The log also lies where the backend has it: losing the copy must not end a run.

@@ -25,6 +25,7 @@ from modelmill.conduct.seen import (
     ObjectSeen,
     PodSeen,
     WorkloadSeen,
+    WorkloadsSeen,
 )
 from modelmill.spec.errors import InputMissing
 
@@ -116,7 +117,7 @@ class Namespace:
             Refused: quota, admission or permissions.
         """
         with _answers():
-            body = client.V1Job.from_dict(dict(manifest))
+            body = client.V1Job.model_validate(manifest)
             made = self._batch.create_namespaced_job(
                 self.name, body, _request_timeout=REQUEST_SECONDS
             )
@@ -163,11 +164,10 @@ class Namespace:
     def log_of(self, pod: PodSeen, container: str) -> bytes:
         """Read what a pod has printed so far."""
         with _answers():
-            answer = self._core.read_namespaced_pod_log(
-                pod.metadata.name, self.name, container=container, _preload_content=False
+            text = self._core.read_namespaced_pod_log(
+                pod.metadata.name, self.name, container=container
             )
-            body: bytes = answer.data
-            return body
+        return text.encode()
 
     def events_about(self, uid: str) -> tuple[EventSeen, ...]:
         """List what is said about an object, oldest first."""
@@ -191,13 +191,12 @@ class Namespace:
                 )
         except (NotThere, Refused):
             return None
-        items = found["items"]
-        return WorkloadSeen.model_validate(items[0]) if items else None
+        return next(iter(WorkloadsSeen.model_validate(found).items), None)
 
     def say(self, event: Manifest) -> None:
         """Write a Kubernetes Event."""
         with _answers():
-            self._core.create_namespaced_event(self.name, client.CoreV1Event.from_dict(dict(event)))
+            self._core.create_namespaced_event(self.name, client.CoreV1Event.model_validate(event))
 
     def _mirror(
         self, listing: Callable[..., object], kind: type[Seen], selector: str
@@ -264,9 +263,9 @@ def _answers() -> Iterator[None]:
 def _as_ours(error: ApiException) -> Exception:
     body = error.body if isinstance(error.body, str) else ""
     try:
-        text = client.V1Status.from_json(body).message or error.reason
+        text = client.V1Status.model_validate_json(body).message or str(error.reason)
     except ValueError:
-        text = body or error.reason
+        text = body or str(error.reason)
     match error.status:
         case 404:
             return NotThere(text)

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelmill.conduct.conductor import Conductor, Verdict, Watcher
+from modelmill.conduct.ending import final_code, read_report
 from modelmill.conduct.local import LocalBackend
 from modelmill.conduct.place import Opened, opened
 from modelmill.conduct.prepare import Asked, prepare
 from modelmill.report.document import ReportDocument
-from modelmill.spec.errors import GateFailed
 from modelmill.spec.profile import Profile
 from modelmill.spec.run import RunSpec
-from modelmill.store.artifact import pull
 
 
 @dataclass(frozen=True)
@@ -63,12 +62,8 @@ def _ended(local: LocalRun, place: Opened, verdict: Verdict) -> Ended:
     if verdict.report is None:
         return Ended(local.asked.name, verdict.exit_code, verdict, None, "", None)
     folder = local.report_folder / local.asked.name
-    pull(place.store, verdict.report, folder)
-    text = (folder / "report.json").read_text(encoding="ascii")
-    document = ReportDocument.model_validate_json(text)
-    code = verdict.exit_code
-    if code == 0 and document.gate is not None and document.gate.outcome == "failed":
-        code = GateFailed.exit_code
+    document, text = read_report(place.store, verdict.report, folder)
+    code = final_code(verdict, document)
     html = (folder / "report.html").resolve()
     return Ended(local.asked.name, code, verdict, document, text, html)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelmill.conduct.conductor import Conducted, now
-from modelmill.spec.errors import Problem, SpecError
+from modelmill.spec.errors import InputMissing, Problem, SpecError
 from modelmill.spec.names import RUN_NAME, RUN_NAME_LIMIT
 from modelmill.spec.plan import Plan, make_plan, plan_bytes, sources_of
 from modelmill.spec.profile import Facts, Profile
@@ -31,12 +31,17 @@ class Asked:
     """What a user asks of a run, beside its spec."""
 
     name: str
-    folder: Path
-    """Relative local sources are relative to it."""
+    folder: Path | None
+    """Relative local sources are relative to it; None where they are not at hand, and what a
+    submitter uploaded counts."""
     again: tuple[str, ...] = ()
     """Stages to compute once more although they are committed."""
     repin: bool = False
     """Look at remote sources anew."""
+    facts: Facts | None = None
+    """What numbers depend on; found out from this machine where nobody says it."""
+    conductor: str = ""
+    """Its name; several processes of one name may drive a run together."""
 
 
 def run_name(path: Path) -> str:
@@ -109,12 +114,11 @@ def prepare(store: Store, run: RunSpec, profile: Profile, asked: Asked) -> Condu
     """
     record = read_run(store, asked.name)
     pins = _pins(store, run, record, asked)
-    for source in sources_of(run):
-        if not source.startswith("s3://"):
-            upload_source(store, asked.folder / source)
+    if asked.folder is not None:
+        upload_local_sources(store, run, asked.folder)
     plan = _plan(run, profile, pins, record, asked)
     sha256 = put_plan(store, asked.name, plan_bytes(plan))
-    conductor = attempt_id()
+    conductor = asked.conductor or attempt_id()
 
     def take_over(present: RunRecord | None) -> RunRecord:
         time = now()
@@ -137,6 +141,13 @@ def prepare(store: Store, run: RunSpec, profile: Profile, asked: Asked) -> Condu
     return Conducted(store, asked.name, plan, sha256, profile, conductor)
 
 
+def upload_local_sources(store: Store, run: RunSpec, folder: Path) -> None:
+    """Make local sources readable for stages anywhere; what is there already stays."""
+    for source in sources_of(run):
+        if not source.startswith("s3://"):
+            upload_source(store, folder / source)
+
+
 def _plan(
     run: RunSpec,
     profile: Profile,
@@ -145,7 +156,7 @@ def _plan(
     asked: Asked,
 ) -> Plan:
     again = dict(record.again) if record is not None else {}
-    facts = facts_of(profile)
+    facts = asked.facts or facts_of(profile)
     known = [stage.name for stage in make_plan(run, facts, pins).stages]
     unknown = [name for name in asked.again if name not in known]
     if unknown:
@@ -164,12 +175,20 @@ def _plan(
 def _pins(store: Store, run: RunSpec, record: RunRecord | None, asked: Asked) -> Mapping[str, Pin]:
     pins: dict[str, Pin] = {}
     for source in sources_of(run):
-        known = record.pins.get(source) if record is not None and not asked.repin else None
-        if not source.startswith("s3://"):
+        known = record.pins.get(source) if record is not None else None
+        if source.startswith("s3://"):
+            pins[source] = pin_source(store, source) if known is None or asked.repin else known
+        elif asked.folder is not None:
             # A local source is at hand: using yesterday's copy of it would surprise.
             pins[source] = pin_local(asked.folder / source)
+        elif known is not None:
+            pins[source] = known
         else:
-            pins[source] = known or pin_source(store, source)
+            raise InputMissing(
+                f"'{source}' is local to the machine of whoever wrote the run",
+                at=f"run {asked.name}",
+                fix="submit the run with `modelmill submit`, which uploads it, or use s3://",
+            )
     return pins
 
 

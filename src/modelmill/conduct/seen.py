@@ -205,6 +205,12 @@ class WorkloadSeen(ObjectSeen):
     status: WorkloadStatus = WorkloadStatus()
 
 
+class WorkloadsSeen(Seen):
+    """A list of them."""
+
+    items: tuple[WorkloadSeen, ...] = ()
+
+
 class AnchorSeen(ObjectSeen):
     """The ConfigMap that owns a release's Jobs and names its live revision."""
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from modelmill.conduct.conductor import is_young
+from modelmill.conduct.ending import read_report
 from modelmill.report.document import ReportDocument
 from modelmill.spec.errors import InputMissing, LineageBroken
 from modelmill.spec.names import COMMITTED, Kind, report_key, run_prefix
@@ -18,7 +19,6 @@ from modelmill.store.artifact import (
     Committed,
     check_ancestry,
     list_artifacts,
-    pull,
     read_manifest,
     verify,
 )
@@ -200,7 +200,16 @@ def _stage_row(store: Store, run: str, stage: Stage, events: tuple[Event, ...]) 
     progress = read_progress(store, run, stage.name)
     if last is None or last.event in ("committed", "adopted"):
         return StageRow(stage=stage.name, key=stage.key, state="waiting")
-    if last.event == "started":
+    if last.event == "waiting" and (progress is None or progress.time < last.time):
+        return StageRow(
+            stage=stage.name,
+            key=stage.key,
+            state="pending",
+            attempts=len(starts),
+            seconds=_age(last.time).total_seconds(),
+            message=last.message,
+        )
+    if last.event in ("started", "waiting"):
         told = progress.time if progress is not None else last.time
         is_live = is_young(max(told, last.time))
         return StageRow(
@@ -222,10 +231,13 @@ def _stage_row(store: Store, run: str, stage: Stage, events: tuple[Event, ...]) 
     )
 
 
+_GOING_ON = ("started", "waiting")
+
+
 def _seconds(events: list[Event]) -> float | None:
     """Take the time from the last start to what came of it."""
     started = next((event for event in reversed(events) if event.event == "started"), None)
-    ended = next((event for event in reversed(events) if event.event != "started"), None)
+    ended = next((each for each in reversed(events) if each.event not in _GOING_ON), None)
     if started is None or ended is None:
         return None
     return (_parse(ended.time) - _parse(started.time)).total_seconds()
@@ -283,6 +295,5 @@ def fetch_report(store: Store, run: str, folder: Path) -> tuple[ReportDocument, 
         raise InputMissing(
             f"Run '{run}' has no report yet", at=store.url, fix=f"modelmill status {run}"
         )
-    pull(store, committed, folder)
-    text = (folder / "report.json").read_text(encoding="ascii")
-    return ReportDocument.model_validate_json(text), (folder / "report.html").resolve()
+    document, _ = read_report(store, committed, folder)
+    return document, (folder / "report.html").resolve()

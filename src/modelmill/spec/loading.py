@@ -67,6 +67,15 @@ def parse_run(data: JsonValue, source: str) -> RunSpec:
     return _parse(RunSpec, data, source, {})
 
 
+def parse_profile(data: JsonValue, source: str) -> Profile:
+    """Read a profile from data that has no lines.
+
+    Raises:
+        SpecError: with every problem.
+    """
+    return _parse(Profile, data, source, {})
+
+
 def parse_yaml(text: str, source: str) -> tuple[JsonValue, Lines]:
     """Parse YAML 1.2 and remember the line of every key.
 

@@ -300,6 +300,8 @@ class RunRecord(Record):
     """By stage: how often the user asked for another computation."""
     conductor: str = ""
     """The conductor that drives the run, empty when it has left; a newer one supersedes it."""
+    cancelled: str = ""
+    """The conductor that was asked to stop everything; the next one starts anew."""
     heartbeat: str = ""
     """When a conductor last worked on it; UTC, ISO 8601."""
     change: str = ""

@@ -1,0 +1,238 @@
+"""Drive one revision of a release from inside its cluster: environment in, exit code out.
+
+Keeps nothing: its pod may be killed at any moment, and the next one goes on.  So it does
+not stop the stages when it is stopped; the release owns them.
+"""
+
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from pydantic import JsonValue, TypeAdapter
+
+from modelmill.conduct.cluster import ClusterBackend
+from modelmill.conduct.conductor import Conductor
+from modelmill.conduct.decide import State
+from modelmill.conduct.ending import REPORT_JSON, final_code, read_report
+from modelmill.conduct.jobs import Release
+from modelmill.conduct.kubernetes import (
+    Conflict,
+    Namespace,
+    NotThere,
+    Refused,
+    Unavailable,
+    in_cluster,
+)
+from modelmill.conduct.prepare import Asked, prepare
+from modelmill.conduct.seen import JobSeen
+from modelmill.conduct.words import event_words
+from modelmill.spec.errors import (
+    DeviceFault,
+    InternalError,
+    ModelmillError,
+    PermissionRefused,
+    Problem,
+    Retry,
+    SpecError,
+)
+from modelmill.spec.loading import parse_profile, parse_run
+from modelmill.spec.names import (
+    ENV_ANCHOR,
+    ENV_CONDUCTOR_JOB,
+    ENV_NAMESPACE,
+    ENV_REVISION,
+    ENV_RUN,
+    ENV_STORE,
+    ENV_TERMINATION,
+    LABEL_REVISION,
+)
+from modelmill.spec.profile import check_cluster, cluster_facts
+from modelmill.spec.records import Ending, Event, Progress
+from modelmill.store.s3 import open_store
+
+CONFIG: Final = Path("/etc/modelmill")
+EVENT_CHARACTERS: Final = 1000
+"""The API server refuses an Event with a message of more than 1024."""
+
+_JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
+
+logger = logging.getLogger("modelmill")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the chart tells its conductor."""
+
+    run: str
+    namespace: str
+    revision: str
+    anchor: str
+    job: str
+    store: str
+
+
+def read_environment(environment: Mapping[str, str]) -> Told:
+    """Parse the environment.
+
+    Raises:
+        SpecError: with every variable that is missing.
+    """
+    names = (ENV_RUN, ENV_NAMESPACE, ENV_REVISION, ENV_ANCHOR, ENV_CONDUCTOR_JOB, ENV_STORE)
+    missing = [Problem(name, "not set") for name in names if not environment.get(name)]
+    if missing:
+        raise SpecError("environment", missing)
+    return Told(*(environment[name] for name in names))
+
+
+def main() -> int:
+    """Drive the run and return its exit code; 0 also where another revision has taken over."""
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(message)s",
+        datefmt="%Y-%m-%dT%H:%M:%S",
+    )
+    try:
+        told = read_environment(os.environ)
+        namespace = in_cluster(told.namespace)
+    except ModelmillError as error:
+        logger.error("%s", error)
+        return error.exit_code
+    try:
+        code, words, is_final = _drive_to_an_end(told, namespace)
+    finally:
+        namespace.close()
+    if words:
+        logger.error("%s", words)
+        _say_last(code, words)
+    if code and is_final:
+        # The Job would start this pod again; what is final fails it instead.
+        with contextlib.suppress(NotThere, Refused, Unavailable):
+            namespace.end_retries(told.job)
+    return code
+
+
+def _drive_to_an_end(told: Told, namespace: Namespace) -> tuple[int, str, bool]:
+    """Drive the run; returns its exit code, last words, and whether trying again is useless."""
+    try:
+        return drive(told, namespace), "", True
+    except ModelmillError as error:
+        return error.exit_code, str(error), error.retry is Retry.NEVER
+    except Unavailable as error:
+        fault = DeviceFault(f"The API server does not answer: {error}")
+        return fault.exit_code, str(fault), False
+    except Refused as error:
+        refused = PermissionRefused(
+            f"Kubernetes refuses what a conductor needs: {error}",
+            fix="apply k8s/ to this namespace: it has the Role and its binding",
+        )
+        return refused.exit_code, str(refused), True
+    except Exception as error:
+        logger.exception("unexpected")
+        return InternalError.exit_code, f"{type(error).__name__}: {error}", True
+
+
+def drive(told: Told, namespace: Namespace) -> int:
+    """Drive the run if this revision is the live one.
+
+    Raises:
+        ModelmillError: the run cannot be prepared, or its store is lost.
+        Unavailable: the API server does not answer.
+        Refused: the ServiceAccount lacks a permission.
+    """
+    try:
+        anchor = namespace.read_anchor(told.anchor)
+        own_job = namespace.read_job(told.job)
+    except NotThere:
+        logger.info("the release is gone; nothing to do")
+        return 0
+    live = anchor.metadata.annotations.get(LABEL_REVISION, "")
+    if live != told.revision:
+        logger.info("revision %s is the live one; nothing to do for %s", live, told.revision)
+        return 0
+    spec = parse_run(_JSON.validate_json((CONFIG / "run.json").read_bytes()), "values: run")
+    profile = parse_profile(
+        _JSON.validate_json((CONFIG / "profile.json").read_bytes()), "values: profile"
+    )
+    check_cluster(profile, "values: profile")
+    store = open_store(told.store)
+    store.check()
+    asked = Asked(told.run, None, facts=cluster_facts(profile), conductor=told.revision)
+    given = prepare(store, spec, profile, asked)
+    release = Release(
+        run=told.run,
+        namespace=told.namespace,
+        revision=told.revision,
+        anchor=told.anchor,
+        anchor_uid=anchor.metadata.uid,
+        profile=profile,
+    )
+    backend = ClusterBackend(namespace, release)
+    verdict = Conductor(given, backend, ClusterWatcher(namespace, own_job)).drive()
+    if verdict.superseded:
+        logger.info("another revision has taken over")
+        return 0
+    for stage, ending in verdict.failures.items():
+        logger.error("%s failed with %d: %s", stage, ending.exit_code, ending.message)
+    if verdict.report is None:
+        return verdict.exit_code
+    with tempfile.TemporaryDirectory() as folder:
+        document, _ = read_report(store, verdict.report, Path(folder), (REPORT_JSON,))
+    code = final_code(verdict, document)
+    logger.info("the run has ended with %d; modelmill report %s shows it", code, told.run)
+    return code
+
+
+@dataclass(frozen=True)
+class ClusterWatcher:
+    """Says what happens in the pod's log and as Kubernetes Events of the conductor's Job."""
+
+    namespace: Namespace
+    job: JobSeen
+
+    def happened(self, event: Event) -> None:
+        """Tell an event; that it cannot be told ends no run."""
+        words = event_words(event)
+        logger.info("%s", words)
+        with contextlib.suppress(NotThere, Conflict, Refused, Unavailable):
+            self.namespace.say(_as_kubernetes_event(event, words, self.job, self.namespace.name))
+
+    def standing(self, states: Mapping[str, State], live: Mapping[str, Progress | None]) -> None:
+        """Leave it to `modelmill status`."""
+
+
+def _as_kubernetes_event(
+    event: Event, words: str, job: JobSeen, namespace: str
+) -> Mapping[str, JsonValue]:
+    time = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    return {
+        "metadata": {"generateName": f"{job.metadata.name}-", "namespace": namespace},
+        "involvedObject": {
+            "apiVersion": "batch/v1",
+            "kind": "Job",
+            "name": job.metadata.name,
+            "uid": job.metadata.uid,
+            "namespace": namespace,
+        },
+        "type": "Warning" if event.event in ("failed", "skipped", "waiting") else "Normal",
+        "reason": f"Stage{event.event.capitalize()}",
+        "message": words[:EVENT_CHARACTERS],
+        "source": {"component": "modelmill-conductor"},
+        "firstTimestamp": time,
+        "lastTimestamp": time,
+        "count": 1,
+    }
+
+
+def _say_last(code: int, words: str) -> None:
+    path = os.environ.get(ENV_TERMINATION)
+    if path:
+        ending = Ending(exit_code=code, message=words)
+        Path(path).write_text(ending.model_dump_json(), encoding="utf-8")
