@@ -40,6 +40,7 @@ def drive(given: Conducted, backend: ScriptedBackend) -> tuple[Verdict, list[str
         return conductor.drive(), listener.events
     finally:
         conductor.stop()
+        conductor.leave(0)
 
 
 @pytest.fixture

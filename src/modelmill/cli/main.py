@@ -9,6 +9,7 @@ import sys
 import click
 
 from modelmill.cli.artifacts import artifacts
+from modelmill.cli.cluster import cancel, resume, submit
 from modelmill.cli.look import logs, report, status
 from modelmill.cli.render import render
 from modelmill.cli.run import plan, run, validate, version
@@ -20,7 +21,10 @@ def cli() -> None:
     """Fine-tune, merge, quantize and test a language model, and see what came out."""
 
 
-for command in (run, validate, plan, render, status, logs, report, artifacts, version):
+for command in (
+    *(run, validate, plan, render, submit, status, logs, report, cancel, resume),
+    *(artifacts, version),
+):
     cli.add_command(command)
 
 

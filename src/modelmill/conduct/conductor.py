@@ -139,7 +139,12 @@ class Conductor:
                 self._ended.add(attempt.id)
                 self._keep_log(attempt)
                 self._event("stopped", attempt.stage, attempt=attempt)
-        self._change(lambda record: record.model_copy(update={"conductor": ""}))
+
+    def leave(self, exit_code: int) -> None:
+        """Write down that nobody drives the run any more, and how it ended."""
+        self._change(
+            lambda record: record.model_copy(update={"conductor": "", "exit_code": exit_code})
+        )
 
     def _observe(self) -> tuple[Attempt, ...]:
         attempts = self.backend.attempts()

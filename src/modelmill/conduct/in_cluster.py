@@ -18,7 +18,7 @@ from typing import Final
 from pydantic import JsonValue, TypeAdapter
 
 from modelmill.conduct.cluster import ClusterBackend
-from modelmill.conduct.conductor import Conductor
+from modelmill.conduct.conductor import Conductor, Verdict
 from modelmill.conduct.decide import State
 from modelmill.conduct.ending import REPORT_JSON, final_code, read_report
 from modelmill.conduct.jobs import Release
@@ -55,7 +55,7 @@ from modelmill.spec.names import (
 )
 from modelmill.spec.profile import check_cluster, cluster_facts
 from modelmill.spec.records import Ending, Event, Progress
-from modelmill.store.s3 import open_store
+from modelmill.store.s3 import Store, open_store
 
 CONFIG: Final = Path("/etc/modelmill")
 EVENT_CHARACTERS: Final = 1000
@@ -164,7 +164,13 @@ def drive(told: Told, namespace: Namespace) -> int:
     check_cluster(profile, "values: profile")
     store = open_store(told.store)
     store.check()
-    asked = Asked(told.run, None, facts=cluster_facts(profile), conductor=told.revision)
+    asked = Asked(
+        told.run,
+        None,
+        facts=cluster_facts(profile),
+        conductor=told.revision,
+        owner=namespace.owner_of(told.run),
+    )
     given = prepare(store, spec, profile, asked)
     release = Release(
         run=told.run,
@@ -175,19 +181,25 @@ def drive(told: Told, namespace: Namespace) -> int:
         profile=profile,
     )
     backend = ClusterBackend(namespace, release)
-    verdict = Conductor(given, backend, ClusterWatcher(namespace, own_job)).drive()
+    conductor = Conductor(given, backend, ClusterWatcher(namespace, own_job))
+    verdict = conductor.drive()
     if verdict.superseded:
         logger.info("another revision has taken over")
         return 0
+    code = _code_of(verdict, store)
+    conductor.leave(code)
+    logger.info("the run has ended with %d; `modelmill report %s` shows it", code, told.run)
+    return code
+
+
+def _code_of(verdict: Verdict, store: Store) -> int:
     for stage, ending in verdict.failures.items():
         logger.error("%s failed with %d: %s", stage, ending.exit_code, ending.message)
     if verdict.report is None:
         return verdict.exit_code
     with tempfile.TemporaryDirectory() as folder:
         document, _ = read_report(store, verdict.report, Path(folder), (REPORT_JSON,))
-    code = final_code(verdict, document)
-    logger.info("the run has ended with %d; modelmill report %s shows it", code, told.run)
-    return code
+    return final_code(verdict, document)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from modelmill.conduct.seen import (
     AnchorSeen,
     EventSeen,
     JobSeen,
+    NamespaceSeen,
     ObjectSeen,
     PodSeen,
     WorkloadSeen,
@@ -97,6 +98,12 @@ class Namespace:
         """Stop mirroring."""
         for informer in self._informers:
             informer.stop()
+
+    def owner_of(self, release: str) -> str:
+        """Name a release so that no release of another cluster has the name."""
+        with _answers():
+            found = _parse(self._api, NamespaceSeen, self._core.read_namespace(self.name))
+        return f"release {release} in namespace {self.name} ({found.metadata.uid})"
 
     def read_anchor(self, name: str) -> AnchorSeen:
         """Read a ConfigMap's metadata.

@@ -12,6 +12,7 @@ from modelmill.conduct.local import LocalBackend
 from modelmill.conduct.place import Opened, opened
 from modelmill.conduct.prepare import Asked, prepare
 from modelmill.report.document import ReportDocument
+from modelmill.spec.errors import Interrupted
 from modelmill.spec.profile import Profile
 from modelmill.spec.run import RunSpec
 
@@ -51,11 +52,13 @@ def run_locally(local: LocalRun, watcher: Watcher) -> Ended:
         given = prepare(place.store, local.spec, local.profile, local.asked)
         backend = LocalBackend(local.asked.name, place.place)
         conductor = Conductor(given, backend, watcher)
+        ended: Ended | None = None
         try:
-            verdict = conductor.drive()
+            ended = _ended(local, place, conductor.drive())
         finally:
             conductor.stop()
-        return _ended(local, place, verdict)
+            conductor.leave(Interrupted.exit_code if ended is None else ended.exit_code)
+        return ended
 
 
 def _ended(local: LocalRun, place: Opened, verdict: Verdict) -> Ended:

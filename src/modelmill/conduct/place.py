@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from modelmill.conduct.local import Place
+from modelmill.spec.profile import Profile
 from modelmill.store.embedded import EmbeddedStore
 from modelmill.store.s3 import Store, open_store
 
@@ -49,3 +50,28 @@ def opened(home: Path, url: str | None) -> Iterator[Opened]:
         finally:
             os.environ.clear()
             os.environ.update(before)
+
+
+@contextmanager
+def opened_as_pods_see_it(profile: Profile, url: str | None) -> Iterator[Store]:
+    """Open the store of a cluster from here, by the profile's address unless another is named.
+
+    The endpoint is the SDK's own variable where that is set: outside the cluster the store
+    may have another address.
+
+    Raises:
+        ModelmillError: it cannot be reached, or refuses us.
+    """
+    endpoint = profile.store.endpoint_url
+    before = dict(os.environ)
+    if endpoint:
+        os.environ.setdefault("AWS_ENDPOINT_URL", endpoint)
+    if profile.store.region:
+        os.environ.setdefault("AWS_DEFAULT_REGION", profile.store.region)
+    try:
+        address = url or profile.store.url
+        open_store(address, retry_budget_seconds=FIRST_ANSWER_SECONDS).check()
+        yield open_store(address)
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelmill.conduct.conductor import Conducted, now
-from modelmill.spec.errors import InputMissing, Problem, SpecError
+from modelmill.spec.errors import InputMissing, PermissionRefused, Problem, SpecError
 from modelmill.spec.names import RUN_NAME, RUN_NAME_LIMIT
 from modelmill.spec.plan import Plan, make_plan, plan_bytes, sources_of
 from modelmill.spec.profile import Facts, Profile
@@ -42,6 +42,10 @@ class Asked:
     """What numbers depend on; found out from this machine where nobody says it."""
     conductor: str = ""
     """Its name; several processes of one name may drive a run together."""
+    owner: str = ""
+    """Where the run belongs: a release in a namespace of a cluster, or nowhere in particular."""
+    take_over: bool = False
+    """Let a run that belongs to somebody else be ours from now on."""
 
 
 def run_name(path: Path) -> str:
@@ -112,33 +116,68 @@ def prepare(store: Store, run: RunSpec, profile: Profile, asked: Asked) -> Condu
         SpecError: `again` names a stage the run does not have.
         DataError: a local source changed while it was read.
     """
+    plan, sha256 = record_plan(store, run, profile, asked)
+    conductor = asked.conductor or attempt_id()
+
+    def take_over(present: RunRecord | None) -> RunRecord:
+        assert present is not None
+        return present.model_copy(
+            update={"conductor": conductor, "exit_code": None, "heartbeat": now()}
+        )
+
+    update_run(store, asked.name, take_over)
+    return Conducted(store, asked.name, plan, sha256, profile, conductor)
+
+
+def record_plan(store: Store, run: RunSpec, profile: Profile, asked: Asked) -> tuple[Plan, str]:
+    """Pin the sources, upload local ones, and write down what is planned, driven by nobody yet.
+
+    Returns:
+        The plan and its SHA-256.
+
+    Raises:
+        InputMissing: a source is not there.
+        SpecError: `again` names a stage the run does not have.
+        DataError: a local source changed while it was read.
+        PermissionRefused: a run of that name belongs to somebody else.
+    """
     record = read_run(store, asked.name)
+    _check_owner(store, record, asked)
     pins = _pins(store, run, record, asked)
     if asked.folder is not None:
         upload_local_sources(store, run, asked.folder)
     plan = _plan(run, profile, pins, record, asked)
     sha256 = put_plan(store, asked.name, plan_bytes(plan))
-    conductor = asked.conductor or attempt_id()
 
-    def take_over(present: RunRecord | None) -> RunRecord:
+    def write_down(present: RunRecord | None) -> RunRecord:
         time = now()
         base = present or RunRecord(name=asked.name, created=time)
         plans = base.plans if sha256 in base.plans else (*base.plans, sha256)
         return base.model_copy(
             update={
+                "owner": asked.owner,
                 "pins": plan.pins,
                 "pinned_at": base.pinned_at if base.pins == plan.pins else time,
                 "plan_sha256": sha256,
                 "plans": plans,
                 "keys": {stage.name: stage.key for stage in plan.stages},
                 "again": plan.again,
-                "conductor": conductor,
-                "heartbeat": time,
             }
         )
 
-    update_run(store, asked.name, take_over)
-    return Conducted(store, asked.name, plan, sha256, profile, conductor)
+    update_run(store, asked.name, write_down)
+    return plan, sha256
+
+
+def _check_owner(store: Store, record: RunRecord | None, asked: Asked) -> None:
+    """Refuse the name of a run that another place owns; one made on a laptop is anybody's."""
+    if record is None or asked.take_over or record.owner in ("", asked.owner):
+        return
+    raise PermissionRefused(
+        f"Run '{asked.name}' belongs to {record.owner}",
+        at=store.url,
+        fix="choose another --name, or say --take-over if that one is yours and has ended",
+    )
 
 
 def upload_local_sources(store: Store, run: RunSpec, folder: Path) -> None:

@@ -217,3 +217,7 @@ class AnchorSeen(ObjectSeen):
 
 def _true(conditions: tuple[Condition, ...], kind: str) -> Condition | None:
     return next((each for each in conditions if (each.type, each.status) == (kind, "True")), None)
+
+
+class NamespaceSeen(ObjectSeen):
+    """A namespace: its UID tells it from one of the same name elsewhere, or later."""

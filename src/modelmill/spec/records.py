@@ -286,6 +286,8 @@ class RunRecord(Record):
     name: str
     created: str
     """UTC, ISO 8601."""
+    owner: str = ""
+    """The release it belongs to, with its namespace and that one's UID; empty for a laptop's."""
     pins: Mapping[str, Pin] = {}
     """Which state of each source the run uses, by the source as asked."""
     pinned_at: str = ""
@@ -300,6 +302,8 @@ class RunRecord(Record):
     """By stage: how often the user asked for another computation."""
     conductor: str = ""
     """The conductor that drives the run, empty when it has left; a newer one supersedes it."""
+    exit_code: int | None = None
+    """How the last conductor left; None while one drives the run, or died."""
     cancelled: str = ""
     """The conductor that was asked to stop everything; the next one starts anew."""
     heartbeat: str = ""

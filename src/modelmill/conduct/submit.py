@@ -1,0 +1,115 @@
+"""What a laptop does to a run on a cluster: submit it, go on with it, cancel it.
+
+The store comes first: local sources, pins and the plan are written there before anything
+is asked of the cluster, so a half-done submission is simply submitted again.
+"""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Final
+
+from pydantic import JsonValue
+
+from modelmill.conduct.conductor import is_young
+from modelmill.conduct.helm import Helm
+from modelmill.conduct.prepare import Asked, preview, record_plan
+from modelmill.conduct.standing import PlanRow, find_run, plan_rows
+from modelmill.spec.errors import InputMissing
+from modelmill.spec.profile import Profile
+from modelmill.spec.records import RunRecord
+from modelmill.spec.run import RunSpec
+from modelmill.store.runs import read_run, update_run
+from modelmill.store.s3 import Store
+
+CANCEL_SECONDS: Final = 45.0
+"""A live conductor looks every 15 s, and pods have their grace period after that."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A run for a cluster."""
+
+    spec: RunSpec
+    profile: Profile
+    asked: Asked
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """What became of a submission."""
+
+    run: str
+    namespace: str
+    plan_sha256: str
+    rows: tuple[PlanRow, ...]
+    """What is committed already, and what will run."""
+
+
+def submit(store: Store, submission: Submission, helm: Helm) -> Submitted:
+    """Make the run the release's, and start or change the release.
+
+    Doing it twice is one run: a new revision adopts what the one before has started.
+
+    Raises:
+        ModelmillError: a source is missing, the name is taken, or the cluster refuses.
+    """
+    asked = submission.asked
+    plan, sha256 = record_plan(store, submission.spec, submission.profile, asked)
+    values: dict[str, JsonValue] = {
+        "run": submission.spec.model_dump(mode="json", by_alias=True),
+        "profile": submission.profile.model_dump(mode="json", by_alias=True),
+        "submitted": True,
+    }
+    helm.install(asked.name, values)
+    return Submitted(asked.name, helm.namespace, sha256, plan_rows(store, plan))
+
+
+def resume(store: Store, asked: Asked, helm: Helm) -> None:
+    """Start a new revision of a run as it is, perhaps with stages to compute again.
+
+    Raises:
+        InputMissing: there is no such run.
+        ModelmillError: a stage to compute again is none of the run's, or the cluster refuses.
+    """
+    _, plan = find_run(store, asked.name)
+    record_plan(store, plan.run, Profile(), replace(asked, facts=plan.facts))
+    helm.upgrade(asked.name)
+
+
+def rows_of(store: Store, submission: Submission) -> tuple[PlanRow, ...]:
+    """Show what a submission would do, without doing it."""
+    plan = preview(store, submission.spec, submission.profile, submission.asked)
+    return plan_rows(store, plan)
+
+
+def cancel(store: Store, run: str) -> bool:
+    """Ask whoever drives a run to stop every stage; returns whether it has done so.
+
+    Raises:
+        InputMissing: there is no such run, or nobody drives it.
+    """
+    record, _ = find_run(store, run)
+    conductor = record.conductor
+    if not _is_driven(record):
+        raise InputMissing(
+            f"Nobody drives run '{run}'",
+            at=store.url,
+            fix=f"if pods of it are left: helm uninstall {run}",
+        )
+
+    def ask(present: RunRecord | None) -> RunRecord:
+        assert present is not None
+        return present.model_copy(update={"cancelled": conductor})
+
+    update_run(store, run, ask)
+    deadline = time.monotonic() + CANCEL_SECONDS
+    while time.monotonic() < deadline:
+        present = read_run(store, run)
+        if present is None or present.conductor != conductor:
+            return True
+        time.sleep(1)
+    return False
+
+
+def _is_driven(record: RunRecord) -> bool:
+    return bool(record.conductor) and is_young(record.heartbeat)
