@@ -10,6 +10,7 @@ import click
 
 from modelmill.cli.artifacts import artifacts
 from modelmill.cli.cluster import cancel, resume, submit
+from modelmill.cli.doctor import doctor
 from modelmill.cli.look import logs, report, status
 from modelmill.cli.render import render
 from modelmill.cli.run import plan, run, validate, version
@@ -22,7 +23,7 @@ def cli() -> None:
 
 
 for command in (
-    *(run, validate, plan, render, submit, status, logs, report, cancel, resume),
+    *(run, validate, plan, render, submit, status, logs, report, cancel, resume, doctor),
     *(artifacts, version),
 ):
     cli.add_command(command)

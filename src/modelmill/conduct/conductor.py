@@ -38,6 +38,7 @@ TICK_SECONDS: Final = 0.2
 YOUNG: Final = timedelta(minutes=2)
 """Progress is told every 15 s; who has been silent for longer has died without a word."""
 HEARTBEAT_SECONDS: Final = 15.0
+LAST_WORDS_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 10.0
 """How often to look whether another run has committed what this one waits for."""
 
@@ -131,20 +132,26 @@ class Conductor:
             self.backend.wait(TICK_SECONDS)
 
     def stop(self) -> None:
-        """Stop what runs, keep its logs, and say so in the run's history."""
+        """Stop what runs, keep its logs, and say so in the run's history.
+
+        What is said afterwards is said quickly or not at all: the store may be what is gone.
+        """
         live = [attempt for attempt in self.backend.attempts() if attempt.is_live]
         self.backend.close()
-        for attempt in self.backend.attempts():
-            if attempt.id in {each.id for each in live}:
-                self._ended.add(attempt.id)
-                self._keep_log(attempt)
-                self._event("stopped", attempt.stage, attempt=attempt)
+        hurried = replace(self.given.store, retry_budget_seconds=LAST_WORDS_SECONDS)
+        self.given = replace(self.given, store=hurried)
+        with contextlib.suppress(StoreUnreachable):
+            for attempt in self.backend.attempts():
+                if attempt.id in {each.id for each in live}:
+                    self._ended.add(attempt.id)
+                    self._keep_log(attempt)
+                    self._event("stopped", attempt.stage, attempt=attempt)
 
     def leave(self, exit_code: int) -> None:
         """Write down that nobody drives the run any more, and how it ended."""
-        self._change(
-            lambda record: record.model_copy(update={"conductor": "", "exit_code": exit_code})
-        )
+        left = {"conductor": "", "exit_code": exit_code}
+        with contextlib.suppress(StoreUnreachable):
+            self._change(lambda record: record.model_copy(update=left))
 
     def _observe(self) -> tuple[Attempt, ...]:
         attempts = self.backend.attempts()

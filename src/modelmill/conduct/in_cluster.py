@@ -55,6 +55,7 @@ from modelmill.spec.names import (
 )
 from modelmill.spec.profile import check_cluster, cluster_facts
 from modelmill.spec.records import Ending, Event, Progress
+from modelmill.store.probe import check_conditional_writes
 from modelmill.store.s3 import Store, open_store
 
 CONFIG: Final = Path("/etc/modelmill")
@@ -163,7 +164,7 @@ def drive(told: Told, namespace: Namespace) -> int:
     )
     check_cluster(profile, "values: profile")
     store = open_store(told.store)
-    store.check()
+    check_conditional_writes(store)
     asked = Asked(
         told.run,
         None,

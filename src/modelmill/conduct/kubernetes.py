@@ -25,6 +25,7 @@ from modelmill.conduct.seen import (
     NamespaceSeen,
     ObjectSeen,
     PodSeen,
+    QueuesSeen,
     WorkloadSeen,
     WorkloadsSeen,
 )
@@ -98,6 +99,50 @@ class Namespace:
         """Stop mirroring."""
         for informer in self._informers:
             informer.stop()
+
+    def server_version(self) -> tuple[int, int]:
+        """Ask the API server for its version."""
+        with _answers():
+            found = client.VersionApi(self._api).get_code()
+        return int(found.major), int(found.minor.rstrip("+"))
+
+    def may(self, verb: str, group: str, resource: str) -> bool:
+        """Ask whether this identity may do something here."""
+        resource, _, subresource = resource.partition("/")
+        review = client.V1SelfSubjectAccessReview(
+            spec=client.V1SelfSubjectAccessReviewSpec(
+                resource_attributes=client.V1ResourceAttributes(
+                    namespace=self.name,
+                    verb=verb,
+                    group=group,
+                    resource=resource,
+                    subresource=subresource,
+                )
+            )
+        )
+        with _answers():
+            answer = client.AuthorizationV1Api(self._api).create_self_subject_access_review(review)
+        return bool(answer.status and answer.status.allowed)
+
+    def has_account(self, name: str) -> bool:
+        """Tell whether a ServiceAccount exists."""
+        try:
+            with _answers():
+                self._core.read_namespaced_service_account(name, self.name)
+        except NotThere:
+            return False
+        return True
+
+    def local_queues(self) -> tuple[str, ...] | None:
+        """List the LocalQueues of Kueue; None where there is no Kueue."""
+        try:
+            with _answers():
+                found = self._custom.list_namespaced_custom_object(
+                    "kueue.x-k8s.io", "v1beta1", self.name, "localqueues"
+                )
+        except NotThere:
+            return None
+        return tuple(each.metadata.name for each in QueuesSeen.model_validate(found).items)
 
     def owner_of(self, release: str) -> str:
         """Name a release so that no release of another cluster has the name."""

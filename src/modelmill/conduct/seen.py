@@ -221,3 +221,9 @@ def _true(conditions: tuple[Condition, ...], kind: str) -> Condition | None:
 
 class NamespaceSeen(ObjectSeen):
     """A namespace: its UID tells it from one of the same name elsewhere, or later."""
+
+
+class QueuesSeen(Seen):
+    """A list of LocalQueues."""
+
+    items: tuple[ObjectSeen, ...] = ()

@@ -108,3 +108,9 @@ def check_cluster(profile: Profile, source: str) -> Profile:
     if missing:
         raise SpecError(source, missing)
     return profile
+
+
+def queues_of(profile: Profile) -> frozenset[str]:
+    """Name every LocalQueue that Jobs of a run are put into."""
+    asked = {pods.queue or profile.queue for pods in profile.stages.values()}
+    return frozenset({*asked, profile.conductor.queue} - {""})

@@ -1,0 +1,39 @@
+"""Whether a store keeps the promise the commit protocol rests on."""
+
+import pytest
+
+from modelmill.spec.errors import StoreUnreachable
+from modelmill.store.probe import check_conditional_writes
+from modelmill.store.s3 import Store
+
+
+def test_store_with_conditions_passes_and_keeps_nothing(store: Store) -> None:
+    """The probe leaves no object behind."""
+    check_conditional_writes(store)
+    assert list(store.list("probes/")) == []
+
+
+@pytest.mark.parametrize("ignored", ["if_none_match", "if_match"])
+def test_store_that_ignores_a_condition_is_refused(store: Store, ignored: str) -> None:
+    """Negative control: the same store behind something that drops the header."""
+
+    class Careless(Store):
+        def put(
+            self,
+            key: str,
+            body: bytes,
+            *,
+            if_none_match: bool = False,
+            if_match: str | None = None,
+        ) -> str:
+            return super().put(
+                key,
+                body,
+                if_none_match=if_none_match and ignored != "if_none_match",
+                if_match=None if ignored == "if_match" else if_match,
+            )
+
+    careless = Careless(store.bucket, store.prefix, store.client)
+    with pytest.raises(StoreUnreachable, match="ignores the condition"):
+        check_conditional_writes(careless)
+    assert list(store.list("probes/")) == []
