@@ -1,3 +1,4 @@
+# ruff: noqa: INP001 - a script, in no package
 """Write the packages of an image's Python as a CycloneDX document on stdout.
 
     sbom.py LOCK
@@ -39,7 +40,9 @@ def document(installed: Iterable[Pin], locked: Mapping[Pin, list[str]]) -> str:
         SystemExit: something is installed that the lock does not name.
     """
     pins = sorted(installed)
-    if strangers := [f"{name}=={version}" for name, version in pins if (name, version) not in locked]:
+    if strangers := [
+        f"{name}=={version}" for name, version in pins if (name, version) not in locked
+    ]:
         raise SystemExit(f"Installed and not in the lock: {', '.join(strangers)}")
     components = [
         {

@@ -80,7 +80,9 @@ def test_only_base_starts_from_elsewhere_and_by_digest() -> None:
 def test_init_is_first_and_no_shell_stands_between() -> None:
     """SIGTERM reaches the stage, whose children are reaped."""
     assert instructions("base", "ENTRYPOINT") == ['["/usr/bin/tini", "--"]']
-    assert [name for name in DOCKERFILES if name != "base" and instructions(name, "ENTRYPOINT")] == []
+    assert [
+        name for name in DOCKERFILES if name != "base" and instructions(name, "ENTRYPOINT")
+    ] == []
 
 
 @pytest.mark.parametrize("image", LEAVES)

@@ -24,7 +24,9 @@ def test_locks_of_the_family_agree_on_every_version() -> None:
 def test_locks_that_disagree_are_noticed() -> None:
     """The check above can fail."""
     other = {
-        line.replace("torch==2.", "torch==3."): Pin(line.replace("torch==2.", "torch==3."), pin.hashes)
+        line.replace("torch==2.", "torch==3."): Pin(
+            line.replace("torch==2.", "torch==3."), pin.hashes
+        )
         for line, pin in lock_of("merge").items()
     }
     assert disagreements({"torch": lock_of("torch"), "merge": other}) == ["torch"]
