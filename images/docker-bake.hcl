@@ -43,21 +43,19 @@ target "torch" {
 }
 
 target "without-torch" {
-  matrix     = { name = ["light", "infer-vllm"] }
-  name       = name
+  matrix     = { leaf = ["light", "infer-vllm"] }
+  name       = leaf
   inherits   = ["image"]
-  dockerfile = "images/${name}/Dockerfile"
+  dockerfile = "images/${leaf}/Dockerfile"
   contexts   = { base = "target:base", builder = "target:builder", modelmill = "target:modelmill" }
-  tags       = ["${REPOSITORY}/${name}:${VERSION}"]
-  attest     = ["type=provenance,mode=min", "type=sbom"]
+  tags       = ["${REPOSITORY}/${leaf}:${VERSION}"]
 }
 
 target "on-torch" {
-  matrix     = { name = ["finetune", "merge", "quantize", "infer"] }
-  name       = name
+  matrix     = { leaf = ["finetune", "merge", "quantize", "infer"] }
+  name       = leaf
   inherits   = ["image"]
-  dockerfile = "images/${name}/Dockerfile"
+  dockerfile = "images/${leaf}/Dockerfile"
   contexts   = { torch = "target:torch", builder = "target:builder", modelmill = "target:modelmill" }
-  tags       = ["${REPOSITORY}/${name}:${VERSION}"]
-  attest     = ["type=provenance,mode=min", "type=sbom"]
+  tags       = ["${REPOSITORY}/${leaf}:${VERSION}"]
 }

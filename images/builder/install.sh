@@ -19,4 +19,5 @@ install() {
 [ $# -eq 0 ] || install --offline "$@"
 # Nothing is built here: what the builder has no wheel for fails.
 install --require-hashes --only-binary :all: --requirement "$lock"
+rm -f /opt/modelmill/venv/.lock # uv's, and anybody may write to it
 "$python" /opt/builder/sbom.py "$lock" > "$(dirname "$lock")/sbom.cdx.json"

@@ -32,7 +32,7 @@ def baked() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     text = (IMAGES / "docker-bake.hcl").read_text(encoding="utf-8")
     for block in re.split(r'^target (?=")', text, flags=re.MULTILINE)[1:]:
-        matrix = re.search(r"matrix\s*=\s*{ name = \[(.*?)\] }", block)
+        matrix = re.search(r"matrix\s*=\s*{ leaf = \[(.*?)\] }", block)
         own = block.partition(" ")[0]
         for name in re.findall(r'"([a-z-]+)"', matrix[1] if matrix else own):
             pairs = re.findall(r'([a-z]+) = "target:([a-z]+)"', block)
