@@ -55,6 +55,14 @@ def test_nothing_comes_from_an_address(image: str) -> None:
 
 
 @pytest.mark.parametrize("image", DOCKERFILES)
+def test_step_that_fails_ends_the_build(image: str) -> None:
+    """OCI images have no SHELL: buildah ignores it, and with it the `-e` it might ask for."""
+    assert instructions(image, "SHELL") == []
+    steps = [re.sub(r"--mount=\S+ ", "", step) for step in instructions(image, "RUN")]
+    assert [step for step in steps if ";" in step and not step.startswith("set -eu; ")] == []
+
+
+@pytest.mark.parametrize("image", DOCKERFILES)
 def test_packages_are_installed_by_hash(image: str) -> None:
     """No pip or uv call gets its packages from anything but a lock or a wheel made from one."""
     for call in re.findall(r"(?:pip|uv pip) (?:install|wheel) [^;]*", text_of(image)):
