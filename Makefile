@@ -25,7 +25,7 @@ dev: environments ## Make .venv, which holds every package and the test tools
 
 .PHONY: test
 test: dev ## Run every test that needs nothing but this machine
-	@.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/images --ignore tests/cluster
 
 .PHONY: format
 format: dev ## Format the code
@@ -38,6 +38,7 @@ lint: dev ## Check format, style, types and import contracts
 	@.venv/bin/ruff check .
 	@.venv/bin/mypy
 	@PYTHONPATH=src .venv/bin/lint-imports
+	@.venv/bin/hadolint images/*/Dockerfile
 
 .PHONY: generate
 generate: dev ## Write what is derived from the code: schemas, reference, values, example Jobs
@@ -59,3 +60,12 @@ clean: ## Remove environments, the embedded store and everything it holds
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
 		/^[a-z-]+:.*##/ {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+##@ Images
+.PHONY: images
+images: ## Build every image that CI builds, with buildah; BASE_IMAGE=... for another base
+	@images/build.sh
+
+.PHONY: test-images
+test-images: dev ## Run the built images as a cluster would; needs root, buildah and runc
+	@.venv/bin/pytest tests/images

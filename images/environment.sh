@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 name=$1 folder=$2
 case $name in
-    light) lock=images/light/requirements.lock ;;
+    light) lock=images/light/local.lock ;;
     train) lock=images/finetune/requirements.lock ;;
     quantize) lock=images/quantize/requirements.lock ;;
     dev) lock=tests/requirements.lock ;;

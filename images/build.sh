@@ -1,0 +1,42 @@
+#!/bin/sh
+# Build images with buildah, each after those it is made from; no daemon.
+#   images/build.sh [NAME...]      without names: every image that CI builds
+# BASE_IMAGE   what `base` starts from, instead of the Dockerfile's CUDA image
+# REPOSITORY   what names start with (localhost/modelmill)
+# BUILD_FLAGS  more for buildah, as --secret id=ca,src=FILE or --secret id=uv,src=FILE
+set -eu
+cd "$(dirname "$0")/.."
+repository=${REPOSITORY:-localhost/modelmill}
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
+revision=$(git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null || echo unknown)
+built=" "
+
+# The Dockerfiles themselves say what they are made from: a FROM or a --from that names a folder.
+parents() {
+    sed -n -E 's/^FROM ([a-z-]+)( .*)?$/\1/p; s/.*[-,]from=([a-z-]+)[ ,].*/\1/p; s/^FROM ([a-z-]+)$/\1/p' \
+        "images/$1/Dockerfile" | sort -u
+}
+
+build() {
+    case $built in *" $1 "*) return ;; esac
+    [ -f "images/$1/Dockerfile" ] || { echo "There is no image '$1'" >&2; exit 64; }
+    for parent in $(parents "$1"); do build "$parent"; done
+    built="$built$1 "
+    started=$(date +%s)
+    set -- "$1" --file "images/$1/Dockerfile" --tag "$repository/$1:$version"
+    for parent in $(parents "$1"); do
+        set -- "$@" --build-context "$parent=container-image://$repository/$parent:$version"
+    done
+    [ "$1" != base ] || [ -z "${BASE_IMAGE:-}" ] || set -- "$@" --build-arg "BASE_IMAGE=$BASE_IMAGE"
+    echo "Building $repository/$1:$version" >&2
+    name=$1
+    shift
+    # BUILD_FLAGS is a list of words.
+    # shellcheck disable=SC2086
+    buildah bud --quiet --layers --isolation chroot --format oci \
+        --build-arg "VERSION=$version" --build-arg "REVISION=$revision" ${BUILD_FLAGS:-} "$@" .
+    echo "$name took $(($(date +%s) - started)) s" >&2
+}
+
+[ $# -gt 0 ] || set -- light finetune merge quantize infer
+for name in "$@"; do build "$name"; done
