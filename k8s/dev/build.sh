@@ -2,17 +2,17 @@
 # Build the Go programs of the cluster into the cache, each version once.
 # Ten minutes and 4 GB of temporary disk at first, nothing afterwards.
 set -euo pipefail
-here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=k8s/dev/settings.sh
-. "$here/settings.sh"
+. "$(dirname "$0")/settings.sh"
 
 main() {
     ensure "kubernetes-$KUBERNETES" kubernetes
     ensure "etcd-$ETCD" command etcd go.etcd.io/etcd/server/v3 "v$ETCD"
     ensure "helm-$HELM" command helm helm.sh/helm/v4 "v$HELM" /cmd/helm
     ensure "kueue-$KUEUE" kueue
-    ensure "registry-$REGISTRY" registry
-    ensure pause-1 pause
+    ensure "coredns-$COREDNS" own coredns github.com/coredns/coredns "v$COREDNS"
+    ensure "registry-$REGISTRY" own registry github.com/distribution/distribution/v3 "v$REGISTRY"
+    ensure "pause-$PAUSE" own pause
 }
 
 # ensure FOLDER BUILDER ARGUMENT...: call the builder in a module of its own unless the cache
@@ -21,7 +21,7 @@ ensure() {
     local folder=$BINARIES/$1 builder=$2
     shift 2
     [ -d "$folder" ] && return
-    command -v go >/dev/null || fail "Building $builder needs Go 1.25 or later: https://go.dev/dl"
+    command -v go >/dev/null || fail "Building the cluster needs Go 1.26 or later: https://go.dev/dl"
     echo "Building ${folder##*/}" >&2
     work=$(mktemp -d "${TMPDIR:-/tmp}/modelmill-build.XXXXXX")
     trap 'rm -rf "$work"' EXIT
@@ -40,16 +40,16 @@ link() { # link OUTPUT PACKAGE [LINKER FLAGS]
 }
 
 build_kubernetes() {
-    local requirements staged=k8s.io/component-base/version version=v$KUBERNETES name
+    local requirements version=v$KUBERNETES build=k8s.io/component-base/version name
     requirements=$(go list -m -f '{{.GoMod}}' "k8s.io/kubernetes@$version")
     go mod edit -require "k8s.io/kubernetes@$version"
     # Its own libraries are required as v0.0.0, published as v0.34.4.
     awk '$2 == "v0.0.0" { print $1 }' "$requirements" | while read -r library; do
         go mod edit -replace "$library=$library@v0.${KUBERNETES#*.}"
     done
-    cp "$here/programs/kubernetes/main.go" .
-    link kubernetes . "-X $staged.gitVersion=$version -X $staged.gitMajor=${KUBERNETES%%.*} \
-        -X $staged.gitMinor=$(cut -d. -f2 <<<"$KUBERNETES")"
+    cp "$DEV/programs/kubernetes/main.go" .
+    link kubernetes . "-X $build.gitVersion=$version -X $build.gitMajor=${KUBERNETES%%.*} \
+        -X $build.gitMinor=$(cut -d. -f2 <<<"$KUBERNETES")"
     for name in kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl; do
         ln -s kubernetes "$work/bin/$name"
     done
@@ -67,15 +67,10 @@ build_kueue() {
     cp -r "$(go list -m -f '{{.Dir}}' sigs.k8s.io/kueue)/charts/kueue" "$work/bin/chart"
 }
 
-build_registry() {
-    go get "github.com/distribution/distribution/v3@v$REGISTRY"
-    cp "$here/programs/registry/main.go" .
-    link registry .
-}
-
-build_pause() {
-    cp "$here/programs/pause/main.go" .
-    link pause .
+build_own() { # build_own NAME [MODULE VERSION]: programs/NAME, which needs the module
+    [ $# -eq 1 ] || go get "$2@$3"
+    cp "$DEV/programs/$1/main.go" .
+    link "$1" .
 }
 
 main

@@ -5,6 +5,7 @@ KUBERNETES=1.34.4
 ETCD=3.6.5
 HELM=4.3.1
 KUEUE=0.19.2
+COREDNS=1.14.7
 REGISTRY=3.0.0
 PAUSE=1
 
@@ -30,7 +31,7 @@ CERTIFICATES=$STATE/certificates
 GPUS=${MODELMILL_CLUSTER_GPUS:-1}
 BUCKET=modelmill
 
-for folder in "kubernetes-$KUBERNETES" "etcd-$ETCD" "helm-$HELM" "registry-$REGISTRY"; do
+for folder in kubernetes-$KUBERNETES etcd-$ETCD helm-$HELM coredns-$COREDNS registry-$REGISTRY; do
     PATH=$BINARIES/$folder:$PATH
 done
 PATH=$PATH:/usr/sbin:/sbin

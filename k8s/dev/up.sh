@@ -76,7 +76,7 @@ start_components() {
     done
     "$DEV/image.sh" "pause:$PAUSE" "$BINARIES/pause-$PAUSE/pause" /pause
     wait_for 60 "the API server" kubectl get --raw /readyz
-    for name in kube-controller-manager kube-scheduler kubelet kube-proxy gpu; do
+    for name in kube-controller-manager kube-scheduler kubelet kube-proxy coredns gpu; do
         "$DEV/component.sh" start "$name"
     done
     wait_for 60 "the S3 store" make_bucket

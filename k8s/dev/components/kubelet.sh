@@ -1,6 +1,5 @@
 # shellcheck shell=bash
-# failCgroupV1 and failSwapOn: it is somebody's own machine.  Pods resolve no names; what they
-# reach has an address.
+# failCgroupV1 and failSwapOn: it is somebody's own machine.
 cat >"$STATE/kubelet.yaml" <<YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -14,6 +13,8 @@ cgroupDriver: cgroupfs
 cgroupRoot: /$GROUP
 failCgroupV1: false
 failSwapOn: false
+clusterDNS: [$NODE_ADDRESS]
+clusterDomain: cluster.local
 resolvConf: ""
 volumePluginDir: /var/lib/kubelet/volume-plugins
 evictionHard: {memory.available: 100Mi, nodefs.available: 1Gi, imagefs.available: 1Gi}
