@@ -14,6 +14,7 @@ main() {
         sysctl --quiet --load "$STATE/sysctl.conf" 2>/dev/null || true
         rm -rf --one-file-system "$STATE"
     fi
+    rmdir "$STATE" 2>/dev/null || true # killed right after its start
     MODELMILL_CLUSTER_NETWORK=$NETWORK "$DEV/leftovers.sh"
 }
 

@@ -66,6 +66,6 @@ in_node() {
     local pid
     pid=$(node_pid) || fail "No cluster runs; start one with: make cluster"
     nsenter --target "$pid" --mount --net --pid -- env --ignore-environment PATH="$PATH" \
-        HOME="$STATE" MODELMILL_CLUSTER="$STATE" MODELMILL_CACHE="$CACHE" MODELMILL_WEED="$WEED" \
-        MODELMILL_CLUSTER_GPUS="$GPUS" "$@"
+        HOME="$STATE" KUBECONFIG="$STATE/kubeconfig" MODELMILL_CLUSTER="$STATE" \
+        MODELMILL_CACHE="$CACHE" MODELMILL_WEED="$WEED" MODELMILL_CLUSTER_GPUS="$GPUS" "$@"
 }

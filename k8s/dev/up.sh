@@ -3,7 +3,6 @@
 set -euo pipefail
 # shellcheck source=k8s/dev/settings.sh
 . "$(dirname "$0")/settings.sh"
-export KUBECONFIG=$STATE/kubeconfig
 
 main() {
     check
@@ -13,26 +12,36 @@ main() {
         "$DEV/packages.sh"
         "$DEV/build.sh"
         "$DEV/down.sh"
-        trap 'echo "The cluster did not start; its logs are in $STATE/logs.  Clean up: make cluster-down" >&2' ERR
+        trap explain EXIT
         start_node
         start_components
         "$DEV/kueue.sh"
         touch "$STATE/ready"
     fi
-    echo "export KUBECONFIG=$KUBECONFIG"
+    echo "export PATH=$BINARIES/kubernetes-$KUBERNETES:$BINARIES/helm-$HELM:\$PATH"
+    echo "export KUBECONFIG=$STATE/kubeconfig"
+}
+
+explain() {
+    [ -f "$STATE/ready" ] ||
+        echo "The cluster did not start; its logs are in $STATE/logs.  Clean up: make cluster-down" >&2
 }
 
 check() {
     [ "$(id -u)" = 0 ] || fail "The cluster needs root, for namespaces, mounts and interfaces; without it use kind (k8s/dev/README.md)"
     [ -x "$WEED" ] || fail "There is no SeaweedFS at $WEED; make it with: make environments"
     case $STATE/ in
-        /run/* | /var/lib/* | /var/log/*) fail "The node has its own ${STATE%/*}; set MODELMILL_CLUSTER to another folder" ;;
+        /run/* | /var/lib/* | /var/log/*) fail "The node has its own /run, /var/lib and /var/log, so $STATE would be hidden; set MODELMILL_CLUSTER" ;;
     esac
+    # Stopping deletes the folder.
+    [ -z "$(ls "$STATE" 2>/dev/null)" ] || [ -f "$STATE/network" ] ||
+        fail "$STATE holds something else; set MODELMILL_CLUSTER to an empty folder"
 }
 
 start_node() {
-    mkdir -p "$STATE"/{pids,logs}
+    mkdir -p "$STATE"
     echo "$NETWORK" >"$STATE/network"
+    mkdir "$STATE"/{pids,logs}
     ! ip route show table all | grep -q "^$NETWORK\." ||
         fail "The network $NETWORK.0.0/16 is in use here; set MODELMILL_CLUSTER_NETWORK, for example to 10.124"
     # The kubelet sets some of these, and they are this machine's.
@@ -75,12 +84,12 @@ start_components() {
         "$DEV/component.sh" start "$name"
     done
     "$DEV/image.sh" "pause:$PAUSE" "$BINARIES/pause-$PAUSE/pause" /pause
-    wait_for 60 "the API server" kubectl get --raw /readyz
+    wait_for 60 "the API server" in_node kubectl get --raw /readyz
     for name in kube-controller-manager kube-scheduler kubelet kube-proxy coredns gpu; do
         "$DEV/component.sh" start "$name"
     done
     wait_for 60 "the S3 store" make_bucket
-    wait_for 60 "the node" kubectl wait --for condition=Ready "node/$NODE" --timeout 1s
+    wait_for 60 "the node to be ready" in_node kubectl wait --for condition=Ready "node/$NODE" --timeout 1s
 }
 
 write_store_access() (

@@ -1,6 +1,5 @@
 # shellcheck shell=bash
 # Pretend GPUs: the node's status says it has them.  A kubelet that starts takes them away.
-export KUBECONFIG=$STATE/kubeconfig
 capacity='{.status.capacity.nvidia\.com/gpu}{"\n"}'
 while sleep 0.5; do
     kubectl get node "$NODE" --watch --output "jsonpath=$capacity" | while read -r count; do
