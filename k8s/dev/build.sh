@@ -29,7 +29,8 @@ ensure() {
     export GOPATH=$work/go GOCACHE=$work/objects GOFLAGS="-modcacherw -trimpath -mod=mod"
     export CGO_ENABLED=0
     mkdir -p "$work/bin" "$work/source"
-    (cd "$work/source" && go mod init throwaway 2>/dev/null && "build_$builder" "$@")
+    (cd "$work/source" && go mod init throwaway && "build_$builder" "$@") \
+        2> >(grep -vE '^go: (downloading|added|creating)' >&2)
     mkdir -p "$BINARIES"
     mv "$work/bin" "$folder"
     rm -rf "$work"
