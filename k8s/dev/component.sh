@@ -9,7 +9,9 @@ set -euo pipefail
 main() {
     local verb=${1-} name=${2-}
     [ "$verb" = list ] && exec ls "$STATE/pids"
-    [ -f "$DEV/components/$name.sh" ] || fail "There is no component '$name'; see: ls $DEV/components"
+    [ -n "$name" ] || fail "component.sh start|stop|pause|continue|logs|running NAME, or list"
+    [ -f "$DEV/components/$name.sh" ] ||
+        fail "There is no component '$name'; see: ls $DEV/components"
     case $verb in
         start) start "$name" ;;
         stop) stop "$name" ;;
@@ -17,7 +19,7 @@ main() {
         continue) signal CONT "$name" ;;
         logs) exec cat "$STATE/logs/$name.log" ;;
         running) running "$name" ;;
-        *) fail "component.sh start|stop|pause|continue|logs|running NAME" ;;
+        *) fail "A component has no '$verb'; it has start, stop, pause, continue, logs and running" ;;
     esac
 }
 
@@ -36,14 +38,10 @@ start() {
     wait_for 10 "$1" test -s "$STATE/pids/$1"
 }
 
-stop() {
+stop() { # at once, as in a crash: the API server would take a minute to say goodbye
     running "$1" || return 0
-    signal TERM "$1"
-    for _ in {1..50}; do
-        running "$1" || return 0
-        sleep 0.2
-    done
     signal KILL "$1"
+    while running "$1"; do sleep 0.05; done
 }
 
 main "$@"

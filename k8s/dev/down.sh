@@ -19,14 +19,16 @@ main() {
 }
 
 group_processes() {
-    grep -lsE ":/$GROUP(/|\$)" /proc/[0-9]*/cgroup | cut -d/ -f3
+    # A process that ends meanwhile makes grep fail.
+    { grep -lsE ":/$GROUP(/|\$)" /proc/[0-9]*/cgroup || true; } | cut -d/ -f3
 }
 
 kill_processes() {
     local pids
     for _ in {1..100}; do
-        pids=$(group_processes) || return 0
-        # Some are gone by now; those that are being started are found the next time.
+        pids=$(group_processes)
+        [ -n "$pids" ] || return 0
+        # Some are gone by now; those that were being started are found the next time.
         # shellcheck disable=SC2086
         kill -KILL $pids 2>/dev/null || true
         sleep 0.1

@@ -55,6 +55,16 @@ cgroup_hierarchies() {
     findmnt --noheadings --output TARGET --types cgroup,cgroup2
 }
 
+# Join the group by which the cluster is found and stopped, before becoming a part of it.
+join_cgroups() {
+    local hierarchy
+    for hierarchy in $(cgroup_hierarchies); do
+        mkdir -p "$hierarchy/$GROUP/node"
+        # A group without cores takes no process; the kubelet gives it some.
+        echo "$BASHPID" >"$hierarchy/$GROUP/node/cgroup.procs" || true
+    done 2>/dev/null
+}
+
 # The process that is the node, as this machine numbers it; nothing when there is none.
 node_pid() {
     local pid
@@ -62,10 +72,10 @@ node_pid() {
 }
 
 # Run a command inside the node, in an environment that owes nothing to the caller's.
-in_node() {
-    local pid
+in_node() (
     pid=$(node_pid) || fail "No cluster runs; start one with: make cluster"
-    nsenter --target "$pid" --mount --net --pid -- env --ignore-environment PATH="$PATH" \
+    join_cgroups
+    exec nsenter --target "$pid" --mount --net --pid -- env --ignore-environment PATH="$PATH" \
         HOME="$STATE" KUBECONFIG="$STATE/kubeconfig" MODELMILL_CLUSTER="$STATE" \
         MODELMILL_CACHE="$CACHE" MODELMILL_WEED="$WEED" MODELMILL_CLUSTER_GPUS="$GPUS" "$@"
-}
+)

@@ -39,11 +39,11 @@ check() {
 }
 
 start_node() {
+    ! ip route show table all | grep -q "^$NETWORK\." ||
+        fail "The network $NETWORK.0.0/16 is in use here; set MODELMILL_CLUSTER_NETWORK, for example to 10.124"
     mkdir -p "$STATE"
     echo "$NETWORK" >"$STATE/network"
     mkdir "$STATE"/{pids,logs}
-    ! ip route show table all | grep -q "^$NETWORK\." ||
-        fail "The network $NETWORK.0.0/16 is in use here; set MODELMILL_CLUSTER_NETWORK, for example to 10.124"
     # The kubelet sets some of these, and they are this machine's.
     sysctl --ignore kernel.panic kernel.panic_on_oops vm.overcommit_memory vm.panic_on_oom \
         kernel.keys.root_maxkeys kernel.keys.root_maxbytes >"$STATE/sysctl.conf"
@@ -64,16 +64,6 @@ start_node() {
     in_node ip route add default via "$MACHINE_ADDRESS"
     ip route add "$PODS" via "$NODE_ADDRESS"
     ip route add "$SERVICES" via "$NODE_ADDRESS"
-}
-
-# Whatever the cluster starts is born into its group, and so can be found and stopped.
-join_cgroups() {
-    local hierarchy
-    for hierarchy in $(cgroup_hierarchies); do
-        mkdir -p "$hierarchy/$GROUP/node"
-        # A group without cores takes no process; the kubelet gives it some.
-        echo "$BASHPID" >"$hierarchy/$GROUP/node/cgroup.procs" || true
-    done 2>/dev/null
 }
 
 start_components() {
