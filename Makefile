@@ -56,6 +56,16 @@ locks: ## Compile every lock anew from pyproject.toml
 clean: ## Remove environments, the embedded store and everything it holds
 	rm -rf .modelmill .venv
 
+##@ Cluster
+.PHONY: cluster
+cluster: ## Start a real one-node Kubernetes with Kueue, S3 and a pretended GPU
+	@images/environment.sh light $(environments)/light
+	@k8s/dev/up.sh
+
+.PHONY: cluster-down
+cluster-down: ## Stop it and remove all it has made
+	@k8s/dev/down.sh
+
 .PHONY: help
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} \

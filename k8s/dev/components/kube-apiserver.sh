@@ -1,0 +1,27 @@
+# shellcheck shell=bash
+exec kube-apiserver \
+    --etcd-servers=http://127.0.0.1:2379 \
+    --bind-address="$NODE_ADDRESS" \
+    --advertise-address="$NODE_ADDRESS" \
+    --service-cluster-ip-range="$SERVICES" \
+    --tls-cert-file="$CERTIFICATES/kube-apiserver.crt" \
+    --tls-private-key-file="$CERTIFICATES/kube-apiserver.key" \
+    --client-ca-file="$CERTIFICATES/authority.crt" \
+    --authorization-mode=Node,RBAC \
+    --enable-admission-plugins=NodeRestriction \
+    --allow-privileged=true \
+    --service-account-issuer=https://kubernetes.default.svc \
+    --service-account-key-file="$CERTIFICATES/service-accounts.key" \
+    --service-account-signing-key-file="$CERTIFICATES/service-accounts.key" \
+    --kubelet-certificate-authority="$CERTIFICATES/authority.crt" \
+    --kubelet-client-certificate="$CERTIFICATES/kubelet-client.crt" \
+    --kubelet-client-key="$CERTIFICATES/kubelet-client.key" \
+    --kubelet-preferred-address-types=InternalIP \
+    --enable-aggregator-routing=true \
+    --proxy-client-cert-file="$CERTIFICATES/front-proxy.crt" \
+    --proxy-client-key-file="$CERTIFICATES/front-proxy.key" \
+    --requestheader-client-ca-file="$CERTIFICATES/authority.crt" \
+    --requestheader-allowed-names=front-proxy \
+    --requestheader-username-headers=X-Remote-User \
+    --requestheader-group-headers=X-Remote-Group \
+    --requestheader-extra-headers-prefix=X-Remote-Extra-
