@@ -228,6 +228,14 @@ def test_image_is_named_by_digest_where_one_is_pinned() -> None:
     assert report == "r:5000/x/modelmill-light:7"
 
 
+def test_toleration_is_written_as_in_a_pod() -> None:
+    """In Kubernetes' own spelling, and without what was left out, also after a round trip."""
+    asked = {"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 9}
+    given = Profile.model_validate({**CLUSTER, "pods": {"tolerations": [asked, {"key": "b"}]}})
+    again = rendered(order_of("merge"), given.model_dump(mode="json"))
+    assert pod_of(again)["tolerations"][-2:] == [asked, {"key": "b"}]
+
+
 def test_own_labels_and_annotations_come_along_and_ours_stay() -> None:
     """A site can mark pods and let them be moved, and cannot take the run's name away."""
     pods = {
