@@ -88,7 +88,7 @@ def _where(place: PodPlace, pods: StagePods, profile: Profile) -> dict[str, Json
         tolerations.append(
             {"key": profile.gpu_resource_name, "operator": "Exists", "effect": "NoSchedule"}
         )
-    tolerations += [each.model_dump(exclude_unset=True) for each in place.tolerations]
+    tolerations += [each.model_dump(exclude_defaults=True) for each in place.tolerations]
     optional: dict[str, JsonValue] = {
         "nodeSelector": dict(place.node_selector),
         "priorityClassName": place.priority_class_name,

@@ -13,9 +13,10 @@ from modelmill.conduct.jobs import Release, job_name, key_label, stage_job
 from modelmill.conduct.render import NO_UID, rendered_jobs
 from modelmill.spec.errors import SpecError
 from modelmill.spec.loading import parse_run
-from modelmill.spec.names import ENVIRONMENT_OF, KINDS, kind_of
+from modelmill.spec.names import ENV_ATTEMPT, ENVIRONMENT_OF, KINDS, kind_of
 from modelmill.spec.profile import Profile
 from modelmill.spec.quantity import whole_bytes
+from modelmill.stages.entrypoint import read_environment
 from tests.pod_security import pod_problems
 from tests.unit.spec.strategies import profiles, runs
 
@@ -178,6 +179,16 @@ def test_replaced_pod_is_another_attempt() -> None:
     assert attempt["valueFrom"] == {"fieldRef": {"fieldPath": "metadata.uid"}}
 
 
+def test_stage_understands_what_it_is_told() -> None:
+    """What the Job sets is what the entrypoint reads, by the same names."""
+    asked = read_environment({**environment_of(rendered(order_of("merge"), {})), ENV_ATTEMPT: "u"})
+    assert (asked.store, asked.run, asked.stage) == ("s3://b/p", "run", "merge")
+    assert (asked.plan_sha256, asked.attempt) == ("cd" * 32, "u")
+    assert (str(asked.work), asked.work_limit_bytes) == ("/work", 100 * 2**30)
+    assert str(asked.termination) == "/dev/termination-log"
+    assert (asked.progress_file, asked.parent_pid) == (None, None)
+
+
 def test_everything_a_library_writes_lands_in_a_volume() -> None:
     """The root is read-only: HOME, temporary files and caches are in volumes with a limit."""
     job = rendered(order_of("merge"), {})
@@ -215,6 +226,14 @@ def test_image_is_named_by_digest_where_one_is_pinned() -> None:
     report = pod_of(rendered(order_of("report"), profile))["containers"][0]["image"]
     assert merge == f"r:5000/x/modelmill-merge@sha256:{'a' * 64}"
     assert report == "r:5000/x/modelmill-light:7"
+
+
+def test_toleration_is_written_as_in_a_pod() -> None:
+    """In Kubernetes' own spelling, and without what was left out, also after a round trip."""
+    asked = {"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 9}
+    given = Profile.model_validate({**CLUSTER, "pods": {"tolerations": [asked, {"key": "b"}]}})
+    again = rendered(order_of("merge"), given.model_dump(mode="json"))
+    assert pod_of(again)["tolerations"][-2:] == [asked, {"key": "b"}]
 
 
 def test_own_labels_and_annotations_come_along_and_ours_stay() -> None:

@@ -85,6 +85,13 @@ def test_generated_files_are_what_the_code_says(tmp_path: Path) -> None:
         assert committed == text, f"{name} is stale; write it anew with `make generate`"
 
 
+def test_every_example_job_is_generated(tmp_path: Path) -> None:
+    """A stage that is gone leaves no example behind."""
+    jobs = {name for name in generate(tmp_path) if name.startswith("k8s/jobs/")}
+    found = {str(path.relative_to(ROOT)) for path in (ROOT / "k8s/jobs").iterdir()}
+    assert found == {*jobs, "k8s/jobs/profile.yaml"}
+
+
 @pytest.mark.parametrize("path", COMMANDS)
 def test_command_has_help_and_is_in_the_reference(path: str, reference: str) -> None:
     """A command that nobody explains cannot be shipped."""
