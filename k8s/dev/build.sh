@@ -1,11 +1,17 @@
 #!/usr/bin/env bash
 # Build the Go programs of the cluster into the cache, each version once.
-# Ten minutes and 4 GB of temporary disk at first, nothing afterwards.
+# Ten minutes and 7 GB of temporary disk at first, nothing afterwards.
 set -euo pipefail
 # shellcheck source=k8s/dev/settings.sh
 . "$(dirname "$0")/settings.sh"
 
 main() {
+    work=$(mktemp -d "${TMPDIR:-/tmp}/modelmill-build.XXXXXX")
+    trap 'rm -rf "$work"' EXIT
+    # The programs share sources and objects, and once they are linked nothing needs them.
+    export GOPATH=$work/go GOCACHE=$work/objects GOFLAGS="-modcacherw -trimpath -mod=mod"
+    export CGO_ENABLED=0
+
     ensure "kubernetes-$KUBERNETES" kubernetes
     ensure "etcd-$ETCD" command etcd go.etcd.io/etcd/server/v3 "v$ETCD"
     ensure "helm-$HELM" command helm helm.sh/helm/v4 "v$HELM" /cmd/helm
@@ -23,17 +29,11 @@ ensure() {
     [ -d "$folder" ] && return
     command -v go >/dev/null || fail "Building the cluster needs Go 1.26 or later: https://go.dev/dl"
     echo "Building ${folder##*/}" >&2
-    work=$(mktemp -d "${TMPDIR:-/tmp}/modelmill-build.XXXXXX")
-    trap 'rm -rf "$work"' EXIT
-    # Sources and objects of one program are gigabytes and never needed again.
-    export GOPATH=$work/go GOCACHE=$work/objects GOFLAGS="-modcacherw -trimpath -mod=mod"
-    export CGO_ENABLED=0
-    mkdir -p "$work/bin" "$work/source"
-    (cd "$work/source" && go mod init throwaway && "build_$builder" "$@") \
+    rm -rf "${work:?}"/{module,bin}
+    mkdir -p "$work"/{module,bin} "$BINARIES"
+    (cd "$work/module" && go mod init throwaway && "build_$builder" "$@") \
         2> >(grep -vE '^go: (downloading|added|creating)' >&2)
-    mkdir -p "$BINARIES"
     mv "$work/bin" "$folder"
-    rm -rf "$work"
 }
 
 link() { # link OUTPUT PACKAGE [LINKER FLAGS]
