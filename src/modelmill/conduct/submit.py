@@ -8,8 +8,6 @@ import time
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pydantic import JsonValue
-
 from modelmill.conduct.conductor import is_young
 from modelmill.conduct.helm import Helm
 from modelmill.conduct.prepare import Asked, preview, record_plan
@@ -18,6 +16,7 @@ from modelmill.spec.errors import InputMissing
 from modelmill.spec.profile import Profile
 from modelmill.spec.records import RunRecord
 from modelmill.spec.run import RunSpec
+from modelmill.spec.values import Values
 from modelmill.store.runs import read_run, update_run
 from modelmill.store.s3 import Store
 
@@ -55,12 +54,8 @@ def submit(store: Store, submission: Submission, helm: Helm) -> Submitted:
     """
     asked = submission.asked
     plan, sha256 = record_plan(store, submission.spec, submission.profile, asked)
-    values: dict[str, JsonValue] = {
-        "run": submission.spec.model_dump(mode="json", by_alias=True),
-        "profile": submission.profile.model_dump(mode="json", by_alias=True),
-        "submitted": True,
-    }
-    helm.install(asked.name, values)
+    values = Values(run=submission.spec, profile=submission.profile, submitted=True)
+    helm.install(asked.name, values.model_dump(mode="json"))
     return Submitted(asked.name, helm.namespace, sha256, plan_rows(store, plan))
 
 
