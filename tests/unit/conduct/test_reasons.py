@@ -208,19 +208,25 @@ def test_impossible_request_names_what_no_node_has() -> None:
     ("message", "words"),
     [
         (
-            ('Error creating: pods "x" is forbidden: exceeded quota: gpus, requested: '
-            "requests.nvidia.com/gpu=1, used: requests.nvidia.com/gpu=2, limited: "
-            "requests.nvidia.com/gpu=2"),
+            (
+                'Error creating: pods "x" is forbidden: exceeded quota: gpus, requested: '
+                "requests.nvidia.com/gpu=1, used: requests.nvidia.com/gpu=2, limited: "
+                "requests.nvidia.com/gpu=2"
+            ),
             "Waiting for quota: exceeded quota: gpus, requested",
         ),
         (
-            ('Error creating: pods "x" is forbidden: violates PodSecurity "restricted:latest": '
-            "runAsNonRoot != true"),
+            (
+                'Error creating: pods "x" is forbidden: violates PodSecurity "restricted:latest": '
+                "runAsNonRoot != true"
+            ),
             'The namespace refuses the pod: violates PodSecurity "restricted:latest"',
         ),
         (
-            ('Error creating: pods "x" is forbidden: error looking up service account '
-            'team/modelmill-stage: serviceaccount "modelmill-stage" not found'),
+            (
+                'Error creating: pods "x" is forbidden: error looking up service account '
+                'team/modelmill-stage: serviceaccount "modelmill-stage" not found'
+            ),
             "apply k8s/ to this namespace first",
         ),
     ],
