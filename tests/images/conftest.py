@@ -19,6 +19,7 @@ BUILT = ("light", "finetune", "merge", "quantize", "infer")
 """infer-vllm is not built in CI."""
 ANY_USER = 1000660000
 """OpenShift gives each namespace a range of its own; no passwd file knows them."""
+NOTHING: Mapping[str, Path] = {}
 
 
 def parent(image: str) -> str:
@@ -68,17 +69,22 @@ class Image:
         found: list[str] = self.description["OCIv1"]["rootfs"]["diff_ids"]
         return found
 
-    def command(self, *arguments: str, user: int = ANY_USER) -> list[str]:
-        """Write the command line that runs arguments after the image's entry point."""
+    def command(self, *arguments: str, shown: Mapping[str, Path] = NOTHING) -> list[str]:
+        """Write the command line that runs arguments after the image's entry point.
+
+        Args:
+            arguments: of the container.
+            shown: what of this machine can be read there, by its place below `/work`.
+        """
         bundle = self.bundles / uuid.uuid4().hex
         bundle.mkdir()
-        config = self._runtime_config(list(arguments), user)
+        config = self._runtime_config(list(arguments), shown)
         (bundle / "config.json").write_text(json.dumps(config), encoding="utf-8")
         return ["runc", "run", "--bundle", str(bundle), bundle.name]
 
-    def run(self, *arguments: str, user: int = ANY_USER) -> Ended:
+    def run(self, *arguments: str, shown: Mapping[str, Path] = NOTHING) -> Ended:
         """Run arguments after the image's entry point, to the end."""
-        command = self.command(*arguments, user=user)
+        command = self.command(*arguments, shown=shown)
         ended = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
         )
@@ -88,13 +94,15 @@ class Image:
         """Run a Python program."""
         return self.run("python", "-c", program)
 
-    def _runtime_config(self, arguments: list[str], user: int) -> Mapping[str, object]:
+    def _runtime_config(
+        self, arguments: list[str], shown: Mapping[str, Path]
+    ) -> Mapping[str, object]:
         nothing: list[str] = []
         kinds = ("bounding", "effective", "permitted", "inheritable", "ambient")
         return {
             "ociVersion": "1.0.2",
             "process": {
-                "user": {"uid": user, "gid": 0},
+                "user": {"uid": ANY_USER, "gid": 0},
                 "args": [*self.config["Entrypoint"], *arguments],
                 "env": self.config["Env"],
                 "cwd": self.config["WorkingDir"],
@@ -112,6 +120,7 @@ class Image:
                 },
                 _scratch("/dev/shm"),  # noqa: S108 - a mount point of the container
                 _scratch("/work"),
+                *(_read_only(f"/work/{place}", path) for place, path in shown.items()),
             ],
             # A network namespace without an interface: whoever asks for one, fails.
             "linux": {
@@ -126,6 +135,15 @@ def _scratch(destination: str) -> Mapping[str, object]:
         "type": "tmpfs",
         "source": "tmpfs",
         "options": ["nosuid", "nodev", "mode=777", "size=2g"],
+    }
+
+
+def _read_only(destination: str, path: Path) -> Mapping[str, object]:
+    return {
+        "destination": destination,
+        "type": "bind",
+        "source": str(path),
+        "options": ["rbind", "ro"],
     }
 
 
