@@ -62,14 +62,13 @@ cluster: ## Start a real one-node Kubernetes with Kueue, S3 and a pretended GPU
 	@images/environment.sh light $(environments)/light
 	@k8s/dev/up.sh
 
+.PHONY: test-cluster
+test-cluster: dev ## Run whole runs, and what can go wrong with them, on that cluster
+	@k8s/dev/test.sh
+
 .PHONY: cluster-down
 cluster-down: ## Stop it and remove all it has made
 	@k8s/dev/down.sh
-
-.PHONY: help
-help: ## Show this list
-	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z-]+:.*##/ {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 ##@ Images
 .PHONY: images
@@ -79,3 +78,8 @@ images: ## Build every image that CI builds, with buildah; BASE_IMAGE=... for an
 .PHONY: test-images
 test-images: dev ## Run the built images as a cluster would; needs root, buildah and runc
 	@.venv/bin/pytest tests/images
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+		/^[a-z-]+:.*##/ {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -23,12 +23,12 @@ build() {
     for parent in $(parents "$1"); do build "$parent"; done
     built="$built$1 "
     started=$(date +%s)
-    set -- "$1" --file "images/$1/Dockerfile" --tag "$repository/$1:$version"
+    set -- "$1" --file "images/$1/Dockerfile" --tag "$repository-$1:$version"
     for parent in $(parents "$1"); do
-        set -- "$@" --build-context "$parent=container-image://$repository/$parent:$version"
+        set -- "$@" --build-context "$parent=container-image://$repository-$parent:$version"
     done
     [ "$1" != base ] || [ -z "${BASE_IMAGE:-}" ] || set -- "$@" --build-arg "BASE_IMAGE=$BASE_IMAGE"
-    echo "Building $repository/$1:$version" >&2
+    echo "Building $repository-$1:$version" >&2
     name=$1
     shift
     # BUILD_FLAGS is a list of words.

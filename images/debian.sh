@@ -2,7 +2,7 @@
 # Make a small base image from Debian's packages, for tests where no registry can be reached.
 #   images/debian.sh [NAME]        needs root, debootstrap and buildah
 set -eu
-name=${1:-localhost/modelmill/debian:bookworm}
+name=${1:-localhost/modelmill-debian:bookworm}
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 debootstrap --variant=minbase --include=ca-certificates,python3,python3-venv,tini bookworm "$folder/root" >&2

@@ -48,7 +48,7 @@ target "without-torch" {
   inherits   = ["image"]
   dockerfile = "images/${leaf}/Dockerfile"
   contexts   = { base = "target:base", builder = "target:builder", modelmill = "target:modelmill" }
-  tags       = ["${REPOSITORY}/${leaf}:${VERSION}"]
+  tags       = ["${REPOSITORY}-${leaf}:${VERSION}"]
 }
 
 target "on-torch" {
@@ -57,5 +57,5 @@ target "on-torch" {
   inherits   = ["image"]
   dockerfile = "images/${leaf}/Dockerfile"
   contexts   = { torch = "target:torch", builder = "target:builder", modelmill = "target:modelmill" }
-  tags       = ["${REPOSITORY}/${leaf}:${VERSION}"]
+  tags       = ["${REPOSITORY}-${leaf}:${VERSION}"]
 }

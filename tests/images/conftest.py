@@ -165,7 +165,7 @@ class Images:
     def open(self, name: str) -> Image:
         """Unpack an image."""
         if name not in self._opened:
-            full = f"{self.repository}/{name}:{self.version}"
+            full = f"{self.repository}-{name}:{self.version}"
             container = buildah("from", "--pull-never", full)
             description = json.loads(buildah("inspect", "--type", "image", full))
             root = Path(buildah("mount", container))

@@ -29,6 +29,7 @@ def status(run: str | None, home: Path, store_url: str | None, output: str) -> N
     elif run is None:
         _print_runs(rows)
     else:
+        click.echo(f"Run '{run}': {rows[0].state}", err=True)
         _print_stages(rows[0])
 
 
@@ -40,7 +41,7 @@ def _print_runs(rows: tuple["RunRow", ...]) -> None:
         [
             (
                 row.run,
-                "live" if row.is_live else "ended",
+                row.state,
                 f"{row.committed}/{len(row.stages)}",
                 row.created[:19],
                 row.heartbeat[:19],

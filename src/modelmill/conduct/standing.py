@@ -11,7 +11,7 @@ from typing import Literal
 from modelmill.conduct.conductor import is_young
 from modelmill.conduct.ending import read_report
 from modelmill.report.document import ReportDocument
-from modelmill.spec.errors import InputMissing, LineageBroken
+from modelmill.spec.errors import InputMissing, Interrupted, LineageBroken
 from modelmill.spec.names import COMMITTED, Kind, report_key, run_prefix
 from modelmill.spec.plan import Plan, Stage
 from modelmill.spec.records import Event, Progress, Record, RunRecord
@@ -32,6 +32,9 @@ from modelmill.store.runs import (
     read_run,
 )
 from modelmill.store.s3 import Store
+
+
+HOUR_MINUTES = 60
 
 
 class PlanRow(Record):
@@ -65,6 +68,8 @@ class RunRow(Record):
     created: str
     heartbeat: str
     is_live: bool
+    state: str
+    """In words: who drives it, or how it ended."""
     committed: int
     stages: tuple[StageRow, ...]
 
@@ -132,9 +137,27 @@ def run_row(store: Store, run: str) -> RunRow:
         created=record.created,
         heartbeat=record.heartbeat,
         is_live=bool(record.conductor) and is_young(record.heartbeat),
+        state=_state_of(record),
         committed=sum(row.state == "committed" for row in stages),
         stages=stages,
     )
+
+
+def _state_of(record: RunRecord) -> str:
+    if record.conductor and is_young(record.heartbeat):
+        return "running"
+    if record.exit_code is None:
+        # It was killed, evicted, or has not been started yet.
+        last = record.heartbeat or record.created
+        return f"no conductor for {_duration(_age(last))}"
+    if record.cancelled and record.exit_code == Interrupted.exit_code:
+        return "cancelled"
+    return "done" if record.exit_code == 0 else f"failed with {record.exit_code}"
+
+
+def _duration(age: timedelta) -> str:
+    minutes = int(age.total_seconds()) // 60
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= HOUR_MINUTES else f"{minutes} min"
 
 
 def run_rows(store: Store) -> tuple[RunRow, ...]:

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Test runs on the cluster of `make cluster`, which it starts if there is none, with the images
+# that `make images` has built.  Words are passed on to pytest.
+set -euo pipefail
+# shellcheck source=k8s/dev/settings.sh
+. "$(dirname "$0")/settings.sh"
+cd "$DEV/../.."
+version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
+
+eval "$("$DEV/up.sh")"
+for image in light finetune merge quantize infer; do
+    "$DEV/load-image.sh" "localhost/modelmill-$image:$version"
+done
+set -a
+# shellcheck source=/dev/null
+. "$STATE/store.env"
+set +a
+MODELMILL_TEST_TAG=$version exec .venv/bin/pytest tests/cluster "$@"
