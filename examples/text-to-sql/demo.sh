@@ -13,4 +13,4 @@ if [ "${1-}" = --quick ]; then
 fi
 "$here/prepare.sh"
 exec "$here/../../.modelmill/environments/light/bin/modelmill" run "$here/run.yaml" \
-    --name "$name" "$@"
+    --profile "$here/profile.yaml" --name "$name" "$@"

@@ -4,6 +4,7 @@ Knows which record answers which field.  Must not judge (that is `judge`) and mu
 format (that is `words` and the views).
 """
 
+from collections.abc import Sequence
 from typing import Final
 
 from pydantic import JsonValue, TypeAdapter
@@ -32,13 +33,14 @@ _ENDS: Final = {"committed": "committed", "failed": "failed", "stopped": "stoppe
 def report_document(facts: RunFacts, judgement: Judgement) -> ReportDocument:
     """Put everything together that the report says; equal facts give equal documents."""
     models = tuple(_model(facts, judged) for judged in judgement.models)
+    stages = tuple(_stage(facts, stage) for stage in facts.stages)
     settings = facts.plan.report
     return ReportDocument(
         run=facts.run,
         created=facts.created,
         outcome=judgement.outcome,
         headline=headline(judgement, models),
-        stages=tuple(_stage(facts, stage) for stage in facts.stages),
+        stages=stages,
         models=models,
         gate=judgement.gate,
         slice=settings.slice,
@@ -46,7 +48,7 @@ def report_document(facts: RunFacts, judgement: Judgement) -> ReportDocument:
         samples=pick_samples(facts, judgement),
         controls=judgement.controls,
         lineage=_lineage(facts),
-        notes=_notes(facts),
+        notes=(*_notes(facts), *_crowded(stages)),
     )
 
 
@@ -247,6 +249,29 @@ def _lineage(facts: RunFacts) -> Lineage:
             SourceEntry(asked=asked, pin=pin) for asked, pin in sorted(facts.plan.pins.items())
         ),
         settings=_SETTINGS.validate_python(facts.plan.run.model_dump(mode="json")),
+    )
+
+
+def _crowded(stages: Sequence[StageEntry]) -> tuple[str, ...]:
+    """Say whose speed was measured while another stage used the same cores."""
+    spans = [(entry, span) for entry in stages for span in entry.spans if span.ended]
+    names = [
+        entry.stage
+        for entry, span in spans
+        if entry.kind == "infer"
+        and entry.device is not None
+        and entry.device.accelerator == "cpu"
+        and span.outcome == "committed"
+        and any(
+            other is not entry and each.started < span.ended and span.started < each.ended
+            for other, each in spans
+        )
+    ]
+    if not names:
+        return ()
+    return (
+        (f"{', '.join(names)} shared the cores with other stages, so the speeds say little about "
+        "the models; a profile with `max_parallel: 1` measures them alone"),
     )
 
 

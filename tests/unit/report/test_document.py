@@ -116,6 +116,22 @@ def test_every_warning_is_repeated(document: ReportDocument) -> None:
     assert document.notes[1] == "finetune: 3 rows were longer than max_length and were dropped"
 
 
+def test_speed_beside_another_stage_is_said(small: RunFacts) -> None:
+    """Two stages on the same cores slow each other down, which says nothing about a model."""
+    quiet, _ = render(small)
+    assert not any("shared the cores" in note for note in quiet.notes)
+    begun = next(e for e in small.events if (e.stage, e.event) == ("infer-merged", "started"))
+    nf4 = small.plan.stage("quantize-nf4")
+    again = [
+        begun.model_copy(update={"stage": nf4.name, "key": nf4.key, "event": event})
+        for event in ("started", "failed")
+    ]
+    ended = next(e for e in small.events if (e.stage, e.event) == ("infer-merged", "committed"))
+    again[1] = again[1].model_copy(update={"time": ended.time, "exit_code": 71})
+    crowded, _ = render(replace(small, events=(*small.events, *again)))
+    assert crowded.notes[-1].startswith("infer-merged shared the cores")
+
+
 def test_attempts_become_spans(small: RunFacts) -> None:
     """A failed attempt and the one after it are two spans; another key's events are not ours."""
     stage = small.plan.stage("merge")
