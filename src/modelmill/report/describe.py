@@ -270,8 +270,10 @@ def _crowded(stages: Sequence[StageEntry]) -> tuple[str, ...]:
     if not names:
         return ()
     return (
-        (f"{', '.join(names)} shared the cores with other stages, so the speeds say little about "
-        "the models; a profile with `max_parallel: 1` measures them alone"),
+        (
+            f"{', '.join(names)} shared the cores with other stages, so the speeds say little about "
+            "the models; a profile with `max_parallel: 1` measures them alone"
+        ),
     )
 
 
