@@ -33,7 +33,6 @@ from modelmill.store.runs import (
 )
 from modelmill.store.s3 import Store
 
-
 HOUR_MINUTES = 60
 
 
