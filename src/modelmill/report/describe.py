@@ -269,12 +269,11 @@ def _crowded(stages: Sequence[StageEntry]) -> tuple[str, ...]:
     ]
     if not names:
         return ()
-    return (
-        (
-            f"{', '.join(names)} shared the cores with other stages, so the speeds say little about "
-            "the models; a profile with `max_parallel: 1` measures them alone"
-        ),
+    note = (
+        f"{', '.join(names)} shared the cores with other stages, so their speeds say little; "
+        "a profile with `max_parallel: 1` measures them alone"
     )
+    return (note,)
 
 
 def _notes(facts: RunFacts) -> tuple[str, ...]:
