@@ -260,7 +260,8 @@ def test_proof_allows_the_bound_or_what_rounding_does(
     written = adapter + torch.tensor([[wrong, 0.0]])
     bound = 0.01 if dtype == "float32" else 0.1
     allowed = max(bound * effect, 2 * noise)
-    if abs(wrong - allowed) < 1e-6:
+    # float32 in between: at the edges either answer is right.
+    if min(abs(wrong - allowed), abs(effect - noise / bound)) < 1e-6:
         return
     before = Before(base, adapter, noise, dtype)
     if wrong < allowed:
