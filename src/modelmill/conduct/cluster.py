@@ -47,6 +47,8 @@ class _Explained:
     """Why an attempt waits, and when that was looked up."""
 
     words: str = ""
+    about: str = ""
+    """The Job, or the pod that stands for it by now."""
     looked: datetime = NEVER
 
 
@@ -182,9 +184,9 @@ class ClusterBackend:
         explained = self._explained.setdefault(job.metadata.uid, _Explained())
         if now - created < LOOK_AFTER:
             return ""
-        if now - explained.looked >= ASK_AGAIN:
-            explained.looked = now
-            about = job.metadata.uid if pod is None else pod.metadata.uid
+        about = job.metadata.uid if pod is None else pod.metadata.uid
+        if now - explained.looked >= ASK_AGAIN or explained.about != about:
+            explained.looked, explained.about = now, about
             try:
                 events = self.namespace.events_about(about)
                 workload = self.namespace.workload_of(job) if job.spec.suspend else None

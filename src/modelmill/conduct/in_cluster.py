@@ -100,6 +100,8 @@ def main() -> int:
         format="%(asctime)s %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
+    # Its informers reconnect by themselves, and log a traceback each time.
+    logging.getLogger("kubernetes").setLevel(logging.CRITICAL)
     try:
         told = read_environment(os.environ)
         namespace = in_cluster(told.namespace)
