@@ -74,7 +74,7 @@ class Image:
 
         Args:
             arguments: of the container.
-            shown: what of this machine can be read there, by its place below `/work`.
+            shown: what of this machine can be read there, by its place below `/scratch`.
         """
         bundle = self.bundles / uuid.uuid4().hex
         bundle.mkdir()
@@ -119,8 +119,8 @@ class Image:
                     "options": ["nosuid", "mode=755", "size=65536k"],
                 },
                 _scratch("/dev/shm"),  # noqa: S108 - a mount point of the container
-                _scratch("/work"),
-                *(_read_only(f"/work/{place}", path) for place, path in shown.items()),
+                _scratch("/scratch"),
+                *(_read_only(f"/scratch/{place}", path) for place, path in shown.items()),
             ],
             # A network namespace without an interface: whoever asks for one, fails.
             "linux": {

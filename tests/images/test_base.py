@@ -49,8 +49,8 @@ def test_user_without_a_passwd_entry_has_name_home_and_scratch(image: Image) -> 
     assert json.loads(ended.out) == {
         "uid": 1000660000,
         "user": "modelmill",
-        "home": "/work",
-        "scratch": "/work",
+        "home": "/scratch",
+        "scratch": "/scratch",
         "first": "tini",
     }
 
@@ -82,7 +82,7 @@ def test_every_cache_lies_in_the_writable_folder(image: Image) -> None:
         if name == "HOME" or name.endswith(("_HOME", "_DIR", "_ROOT", "TMPDIR", "CACHE_PATH"))
     }
     assert {"HOME", "TMPDIR", "XDG_CACHE_HOME", "HF_HOME"} <= set(places)
-    assert [name for name, value in places.items() if not value.startswith("/work")] == []
+    assert [name for name, value in places.items() if not value.startswith("/scratch")] == []
 
 
 @every_image

@@ -45,7 +45,11 @@ def test_stage_works_without_compiler_network_or_rights(image: Image) -> None:
     """The stage's own tests pass in its image, and nothing was compiled on the way."""
     ended = image.run(
         *("python", "-c", RUN_TESTS, "-p", "no:cacheprovider", "-c", "/dev/null"),
-        *("--rootdir=/work", "--import-mode=importlib", f"/work/tests/{TESTS_OF[image.name]}"),
+        *(
+            "--rootdir=/scratch",
+            "--import-mode=importlib",
+            f"/scratch/tests/{TESTS_OF[image.name]}",
+        ),
         shown={"tests": ROOT / "tests", **_tools()},
     )
     assert ended.code == 0, ended.out + ended.err
@@ -54,10 +58,10 @@ def test_stage_works_without_compiler_network_or_rights(image: Image) -> None:
 
 RUN_TESTS = """
 import os, sys
-sys.path.append("/work/tools")
+sys.path.append("/scratch/tools")
 import pytest
 code = pytest.main(sys.argv[1:])
-names = [name for _, _, files in os.walk("/work/.cache") for name in files]
+names = [name for _, _, files in os.walk("/scratch/.cache") for name in files]
 print("compiled:", [name for name in names if name.endswith((".so", ".o", ".cpp", ".cu"))])
 sys.exit(code)
 """

@@ -30,7 +30,7 @@ from modelmill.spec.names import (
 from modelmill.spec.profile import Profile
 from modelmill.spec.quantity import total, whole_bytes
 
-WORK: Final = "/work"
+WORK: Final = "/scratch"
 TMP: Final = "/tmp"  # noqa: S108 - a volume of the pod's own
 TERMINATION: Final = "/dev/termination-log"
 CREDENTIALS: Final = "/run/modelmill/store"

@@ -184,7 +184,7 @@ def test_stage_understands_what_it_is_told() -> None:
     asked = read_environment({**environment_of(rendered(order_of("merge"), {})), ENV_ATTEMPT: "u"})
     assert (asked.store, asked.run, asked.stage) == ("s3://b/p", "run", "merge")
     assert (asked.plan_sha256, asked.attempt) == ("cd" * 32, "u")
-    assert (str(asked.work), asked.work_limit_bytes) == ("/work", 100 * 2**30)
+    assert (str(asked.work), asked.work_limit_bytes) == ("/scratch", 100 * 2**30)
     assert str(asked.termination) == "/dev/termination-log"
     assert (asked.progress_file, asked.parent_pid) == (None, None)
 
