@@ -250,4 +250,4 @@ def _say_last(code: int, words: str) -> None:
     path = os.environ.get(ENV_TERMINATION)
     if path:
         ending = Ending(exit_code=code, message=words)
-        Path(path).write_text(ending.model_dump_json(), encoding="utf-8")
+        Path(path).write_text(ending.termination_message(), encoding="utf-8")

@@ -4,6 +4,7 @@ Closed, frozen models, written once and never changed.  Readers of a later versi
 read what an earlier one wrote: new fields get defaults, old ones keep their meaning.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -312,8 +313,21 @@ class RunRecord(Record):
     """Random, new with every change: a writer whose answer was lost finds its own again."""
 
 
+TERMINATION_MESSAGE_BYTES = 4096
+"""A kubelet reads no more of a termination message, and half a document is none."""
+
+
 class Ending(Record):
     """The last words of an attempt that failed, where a person or a conductor reads them."""
 
     exit_code: int
     message: str
+
+    def termination_message(self) -> str:
+        """Write it as a document that a kubelet reads whole, shortened where it has to be."""
+        ending, words = self, self.message
+        # ASCII: a character is a byte.
+        while len(text := json.dumps(ending.model_dump())) > TERMINATION_MESSAGE_BYTES:
+            words = words[: len(words) * 9 // 10]
+            ending = self.model_copy(update={"message": f"{words}..."})
+        return text

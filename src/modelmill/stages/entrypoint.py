@@ -6,7 +6,6 @@ Loads no model library itself; the stage that runs does.
 
 import contextlib
 import errno
-import json
 import logging
 import os
 import shutil
@@ -52,9 +51,6 @@ from modelmill.store.runs import get_plan, put_progress
 from modelmill.store.s3 import Store, open_store
 
 LAST_WORDS_SECONDS: Final = 5.0
-LAST_WORDS_BYTES: Final = 4096
-"""A kubelet reads no more of a termination message, and half a document is none."""
-
 logger = logging.getLogger("modelmill")
 
 
@@ -256,11 +252,6 @@ _REPORT_IT = "this is a defect; the log has the traceback"
 
 
 def _say_last(path: Path | None, failure: ModelmillError) -> None:
-    if path is None:
-        return
-    words = str(failure)
-    ending = Ending(exit_code=failure.exit_code, message=words)
-    while len(text := json.dumps(ending.model_dump())) > LAST_WORDS_BYTES:
-        words = words[: len(words) * 9 // 10]
-        ending = Ending(exit_code=failure.exit_code, message=f"{words}...")
-    path.write_text(text, encoding="utf-8")
+    if path is not None:
+        ending = Ending(exit_code=failure.exit_code, message=str(failure))
+        path.write_text(ending.termination_message(), encoding="utf-8")
