@@ -126,7 +126,9 @@ def _calibration_dtype() -> torch.dtype:
 
 def _keep_two_workers() -> None:
     """On two cores the engine would make one worker and then ask it for two."""
-    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, ((os.cpu_count() or 1) + 1) // 2)))
+    # A pod is told its own share of the node's cores by OpenMP's variable.
+    cores = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, (cores + 1) // 2)))
 
 
 def _run_engine(
