@@ -20,7 +20,7 @@ from modelmill.models.prompt import (
     encode_row,
     load_contract,
 )
-from modelmill.spec.errors import DataError, Interrupted, SpecError
+from modelmill.spec.errors import DataError, DoesNotFit, Interrupted, SpecError
 from modelmill.spec.run import FinetuneSpec
 from modelmill.spec.settings import ContractSettings
 from modelmill.stages.finetune.trainer import IGNORED, Trainer
@@ -145,6 +145,32 @@ def test_micro_batch_is_memory_not_mathematics(tuned: Tuned, tune: Tune) -> None
         assert (point.loss or point.eval_loss) == pytest.approx(
             same.loss or same.eval_loss, rel=1e-3
         )
+
+
+def test_memory_that_is_too_small_halves_the_micro_batch(tuned: Tuned, tune: Tune) -> None:
+    """The first try costs its time and nothing else: weights and rows are those of a fresh start."""
+    pulse = RecordingPulse(stop_after=7, stop_with=torch.OutOfMemoryError("CUDA out of memory"))
+    again = tune(pulse=pulse)
+    assert (tuned.figures.micro_batch_size, again.figures.micro_batch_size) == (4, 2)
+    [warning] = pulse.warnings
+    assert warning == "GPU memory is too small for 4 rows at a time; taking half of them"
+    for point, same in zip(tuned.figures.curve, again.figures.curve, strict=True):
+        assert (point.loss or point.eval_loss) == pytest.approx(
+            same.loss or same.eval_loss, rel=1e-3
+        )
+
+
+def test_memory_that_is_too_small_for_one_row_does_not_fit(tune: Tune) -> None:
+    """There is nothing left to halve."""
+    pulse = RecordingPulse(stop_after=1, stop_with=torch.OutOfMemoryError("CUDA out of memory"))
+    with pytest.raises(DoesNotFit, match="too small for 1 rows of up to"):
+        tune(settings_of(micro_batch_size=1), pulse=pulse)
+
+
+def test_attempt_after_two_that_were_killed_takes_a_quarter_of_the_rows(tune: Tune) -> None:
+    """The conductor says how often; one row always remains."""
+    asked = settings_of(num_train_epochs=1).model_copy(update={"micro_batch_halvings": 2})
+    assert tune(asked).figures.micro_batch_size == 1
 
 
 def test_output_is_complete_readable_and_names_no_machine(tuned: Tuned) -> None:
@@ -284,3 +310,6 @@ def test_auto_micro_batch_divides_the_batch(batch: int, longest: int, device: st
     rows = micro_batch_size(training, longest)
     assert batch % rows == 0
     assert 1 <= rows <= (4 if device == "cpu" else batch)
+    half = micro_batch_size(training, longest, 1)
+    assert batch % half == 0
+    assert 1 <= half <= max(1, rows // 2)

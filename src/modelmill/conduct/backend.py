@@ -19,8 +19,11 @@ class Order:
     key: str
     environment: Environment
     number: int
-    """1-based, among the attempts of this stage and key by this conductor."""
+    """1-based, among the attempts of this stage and key; a backend that finds the number taken
+    by an attempt that is over takes the next one."""
     plan_sha256: str
+    halvings: int = 0
+    """How often to halve the micro-batch: so many attempts were killed for their memory."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,14 @@ class Attempt:
     """None while it lives; negative for a signal."""
     message: str = ""
     """Its last words, for people; while it lives, why it does not run yet."""
+    has_begun: bool = True
+    """Its process runs, or has run; False while it waits for a place."""
+    is_stale: bool = False
+    """It waits in a form that nobody asks for any more."""
+    is_oom: bool = False
+    """It was killed for its memory limit."""
+    has_saved: bool = False
+    """It left a state that the next attempt can go on from."""
 
 
 class NotNow(Exception):
@@ -71,7 +82,7 @@ class Backend(Protocol):
         ...
 
     def wait(self, seconds: float) -> None:
-        """Return after some time, or sooner where something has changed."""
+        """Return after so many seconds at most, sooner where something may have changed."""
         ...
 
     def is_wanted(self) -> bool:

@@ -4,13 +4,13 @@ Knows how Jobs and pods become attempts and what a refusal means; decides nothin
 stages.  Keeps no state that matters: another conductor sees the same Jobs.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from modelmill.conduct.backend import Attempt, NotNow, Order
-from modelmill.conduct.jobs import Release, job_name, stage_job
+from modelmill.conduct.jobs import Release, job_name, shape_of, stage_job
 from modelmill.conduct.kubernetes import (
     Conflict,
     Mirror,
@@ -19,17 +19,19 @@ from modelmill.conduct.kubernetes import (
     Refused,
     Unavailable,
 )
-from modelmill.conduct.reasons import how_it_ended, why_it_waits, why_refused
-from modelmill.conduct.seen import JobSeen, PodSeen
+from modelmill.conduct.reasons import Ended, how_it_ended, why_it_waits, why_refused
+from modelmill.conduct.seen import JobSeen, ObjectSeen, PodSeen
 from modelmill.spec.errors import DeviceFault, Interrupted
 from modelmill.spec.names import (
+    ANNOTATION_SHAPE,
     CONTAINER,
+    ENVIRONMENT_OF,
     LABEL_ATTEMPT,
-    LABEL_JOB,
     LABEL_KEY,
     LABEL_REVISION,
     LABEL_RUN,
     LABEL_STAGE,
+    kind_of,
 )
 from modelmill.spec.records import Progress
 
@@ -62,6 +64,8 @@ class ClusterBackend:
     _pods: Mirror[PodSeen] = field(init=False)
     _known: dict[str, PodSeen] = field(default_factory=dict)
     """Pods by UID as last seen: an evicted one is gone before anybody can look at it."""
+    _watched: set[str] = field(default_factory=set)
+    """Jobs by UID that this conductor has seen alive."""
     _explained: dict[str, _Explained] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -71,17 +75,19 @@ class ClusterBackend:
         self._pods = self.namespace.mirror_pods(selector)
 
     def attempts(self) -> tuple[Attempt, ...]:
-        """List every attempt of this release that is known here, oldest first."""
+        """List every attempt of this release that matters here, oldest first.
+
+        Those do that live, and those that ended under this revision: a new revision is
+        somebody's wish to try again what has failed under an older one.
+        """
         present = {pod.metadata.uid: pod for pod in self._pods.all()}
         self._known |= present
         self._release_lost_nodes(present.values())
-        found = [
-            attempt
-            for job in self._jobs.all()
-            if self._is_ours(job)
-            for attempt in self._attempts_of(job, set(present))
-        ]
-        return tuple(found)
+        jobs = [job for job in self._jobs.all() if self._is_ours(job)]
+        of_jobs = [attempt for job in jobs for attempt in self._attempts_of(job, present)]
+        uids = {job.metadata.uid for job in self._jobs.all()}
+        orphans = [pod for pod in present.values() if not uids & _owners(pod)]
+        return (*map(_orphan, orphans), *of_jobs)
 
     def start(self, order: Order) -> Attempt:
         """Create the Job of an attempt, or find that it is there already.
@@ -90,22 +96,26 @@ class ClusterBackend:
             NotNow: quota, or a server that does not answer; later it may be possible.
             PermissionRefused: a policy or missing permissions refuse it.
         """
-        try:
-            job = self.namespace.create_job(stage_job(order, self.release))
-        except Conflict:
-            job = self._adopt(order)
-        except Unavailable as error:
-            raise NotNow(f"The API server does not answer: {error}") from None
-        except NotThere as error:
-            raise NotNow(str(error)) from None
-        except Refused as error:
-            raise why_refused(str(error), "create a Job") from None
-        return _attempt(job, job.metadata.uid, is_live=True)
+        while True:
+            try:
+                job = self.namespace.create_job(stage_job(order, self.release))
+            except Conflict:
+                job = self._adoptable(order)
+            except Unavailable as error:
+                raise NotNow(f"The API server does not answer: {error}") from None
+            except NotThere as error:
+                raise NotNow(str(error)) from None
+            except Refused as error:
+                raise why_refused(str(error), "create a Job") from None
+            if job.is_live:
+                self._watched.add(job.metadata.uid)
+                return replace(_attempt(job, job.metadata.uid), is_live=True, has_begun=False)
+            order = replace(order, number=order.number + 1)
 
     def stop(self, attempt: Attempt) -> None:
         """Delete the attempt's Job; its pod gets SIGTERM and its grace period."""
         job = self._job_of(attempt)
-        if job is None or job.metadata.deletion_timestamp is not None:
+        if job is None or job.is_being_deleted:
             return
         try:
             self.namespace.delete_job(job)
@@ -145,35 +155,51 @@ class ClusterBackend:
         )
 
     def close(self) -> None:
-        """Stop every stage of the run."""
-        for attempt in self.attempts():
-            if attempt.is_live:
+        """Stop every stage of the run and wait until its pods are gone."""
+        while live := [attempt for attempt in self.attempts() if attempt.is_live]:
+            for attempt in live:
                 self.stop(attempt)
+            self.wait(1.0)
 
     def _is_ours(self, job: JobSeen) -> bool:
-        owners = {owner.uid for owner in job.metadata.owner_references}
-        return self.release.anchor_uid in owners
+        return self.release.anchor_uid in _owners(job)
 
-    def _attempts_of(self, job: JobSeen, present: set[str]) -> Iterator[Attempt]:
-        pods = [
-            pod
-            for pod in self._known.values()
-            if pod.metadata.labels.get(LABEL_JOB) == job.metadata.name
-            and job.metadata.uid in {owner.uid for owner in pod.metadata.owner_references}
-        ]
+    def _attempts_of(self, job: JobSeen, present: Mapping[str, PodSeen]) -> Iterator[Attempt]:
+        pods = [pod for pod in self._known.values() if job.metadata.uid in _owners(pod)]
         pods.sort(key=lambda pod: pod.age)
         newest = pods.pop() if pods else None
+        if job.is_live:
+            self._watched.add(job.metadata.uid)
+        elif not self._counts(job):
+            return
         yield from (_ended(job, pod) for pod in pods)
         if job.is_live:
             # Until the Job has replaced a pod, or said that it will not, the newest pod
             # stands for it, whether or not it still runs.
             pod = newest if newest is not None and newest.metadata.uid in present else None
-            id_ = job.metadata.uid if newest is None else newest.metadata.uid
-            yield _attempt(job, id_, is_live=True, message=self._why(job, pod))
+            has_begun = pod is not None and pod.has_begun
+            yield replace(
+                _attempt(job, job.metadata.uid if newest is None else newest.metadata.uid),
+                is_live=True,
+                has_begun=has_begun,
+                is_stale=not has_begun and self._is_stale(job),
+                message=self._why(job, pod),
+            )
         elif newest is not None:
             yield _ended(job, newest)
         else:
             yield _ended_without_pod(job)
+
+    def _counts(self, job: JobSeen) -> bool:
+        is_of_this_revision = job.metadata.labels.get(LABEL_REVISION) == self.release.revision
+        return is_of_this_revision or job.metadata.uid in self._watched
+
+    def _is_stale(self, job: JobSeen) -> bool:
+        attempt = _attempt(job, "")
+        environment = ENVIRONMENT_OF[kind_of(attempt.stage)]
+        order = Order(attempt.stage, attempt.key, environment, attempt.number, "")
+        shape = job.metadata.annotations.get(ANNOTATION_SHAPE)
+        return shape != shape_of(order, self.release)
 
     def _why(self, job: JobSeen, pod: PodSeen | None) -> str:
         words = why_it_waits(job, pod, (), None)
@@ -195,31 +221,26 @@ class ClusterBackend:
             explained.words = why_it_waits(job, pod, events, workload)
         return explained.words
 
-    def _adopt(self, order: Order) -> JobSeen:
-        """Take the Job that has the name, if it is what was about to be created."""
+    def _adoptable(self, order: Order) -> JobSeen:
+        """Read the Job that has the name, if it is one of ours for the same key."""
         name = job_name(order, self.release.run)
         try:
             job = self.namespace.read_job(name)
         except (NotThere, Unavailable) as error:
             raise NotNow(str(error)) from None
-        if job.metadata.deletion_timestamp is not None:
+        if job.is_being_deleted:
             raise NotNow(f"Job {name} of an earlier attempt is still being deleted")
         if not self._is_ours(job) or job.metadata.annotations.get(LABEL_KEY) != order.key:
             raise NotNow(f"Job {name} belongs to somebody else; delete it, or rename the run")
         return job
 
     def _job_of(self, attempt: Attempt) -> JobSeen | None:
-        return next(
-            (
-                job
-                for job in self._jobs.all()
-                if self._is_ours(job)
-                and job.metadata.labels.get(LABEL_STAGE) == attempt.stage
-                and job.metadata.annotations.get(LABEL_KEY) == attempt.key
-                and job.metadata.labels.get(LABEL_ATTEMPT) == str(attempt.number)
-            ),
-            None,
-        )
+        wanted = (attempt.stage, attempt.key, attempt.number)
+        for job in self._jobs.all():
+            found = _attempt(job, "")
+            if self._is_ours(job) and (found.stage, found.key, found.number) == wanted:
+                return job
+        return None
 
     def _release_lost_nodes(self, pods: Iterable[PodSeen]) -> None:
         """Delete pods whose node does not answer: their Job waits for them, else for ever."""
@@ -233,36 +254,45 @@ class ClusterBackend:
                     continue
 
 
-def _attempt(job: JobSeen, id_: str, *, is_live: bool, message: str = "") -> Attempt:
+def _owners(seen: ObjectSeen) -> set[str]:
+    return {owner.uid for owner in seen.metadata.owner_references}
+
+
+def _attempt(seen: JobSeen | PodSeen, id_: str) -> Attempt:
+    """Read from its labels, which a Job and its pods share, which attempt an object is."""
     return Attempt(
         id=id_,
-        stage=job.metadata.labels[LABEL_STAGE],
-        key=job.metadata.annotations[LABEL_KEY],
-        number=int(job.metadata.labels[LABEL_ATTEMPT]),
-        is_live=is_live,
-        message=message,
+        stage=seen.metadata.labels[LABEL_STAGE],
+        key=seen.metadata.annotations[LABEL_KEY],
+        number=int(seen.metadata.labels[LABEL_ATTEMPT]),
+        is_live=False,
     )
+
+
+def _orphan(pod: PodSeen) -> Attempt:
+    """Say of a pod whose Job was deleted that it lives, until it is gone."""
+    return replace(_attempt(pod, pod.metadata.uid), is_live=True, message="Being stopped")
 
 
 def _ended(job: JobSeen, pod: PodSeen) -> Attempt:
     """Say how a pod ended; one that vanished while it ran was evicted or deleted."""
     ended = how_it_ended(pod)
     gone = Interrupted(f"Its pod {pod.metadata.name} was deleted while it ran")
+    if ended is None:
+        ended = Ended(gone.exit_code, str(gone))
     return replace(
-        _attempt(job, pod.metadata.uid, is_live=False),
-        exit_code=gone.exit_code if ended is None else ended.exit_code,
-        message=str(gone) if ended is None else ended.message,
+        _attempt(job, pod.metadata.uid),
+        exit_code=ended.exit_code,
+        message=ended.message,
+        is_oom=ended.is_oom,
     )
 
 
 def _ended_without_pod(job: JobSeen) -> Attempt:
     """Say how a Job ended whose pods nobody has seen."""
+    attempt = _attempt(job, job.metadata.uid)
     failed = job.condition("Failed")
     if failed is None:
-        return replace(_attempt(job, job.metadata.uid, is_live=False), exit_code=0)
+        return replace(attempt, exit_code=0)
     fault = DeviceFault(f"Job {job.metadata.name} failed ({failed.reason}): {failed.message}")
-    return replace(
-        _attempt(job, job.metadata.uid, is_live=False),
-        exit_code=fault.exit_code,
-        message=str(fault),
-    )
+    return replace(attempt, exit_code=fault.exit_code, message=str(fault))

@@ -24,17 +24,26 @@ from modelmill.conduct.decide import (
     decide,
     settled,
 )
-from modelmill.spec.errors import Interrupted, LineageBroken, StoreUnreachable, code_of, meaning_of
+from modelmill.spec.errors import (
+    Interrupted,
+    LineageBroken,
+    Retry,
+    StoreUnreachable,
+    code_of,
+    meaning_of,
+    retry_for,
+)
 from modelmill.spec.names import ENVIRONMENT_OF, report_key
 from modelmill.spec.plan import Plan, Stage, report_digest
 from modelmill.spec.profile import Profile
 from modelmill.spec.records import Ending, Event, Progress, RunRecord
 from modelmill.store.artifact import Committed, check_ancestry, read_manifest
-from modelmill.store.checkpoint import read_live
-from modelmill.store.runs import append_event, put_log, read_run, update_run
+from modelmill.store.checkpoint import has_checkpoint, read_live
+from modelmill.store.runs import append_event, put_log, read_events, read_run, update_run
 from modelmill.store.s3 import Store
 
-TICK_SECONDS: Final = 0.2
+TICK_SECONDS: Final = 2.0
+"""A backend returns sooner when something happens; what a stage waits for is looked at so often."""
 YOUNG: Final = timedelta(minutes=2)
 """Progress is told every 15 s; who has been silent for longer has died without a word."""
 HEARTBEAT_SECONDS: Final = 15.0
@@ -66,6 +75,8 @@ class Conducted:
     profile: Profile
     conductor: str
     """Names this conductor in run.json; a newer one supersedes it."""
+    owner: str = ""
+    """Where the run belongs, as run.json says it."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,8 @@ class Conductor:
     _broken: dict[str, str] = field(default_factory=dict)
     _elsewhere: set[str] = field(default_factory=set)
     _ended: set[str] = field(default_factory=set)
+    _begun: set[str] = field(default_factory=set)
+    _saved: set[str] = field(default_factory=set)
     _said: set[str] = field(default_factory=set)
     _why: dict[str, str] = field(default_factory=dict)
     _looked: float = -LOOK_SECONDS
@@ -105,6 +118,7 @@ class Conductor:
         Raises:
             ModelmillError: the store cannot be reached, or an environment is missing.
         """
+        self._recall()
         while True:
             attempts = self._observe()
             self._look(attempts)
@@ -153,19 +167,44 @@ class Conductor:
         with contextlib.suppress(StoreUnreachable):
             self._change(lambda record: record.model_copy(update=left))
 
+    def step_aside(self, why: str) -> None:
+        """Write down why this process is stopped; stages go on, and so may another conductor."""
+        hurried = replace(self.given.store, retry_budget_seconds=LAST_WORDS_SECONDS)
+        self.given = replace(self.given, store=hurried)
+        with contextlib.suppress(StoreUnreachable):
+            self._change(lambda record: record.model_copy(update={"absence": why}))
+
+    def _recall(self) -> None:
+        """Read what an earlier process of this conductor has said already."""
+        for event in read_events(self.given.store, self.given.run):
+            if event.event == "started":
+                self._begun.add(event.attempt)
+            elif event.event in ("failed", "stopped"):
+                self._ended.add(event.attempt)
+
     def _observe(self) -> tuple[Attempt, ...]:
         attempts = self.backend.attempts()
         for attempt in attempts:
-            if attempt.is_live and attempt.message:
-                self._say_why(attempt.stage, attempt.key, attempt.message)
-            if attempt.is_live or attempt.id in self._ended:
-                continue
-            self._ended.add(attempt.id)
-            self._looked = -LOOK_SECONDS
-            self._keep_log(attempt)
-            if attempt.exit_code:
-                self._event("failed", attempt.stage, attempt=attempt)
-        return attempts
+            if attempt.is_live:
+                self._watch(attempt)
+            elif attempt.id not in self._ended:
+                self._ended.add(attempt.id)
+                self._looked = -LOOK_SECONDS
+                self._keep_log(attempt)
+                if attempt.exit_code:
+                    self._event("failed", attempt.stage, attempt=attempt)
+                if retry_for(attempt.exit_code or 0) is Retry.FREE and has_checkpoint(
+                    self.given.store, attempt.key, attempt.id
+                ):
+                    self._saved.add(attempt.id)
+        return tuple(replace(each, has_saved=each.id in self._saved) for each in attempts)
+
+    def _watch(self, attempt: Attempt) -> None:
+        if attempt.message:
+            self._say_why(attempt.stage, attempt.key, attempt.message)
+        elif attempt.has_begun and attempt.id not in self._begun:
+            self._begun.add(attempt.id)
+            self._event("started", attempt.stage, attempt=attempt)
 
     def _look(self, attempts: tuple[Attempt, ...]) -> None:
         """Find out what is committed, as soon as something may have been."""
@@ -254,13 +293,20 @@ class Conductor:
         environment = ENVIRONMENT_OF["report"]
         if action.stage != REPORT:
             environment = self.given.plan.stage(action.stage).environment
-        order = Order(action.stage, action.key, environment, action.number, self.given.plan_sha256)
+        order = Order(
+            action.stage,
+            action.key,
+            environment,
+            action.number,
+            self.given.plan_sha256,
+            action.halvings,
+        )
         try:
             attempt = self.backend.start(order)
         except NotNow as reason:
             self._say_why(action.stage, action.key, str(reason))
             return
-        self._event("started", action.stage, attempt=attempt)
+        self._watch(attempt)
 
     def _is_mine(self) -> bool:
         if not self.backend.is_wanted():

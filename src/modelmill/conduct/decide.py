@@ -16,7 +16,12 @@ from modelmill.spec.errors import DataError, InternalError, Retry, retry_for
 REPORT: Final = "report"
 
 FREE_ATTEMPTS: Final = 5
-"""Interruptions cost nothing, but a stage that is interrupted for ever makes no progress."""
+"""Interruptions cost nothing; so many in a row that saved nothing get nowhere."""
+
+HALVED: Final = "finetune"
+"""The stage that does the same with fewer rows at a time."""
+HALVINGS: Final = 2
+"""Attempts with half the rows each, before it does not fit."""
 
 
 class State(StrEnum):
@@ -66,6 +71,7 @@ class Start:
     stage: str
     key: str
     number: int
+    halvings: int = 0
 
 
 @dataclass(frozen=True)
@@ -128,11 +134,12 @@ def _state(stage: Planned, view: View, before: Mapping[str, State]) -> tuple[Sta
     if stage.name in view.broken:
         return State.FAILED, DataError.exit_code
     attempts = _attempts_of(stage.name, stage.key, view)
-    if any(attempt.is_live for attempt in attempts):
-        return State.LIVE, 0
     failed, code = _has_finally_failed(attempts, view.max_attempts)
     if failed:
+        # Even where an attempt lives: a cluster starts the next one by itself.
         return State.FAILED, code
+    if any(attempt.is_live for attempt in attempts):
+        return State.LIVE, 0
     is_ready = all(before[need] is State.DONE for need in stage.needs)
     is_ready = is_ready and stage.name not in view.elsewhere
     return (State.READY if is_ready else State.WAITING), 0
@@ -144,10 +151,10 @@ def _report_state(view: View, states: Mapping[str, State]) -> tuple[State, int]:
     if view.is_reported:
         return State.DONE, 0
     attempts = _attempts_of(REPORT, view.report_key, view)
-    if any(attempt.is_live for attempt in attempts):
-        return State.LIVE, 0
     failed, code = _has_finally_failed(attempts, view.max_attempts)
-    return (State.FAILED, code) if failed else (State.READY, 0)
+    if failed:
+        return State.FAILED, code
+    return (State.LIVE if any(each.is_live for each in attempts) else State.READY), 0
 
 
 def _attempts_of(stage: str, key: str, view: View) -> tuple[Attempt, ...]:
@@ -155,7 +162,7 @@ def _attempts_of(stage: str, key: str, view: View) -> tuple[Attempt, ...]:
 
 
 def _has_finally_failed(attempts: tuple[Attempt, ...], max_attempts: int) -> tuple[bool, int]:
-    counted = free = 0
+    counted = free = halvings = 0
     for attempt in attempts:
         code = attempt.exit_code
         if attempt.is_live or code is None:
@@ -163,13 +170,16 @@ def _has_finally_failed(attempts: tuple[Attempt, ...], max_attempts: int) -> tup
         if code == 0:
             # It said that it was done and nothing is committed: our own defect.
             return True, InternalError.exit_code
+        if attempt.is_oom and attempt.stage == HALVED and halvings < HALVINGS:
+            halvings += 1
+            continue
         match retry_for(code):
             case Retry.NEVER:
                 return True, code
             case Retry.COUNTED:
                 counted += 1
             case Retry.FREE:
-                free += 1
+                free = 0 if attempt.has_saved else free + 1
         if counted >= max_attempts or free >= FREE_ATTEMPTS:
             return True, code
     return False, 0
@@ -183,7 +193,7 @@ def _stops(view: View, states: Mapping[str, State]) -> Iterator[Stop]:
             # Who has just committed ends by itself.
             continue
         is_planned = (attempt.stage, attempt.key) in wanted
-        if not is_planned or states[attempt.stage] is not State.LIVE:
+        if attempt.is_stale or not is_planned or states[attempt.stage] is not State.LIVE:
             yield Stop(attempt)
 
 
@@ -192,8 +202,10 @@ def _starts(view: View, states: Mapping[str, State]) -> Iterator[Start]:
     keys = {stage.name: stage.key for stage in view.stages} | {REPORT: view.report_key}
     for name, state in states.items():
         if free > 0 and state is State.READY:
-            number = len(_attempts_of(name, keys[name], view)) + 1
-            yield Start(name, keys[name], number)
+            attempts = _attempts_of(name, keys[name], view)
+            number = max((attempt.number for attempt in attempts), default=0) + 1
+            halvings = sum(attempt.is_oom for attempt in attempts)
+            yield Start(name, keys[name], number, halvings)
             free -= 1
 
 

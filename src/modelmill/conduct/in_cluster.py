@@ -7,6 +7,8 @@ not stop the stages when it is stopped; the release owns them.
 import contextlib
 import logging
 import os
+import signal
+import socket
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -18,7 +20,7 @@ from typing import Final
 from pydantic import JsonValue, TypeAdapter
 
 from modelmill.conduct.cluster import ClusterBackend
-from modelmill.conduct.conductor import Conductor, Verdict
+from modelmill.conduct.conductor import Conducted, Conductor, Verdict
 from modelmill.conduct.decide import State
 from modelmill.conduct.ending import REPORT_JSON, final_code, read_report
 from modelmill.conduct.jobs import Release
@@ -31,11 +33,13 @@ from modelmill.conduct.kubernetes import (
     in_cluster,
 )
 from modelmill.conduct.prepare import Asked, prepare
+from modelmill.conduct.reasons import why_stopped
 from modelmill.conduct.seen import JobSeen
 from modelmill.conduct.words import event_words
 from modelmill.spec.errors import (
     DeviceFault,
     InternalError,
+    Interrupted,
     ModelmillError,
     PermissionRefused,
     Problem,
@@ -56,6 +60,7 @@ from modelmill.spec.names import (
 from modelmill.spec.profile import check_cluster, cluster_facts
 from modelmill.spec.records import Ending, Event, Progress
 from modelmill.store.probe import check_conditional_writes
+from modelmill.store.runs import read_run
 from modelmill.store.s3 import Store, open_store
 
 CONFIG: Final = Path("/etc/modelmill")
@@ -100,6 +105,7 @@ def main() -> int:
         format="%(asctime)s %(message)s",
         datefmt="%Y-%m-%dT%H:%M:%S",
     )
+    signal.signal(signal.SIGTERM, _handle_stop)
     # Its informers reconnect by themselves, and log a traceback each time.
     logging.getLogger("kubernetes").setLevel(logging.CRITICAL)
     try:
@@ -137,6 +143,8 @@ def _drive_to_an_end(told: Told, namespace: Namespace) -> tuple[int, str, bool]:
             fix="apply k8s/ to this namespace: it has the Role and its binding",
         )
         return refused.exit_code, str(refused), True
+    except Stopped:
+        return Interrupted.exit_code, "", False
     except Exception as error:
         logger.exception("unexpected")
         return InternalError.exit_code, f"{type(error).__name__}: {error}", True
@@ -174,7 +182,6 @@ def drive(told: Told, namespace: Namespace) -> int:
         conductor=told.revision,
         owner=namespace.owner_of(told.run),
     )
-    given = prepare(store, spec, profile, asked)
     release = Release(
         run=told.run,
         namespace=told.namespace,
@@ -184,15 +191,46 @@ def drive(told: Told, namespace: Namespace) -> int:
         profile=profile,
     )
     backend = ClusterBackend(namespace, release)
-    conductor = Conductor(given, backend, ClusterWatcher(namespace, own_job))
-    verdict = conductor.drive()
-    if verdict.superseded:
-        logger.info("another revision has taken over")
-        return 0
+    watcher = ClusterWatcher(namespace, own_job)
+    while True:
+        conductor = Conductor(prepare(store, spec, profile, asked), backend, watcher)
+        try:
+            verdict = conductor.drive()
+        except Stopped:
+            conductor.step_aside(_why_stopped(namespace))
+            raise
+        if not verdict.superseded:
+            break
+        if not _is_ours(conductor.given, backend):
+            logger.info("another revision has taken over")
+            return 0
+        # An older revision wrote its name over ours a moment before it saw that it is old.
     code = _code_of(verdict, store)
     conductor.leave(code)
     logger.info("the run has ended with %d; `modelmill report %s` shows it", code, told.run)
     return code
+
+
+def _is_ours(given: Conducted, backend: ClusterBackend) -> bool:
+    """Tell whether both the release and the run's record still want this revision."""
+    record = read_run(given.store, given.run)
+    return record is not None and record.owner == given.owner and backend.is_wanted()
+
+
+def _why_stopped(namespace: Namespace) -> str:
+    try:
+        return why_stopped(namespace.read_pod(socket.gethostname()))
+    except (NotThere, Refused, Unavailable):
+        return "asked to stop"
+
+
+class Stopped(BaseException):
+    """Raised out of the handler of SIGTERM; not an Exception, so that no library swallows it."""
+
+
+def _handle_stop(_number: int, _frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Stopped
 
 
 def _code_of(verdict: Verdict, store: Store) -> int:

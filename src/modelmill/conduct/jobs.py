@@ -4,7 +4,7 @@ Knows Jobs, their names and labels; the pod inside is made in `pods`.  Speaks to
 so `modelmill render`, the examples in `k8s/jobs` and the conductor show the same thing.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from pydantic import JsonValue
@@ -12,9 +12,11 @@ from pydantic import JsonValue
 from modelmill.conduct.backend import Order
 from modelmill.conduct.json_patch import patched
 from modelmill.conduct.pods import stage_pod
+from modelmill.spec.canonical import sha256_of
 from modelmill.spec.cluster import merged_place
 from modelmill.spec.errors import Interrupted
 from modelmill.spec.names import (
+    ANNOTATION_SHAPE,
     CONTAINER,
     LABEL_ATTEMPT,
     LABEL_KEY,
@@ -33,6 +35,7 @@ Manifest: TypeAlias = dict[str, JsonValue]
 KEY_LABEL_CHARACTERS: Final = 32
 """Of a key's 64; a label holds 63."""
 KEY_NAME_CHARACTERS: Final = 8
+SHAPE_CHARACTERS: Final = 16
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,20 @@ def stage_job(order: Order, release: Release) -> Manifest:
     Raises:
         SpecError: a patch of the profile does not fit the Job.
     """
+    return _job(order, release, shape_of(order, release))
+
+
+def shape_of(order: Order, release: Release) -> str:
+    """Digest what an order's Job would be for any plan, attempt and revision.
+
+    A Job of another shape was made by another profile; while it waits, it waits for the wrong
+    thing.
+    """
+    of_any = replace(order, number=0, plan_sha256="", halvings=0)
+    return sha256_of(_job(of_any, replace(release, revision=""), ""))[:SHAPE_CHARACTERS]
+
+
+def _job(order: Order, release: Release, shape: str) -> Manifest:
     kind = kind_of(order.stage)
     profile = release.profile
     pods = profile.stages[kind]
@@ -68,7 +85,11 @@ def stage_job(order: Order, release: Release) -> Manifest:
             "name": job_name(order, release.run),
             "namespace": release.namespace,
             "labels": {**labels, **({LABEL_QUEUE: queue} if queue else {})},
-            "annotations": {**place.annotations, LABEL_KEY: order.key},
+            "annotations": {
+                **place.annotations,
+                LABEL_KEY: order.key,
+                ANNOTATION_SHAPE: shape,
+            },
             "ownerReferences": [_owner(release)],
         },
         "spec": {

@@ -184,6 +184,15 @@ class Namespace:
         with _answers():
             return _parse(self._api, JobSeen, self._batch.read_namespaced_job(name, self.name))
 
+    def read_pod(self, name: str) -> PodSeen:
+        """Read a pod.
+
+        Raises:
+            NotThere: there is none.
+        """
+        with _answers():
+            return _parse(self._api, PodSeen, self._core.read_namespaced_pod(name, self.name))
+
     def delete_job(self, job: JobSeen) -> None:
         """Delete this very Job and, after their grace period, its pods."""
         with _answers():

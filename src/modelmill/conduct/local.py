@@ -19,6 +19,7 @@ from modelmill.conduct.backend import Attempt, Order
 from modelmill.spec.errors import InputMissing, meaning_of
 from modelmill.spec.names import (
     ENV_ATTEMPT,
+    ENV_HALVINGS,
     ENV_PARENT_PID,
     ENV_PLAN_SHA256,
     ENV_PROGRESS_FILE,
@@ -32,6 +33,7 @@ from modelmill.spec.names import (
 from modelmill.spec.records import Ending, Progress
 from modelmill.store.artifact import attempt_id
 
+LOOK_SECONDS: Final = 0.2
 GRACE_SECONDS: Final = 20.0
 """A stage needs it to save what can be resumed; a native call may hold it up."""
 
@@ -115,8 +117,8 @@ class LocalBackend:
             return None
 
     def wait(self, seconds: float) -> None:
-        """Sleep: a look at child processes costs nothing."""
-        time.sleep(seconds)
+        """Sleep for a moment: a look at child processes costs nothing."""
+        time.sleep(min(seconds, LOOK_SECONDS))
 
     def is_wanted(self) -> bool:
         """Work for whoever started this process."""
@@ -142,6 +144,7 @@ class LocalBackend:
             ENV_PROGRESS_FILE: str(folder / "progress"),
             ENV_TERMINATION: str(folder / "termination"),
             ENV_PARENT_PID: str(os.getpid()),
+            ENV_HALVINGS: str(order.halvings),
             "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "DO_NOT_TRACK": "1",

@@ -14,6 +14,7 @@ from modelmill.spec.cluster import PodPlace, StagePods, merged_place
 from modelmill.spec.names import (
     CONTAINER,
     ENV_ATTEMPT,
+    ENV_HALVINGS,
     ENV_PLAN_SHA256,
     ENV_RUN,
     ENV_STAGE,
@@ -148,6 +149,8 @@ def _told(order: Order, run: str, pods: StagePods, profile: Profile) -> list[Jso
         ENV_WORK: WORK,
         ENV_TERMINATION: TERMINATION,
     }
+    if order.halvings:
+        told[ENV_HALVINGS] = str(order.halvings)
     if pods.work_volume == "emptyDir":
         # Over this limit the kubelet evicts; the file system would show the node's space.
         told[ENV_WORK_BYTES] = str(whole_bytes(pods.work))

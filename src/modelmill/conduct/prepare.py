@@ -122,11 +122,16 @@ def prepare(store: Store, run: RunSpec, profile: Profile, asked: Asked) -> Condu
     def take_over(present: RunRecord | None) -> RunRecord:
         assert present is not None
         return present.model_copy(
-            update={"conductor": conductor, "exit_code": None, "heartbeat": now()}
+            update={
+                "conductor": conductor,
+                "exit_code": None,
+                "absence": "",
+                "heartbeat": now(),
+            }
         )
 
     update_run(store, asked.name, take_over)
-    return Conducted(store, asked.name, plan, sha256, profile, conductor)
+    return Conducted(store, asked.name, plan, sha256, profile, conductor, asked.owner)
 
 
 def record_plan(store: Store, run: RunSpec, profile: Profile, asked: Asked) -> tuple[Plan, str]:

@@ -61,6 +61,14 @@ def how_it_ended(pod: PodSeen) -> Ended | None:
     return _how_container_ended(pod, terminated)
 
 
+def why_stopped(pod: PodSeen) -> str:
+    """Say why a pod that still runs is asked to stop."""
+    disruption = pod.condition("DisruptionTarget")
+    if disruption is None:
+        return "its pod was deleted" if pod.metadata.deletion_timestamp else "asked to stop"
+    return _DISRUPTIONS.get(disruption.reason, disruption.reason)
+
+
 def why_it_waits(
     job: JobSeen,
     pod: PodSeen | None,

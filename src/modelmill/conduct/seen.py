@@ -10,7 +10,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
-from modelmill.spec.names import CONTAINER
+from modelmill.spec.names import CONDUCTOR_CONTAINER, CONTAINER
 
 
 class Seen(BaseModel):
@@ -83,6 +83,11 @@ class JobSeen(ObjectSeen):
     def condition(self, kind: str) -> Condition | None:
         """Find a condition that is true."""
         return _true(self.status.conditions, kind)
+
+    @property
+    def is_being_deleted(self) -> bool:
+        """Whether somebody has deleted it."""
+        return self.metadata.deletion_timestamp is not None
 
     @property
     def is_live(self) -> bool:
@@ -159,17 +164,27 @@ class PodSeen(ObjectSeen):
         return self.status.phase in ("Succeeded", "Failed")
 
     @property
+    def has_begun(self) -> bool:
+        """Whether its container runs, or has run."""
+        return self.state.running is not None or self.state.terminated is not None
+
+    @property
     def state(self) -> ContainerState:
-        """Where the stage's container is; empty until the kubelet has looked at it."""
-        for each in self.status.container_statuses:
-            if each.name == CONTAINER:
-                return each.state
-        return ContainerState()
+        """Where our container is; empty until the kubelet has looked at it."""
+        ours = self._ours
+        return ContainerState() if ours is None else ours.state
 
     @property
     def image(self) -> str:
-        """The image of the stage's container, as far as it is known."""
-        return next((s.image for s in self.status.container_statuses if s.name == CONTAINER), "")
+        """The image of our container, as far as it is known."""
+        ours = self._ours
+        return "" if ours is None else ours.image
+
+    @property
+    def _ours(self) -> ContainerStatus | None:
+        """Leave out what an injector has added."""
+        named = (CONTAINER, CONDUCTOR_CONTAINER)
+        return next((s for s in self.status.container_statuses if s.name in named), None)
 
 
 class Involved(Seen):

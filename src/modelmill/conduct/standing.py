@@ -51,7 +51,8 @@ class StageRow(Record):
 
     stage: str
     key: str
-    state: Literal["committed", "running", "failed", "stopped", "skipped", "waiting"]
+    state: Literal["committed", "running", "pending", "failed", "stopped", "skipped", "waiting"]
+    """`waiting` for other stages; `pending`: it waits for a place, and `message` says for what."""
     from_run: str = ""
     attempts: int = 0
     seconds: float | None = None

@@ -1,5 +1,6 @@
 """What happened to a run, in one line.  Pure; terminals, pod logs and Events say the same."""
 
+from modelmill.spec.errors import Interrupted
 from modelmill.spec.records import Event
 
 
@@ -9,6 +10,8 @@ def event_words(event: Event) -> str:
     match event.event:
         case "adopted":
             return f"{event.stage} adopted from run {event.from_run}"
+        case "failed" if event.exit_code == Interrupted.exit_code:
+            return f"{event.stage}: {first}"
         case "failed":
             code = "" if event.exit_code is None else f" with {event.exit_code}"
             return f"{event.stage} failed{code}{': ' if first else ''}{first}"

@@ -307,6 +307,8 @@ class RunRecord(Record):
     """How the last conductor left; None while one drives the run, or died."""
     cancelled: str = ""
     """The conductor that was asked to stop everything; the next one starts anew."""
+    absence: str = ""
+    """Why the last conductor was stopped in the middle, in its words; another may follow."""
     heartbeat: str = ""
     """When a conductor last worked on it; UTC, ISO 8601."""
     change: str = ""

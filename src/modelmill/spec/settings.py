@@ -77,6 +77,8 @@ class FinetuneSettings(Settings):
     contract: ContractSettings
     too_long: Literal["error", "drop"]
     seed: int
+    micro_batch_halvings: int = 0
+    """How often the rows of one forward pass are halved; set for an attempt, never planned."""
 
 
 class MergeSettings(Settings):
@@ -138,7 +140,12 @@ StageSettings = Annotated[
 ]
 
 UNKEYED: Final[frozenset[str]] = frozenset(
-    {"finetune.micro_batch_size", "finetune.gradient_checkpointing", "quantize.name"}
+    {
+        "finetune.micro_batch_size",
+        "finetune.gradient_checkpointing",
+        "micro_batch_halvings",
+        "quantize.name",
+    }
 )
 """Settings that cannot change the result: memory and naming."""
 

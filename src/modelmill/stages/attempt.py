@@ -21,6 +21,7 @@ from modelmill.spec.settings import (
     FetchDataSettings,
     FetchModelSettings,
     FetchTestSettings,
+    FinetuneSettings,
     Pin,
     Settings,
 )
@@ -75,6 +76,8 @@ class Assignment:
     work: Path
     """Empty; removed by whoever made it."""
     work_limit_bytes: int | None
+    halvings: int = 0
+    """How often finetune halves its micro-batch: other attempts were killed for memory."""
 
 
 def is_committed(store: Store, stage: Stage) -> bool:
@@ -103,10 +106,17 @@ def carry_out(given: Assignment, pulse: LivePulse) -> Published:
         restore_checkpoint(given.store, given.stage.key, folders.resume)
     with pulse.part("import"):
         function = _function_of(given.stage.kind)
-    outcome = function(given.stage.settings, folders, pulse)
+    outcome = function(_settings_of(given), folders, pulse)
     published = _publish(given, inputs, outcome, pulse, started)
     drop_checkpoints(given.store, given.stage.key)
     return published
+
+
+def _settings_of(given: Assignment) -> Settings:
+    settings = given.stage.settings
+    if isinstance(settings, FinetuneSettings):
+        return settings.model_copy(update={"micro_batch_halvings": given.halvings})
+    return settings
 
 
 def _function_of(kind: Kind) -> StageFunction:

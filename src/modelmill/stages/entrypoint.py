@@ -30,6 +30,7 @@ from modelmill.spec.errors import (
 )
 from modelmill.spec.names import (
     ENV_ATTEMPT,
+    ENV_HALVINGS,
     ENV_PARENT_PID,
     ENV_PLAN_SHA256,
     ENV_PROGRESS_FILE,
@@ -65,6 +66,7 @@ class Asked:
     attempt: str
     work: Path
     work_limit_bytes: int | None
+    halvings: int
     progress_file: Path | None
     termination: Path | None
     parent_pid: int | None
@@ -80,7 +82,7 @@ def read_environment(environment: Mapping[str, str]) -> Asked:
     problems = [Problem(name, "not set") for name in required if not environment.get(name)]
     problems += [
         Problem(name, f"should be a whole number (got {environment[name]!r})")
-        for name in (ENV_WORK_BYTES, ENV_PARENT_PID)
+        for name in (ENV_WORK_BYTES, ENV_HALVINGS, ENV_PARENT_PID)
         if environment.get(name) and not environment[name].isdecimal()
     ]
     if problems:
@@ -100,6 +102,7 @@ def read_environment(environment: Mapping[str, str]) -> Asked:
         attempt=environment.get(ENV_ATTEMPT) or attempt_id(),
         work=path(ENV_WORK) or Path(tempfile.gettempdir()),
         work_limit_bytes=number(ENV_WORK_BYTES),
+        halvings=number(ENV_HALVINGS) or 0,
         progress_file=path(ENV_PROGRESS_FILE),
         termination=path(ENV_TERMINATION),
         parent_pid=number(ENV_PARENT_PID),
@@ -158,6 +161,7 @@ def _attempt(asked: Asked, stop: Stop) -> str:
             asked.attempt,
             work,
             asked.work_limit_bytes,
+            asked.halvings,
         )
         return _carry_out(asked, given, stop)
     finally:

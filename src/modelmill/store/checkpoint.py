@@ -83,6 +83,12 @@ def restore_checkpoint(
     return False
 
 
+def has_checkpoint(store: Store, key: str, attempt: str) -> bool:
+    """Tell whether an attempt has left a complete state."""
+    present = store.list(f"{checkpoint_prefix(key)}/{attempt}/")
+    return any(_is_manifest(item.key) for item in present)
+
+
 def put_live(store: Store, key: str, live: Live) -> None:
     """Say who works on a key; renewed while it lives."""
     store.put(live_name(key), canonical_json(live.model_dump(mode="json")))

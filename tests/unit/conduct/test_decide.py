@@ -90,6 +90,46 @@ def test_interruptions_are_free_but_not_endless() -> None:
     assert decide(view_of(*more)).states["fetch"] is State.FAILED
 
 
+def test_interruption_that_saved_something_starts_the_count_anew() -> None:
+    """Five in a row that saved nothing are too many; a spot machine may interrupt for ever."""
+    lost = [attempt("fetch", FREE, number) for number in range(1, 2 * FREE_ATTEMPTS)]
+    lost[FREE_ATTEMPTS - 1] = replace(lost[FREE_ATTEMPTS - 1], has_saved=True)
+    assert decide(view_of(*lost)).states["fetch"] is State.READY
+    assert decide(view_of(*lost, attempt("fetch", FREE, 99))).states["fetch"] is State.FAILED
+
+
+def test_attempt_that_a_place_started_itself_does_not_hide_what_came_before() -> None:
+    """A cluster replaces pods without asking; after five for nothing the last is stopped."""
+    lost = [attempt("fetch", FREE, 1) for _ in range(FREE_ATTEMPTS)]
+    next_ = attempt("fetch")
+    decision = decide(view_of(*lost, next_))
+    assert decision.states["fetch"] is State.FAILED
+    assert Stop(next_) in decision.actions
+
+
+def test_killed_finetune_tries_with_half_the_rows_twice() -> None:
+    """Memory is the one failure that a smaller step mends; no other stage has one."""
+    killed = [replace(attempt("finetune", 78, number), is_oom=True) for number in (1, 2, 3)]
+    for number in (1, 2):
+        decision = decide(view_of(*killed[:number], committed="fetch"))
+        assert decision.actions == (Start("finetune", "t", number + 1, halvings=number),)
+    decision = decide(view_of(*killed, committed="fetch"))
+    assert (decision.states["finetune"], decision.failures) == (State.FAILED, {"finetune": 78})
+    other = replace(attempt("infer-base", 78), is_oom=True)
+    assert decide(view_of(other, committed="fetch")).states["infer-base"] is State.FAILED
+
+
+def test_attempt_that_waits_for_something_nobody_asks_for_is_stopped() -> None:
+    """The profile was changed: the new one must not wait behind the old one's Job."""
+    stale = replace(attempt("fetch"), has_begun=False, is_stale=True)
+    assert decide(view_of(stale)).actions == (Stop(stale),)
+
+
+def test_number_follows_the_highest() -> None:
+    """Attempts may be forgotten, and names must not be used twice."""
+    assert decide(view_of(attempt("fetch", COUNTED, 4))).actions == (Start("fetch", "f", 5),)
+
+
 def test_success_without_a_commit_is_a_failure() -> None:
     """Exit 0 is a claim; the manifest is the fact."""
     decision = decide(view_of(attempt("fetch", 0)))

@@ -51,6 +51,7 @@ def run(settings: FinetuneSettings, folders: Folders, pulse: Pulse) -> Outcome:
         dtype=dtype,
         device=device,
         scratch=folders.resume,
+        halvings=settings.micro_batch_halvings,
     )
     with pulse.part("work"):
         trained = train(model, examples, training, pulse)

@@ -3,8 +3,9 @@
 Knows the trainer; must not know rows as text, nor what is written where.
 """
 
+import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +38,8 @@ CPU_ROWS = 4
 CUDA_TOKENS = 8192
 """Tokens of one forward pass; fills a data-centre GPU with a 1 B model."""
 
+HALVINGS = 2
+"""Of the micro-batch, before a GPU is too small."""
 
 EVAL_ROWS = 8
 """The eval loss is a mean over batches; of a fixed size, so that memory cannot choose the best
@@ -54,6 +57,8 @@ class Training:
     dtype: torch.dtype
     device: torch.device
     scratch: Path
+    halvings: int = 0
+    """Of the micro-batch, from the start: attempts before this one were killed for memory."""
 
 
 @dataclass(frozen=True)
@@ -76,33 +81,63 @@ def present_device() -> torch.device:
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def micro_batch_size(training: Training, longest: int) -> int:
+def micro_batch_size(training: Training, longest: int, halvings: int = 0) -> int:
     """Choose the rows of one forward pass: at most what is asked, a divisor of the batch.
 
     Args:
         training: batch size, device and what was asked.
         longest: tokens of the longest row.
+        halvings: how often half of that has to do; one row always may.
     """
     spec = training.finetune
     if isinstance(spec.micro_batch_size, int):
-        return spec.micro_batch_size
-    limit = CPU_ROWS if training.device.type == "cpu" else max(1, CUDA_TOKENS // longest)
-    return max(rows for rows in range(1, limit + 1) if spec.batch_size % rows == 0)
+        limit = spec.micro_batch_size
+    else:
+        limit = CPU_ROWS if training.device.type == "cpu" else CUDA_TOKENS // longest
+    rows = _divisor(spec.batch_size, limit)
+    return _divisor(spec.batch_size, rows >> halvings)
+
+
+def _divisor(number: int, limit: int) -> int:
+    """Find the largest divisor up to a limit; 1 is one of any."""
+    return max(each for each in range(1, max(1, limit) + 1) if number % each == 0)
 
 
 def train(base: PreTrainedModel, examples: Examples, training: Training, pulse: Pulse) -> Trained:
     """Put an adapter on the base and train it; the result has the best weights in it.
 
-    Equal inputs give equal adapters on one CPU.
+    Equal inputs give equal adapters on one CPU.  Where GPU memory is too small it begins again
+    with half the rows at a time, twice at most; the batch, and so the result, is the same.
 
     Raises:
         DataError: the loss or a weight stopped being a number.
-        DoesNotFit: GPU memory is too small.
+        DoesNotFit: GPU memory is too small even so.
     """
     set_seed(training.seed)
     adapted = get_peft_model(base, _lora(training))
     longest = max(len(row.input_ids) for row in (*examples.train, *examples.eval))
-    micro_batch = micro_batch_size(training, longest)
+    first = {name: each.detach().clone() for name, each in _trainable(adapted).items()}
+    for halvings in range(training.halvings, training.halvings + HALVINGS + 1):
+        micro_batch = micro_batch_size(training, longest, halvings)
+        trained = _train_with(micro_batch, adapted, examples, training, pulse)
+        if trained is not None:
+            return trained
+        if micro_batch == 1:
+            break
+        pulse.warn(f"GPU memory is too small for {micro_batch} rows at a time; taking half of them")
+        gc.collect()  # the trainer and its optimizer are a cycle
+        torch.cuda.empty_cache()
+        _put_back(first, adapted)
+    raise DoesNotFit(
+        f"GPU memory is too small for {micro_batch} rows of up to {longest} tokens",
+        fix="set finetune.micro_batch_size lower, or finetune.gradient_checkpointing: true",
+    )
+
+
+def _train_with(
+    micro_batch: int, adapted: PeftModel, examples: Examples, training: Training, pulse: Pulse
+) -> Trained | None:
+    """Train with so many rows at a time; None where GPU memory is too small for them."""
     watch = _Watch(pulse)
     trainer = Trainer(
         model=adapted,
@@ -121,19 +156,17 @@ def train(base: PreTrainedModel, examples: Examples, training: Training, pulse: 
         weight.data = weight.data.float()
     try:
         trainer.train()
-    except torch.OutOfMemoryError as error:
-        raise DoesNotFit(
-            f"GPU memory is too small for {micro_batch} rows of up to {longest} tokens",
-            fix="set finetune.micro_batch_size lower, or finetune.gradient_checkpointing: true",
-        ) from error
-    watch.restore_best(adapted)
+    except torch.OutOfMemoryError:
+        return None
+    if watch.best is not None:  # without an eval split the last weights are the best
+        _put_back(watch.best.weights, adapted)
     _check_learned(adapted)
     return Trained(
         model=adapted,
         steps=trainer.state.global_step,
         tokens=trainer.tokens,
         trainable_parameters=sum(each.numel() for each in _trainable(adapted).values()),
-        parameters=base.num_parameters(),
+        parameters=adapted.get_base_model().num_parameters(),
         micro_batch_size=micro_batch,
         best_step=watch.best_step,
         best_eval_loss=watch.best_eval_loss,
@@ -203,6 +236,11 @@ def dataset_of(rows: Sequence[EncodedRow]) -> Dataset:
 
 def _trainable(model: PeftModel) -> dict[str, torch.nn.Parameter]:
     return {name: each for name, each in model.named_parameters() if each.requires_grad}
+
+
+def _put_back(weights: Mapping[str, torch.Tensor], model: PeftModel) -> None:
+    for name, weight in _trainable(model).items():
+        weight.data.copy_(weights[name])
 
 
 def _check_learned(model: PeftModel) -> None:
@@ -315,13 +353,6 @@ class _Watch(TrainerCallback):
         if self.best is None or loss < self.best.loss:
             weights = {name: each.detach().clone() for name, each in _trainable(model).items()}
             self.best = _Best(state.global_step, loss, weights)
-
-    def restore_best(self, model: PeftModel) -> None:
-        """Put the best weights back; without an eval split the last ones are the best."""
-        if self.best is None:
-            return
-        for name, weight in _trainable(model).items():
-            weight.data.copy_(self.best.weights[name])
 
     def _show(self, state: TrainerState) -> None:
         self.pulse.progress(state.global_step, state.max_steps, "steps", self.note)
