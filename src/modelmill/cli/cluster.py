@@ -1,34 +1,34 @@
-"""Commands that change a run on a cluster: submit, resume, cancel."""
+"""Commands that change a run on a cluster: submit, resume, cancel, rm."""
 
 import sys
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from modelmill.cli.options import file_argument, output_option, run_options, store_options
+from modelmill.cli.codes import NOT_FINISHED, ClusterCommand
+from modelmill.cli.look import wait_for
+from modelmill.cli.options import (
+    context_option,
+    file_argument,
+    output_option,
+    run_options,
+    store_options,
+)
 
 if TYPE_CHECKING:
     from modelmill.conduct.standing import PlanRow
-    from modelmill.conduct.submit import Submitted
-    from modelmill.store.s3 import Store
-
-RUN_FAILED: Final = 3
-NOT_FINISHED: Final = 4
-CANCELLED: Final = 6
-GATE_FAILED: Final = 79
-INTERRUPTED: Final = 75
-LOOK_SECONDS: Final = 5.0
+    from modelmill.conduct.submit import Submission, Submitted
+    from modelmill.spec.records import RunRecord
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def cluster_options(command: F) -> F:
     """Add the options that say which cluster, and what of it."""
-    for option in (
-        click.option("--context", help="Of the kubeconfig; its current one when absent."),
+    return context_option(
         click.option(
             "-n",
             "--namespace",
@@ -37,13 +37,11 @@ def cluster_options(command: F) -> F:
             show_default=True,
             show_envvar=True,
             help="Of the run.",
-        ),
-    ):
-        command = option(command)
-    return command
+        )(command)
+    )
 
 
-@click.command()
+@click.command(cls=ClusterCommand)
 @file_argument
 @run_options
 @cluster_options
@@ -74,35 +72,43 @@ def submit(
 ) -> None:
     """Start FILE on a cluster, or go on with it there; the laptop may be switched off then."""
     from modelmill.conduct.helm import find_helm
-    from modelmill.conduct.kubernetes import from_kubeconfig
     from modelmill.conduct.place import opened_as_pods_see_it
-    from modelmill.conduct.prepare import Asked, check_run_name, run_name
-    from modelmill.conduct.submit import Submission, rows_of
+    from modelmill.conduct.release import owner_in
+    from modelmill.conduct.submit import rows_of
     from modelmill.conduct.submit import submit as submit_run
+
+    submission = _submission(file, overrides, name, profile)
+    helm = find_helm(namespace, context)
+    run = submission.asked.name
+    asked = replace(
+        submission.asked,
+        again=again,
+        repin=repin,
+        owner=owner_in(namespace, context, run),
+        take_over=take_over,
+    )
+    submission = replace(submission, asked=asked)
+    with opened_as_pods_see_it(submission.profile, store_url) as store:
+        if dry_run:
+            _print_plan(rows_of(store, submission), output)
+            return
+        _print_submitted(submit_run(store, submission, helm), output)
+        if wait:
+            sys.exit(wait_for(store, run))
+
+
+def _submission(
+    file: Path, overrides: tuple[str, ...], name: str | None, profile: Path | None
+) -> "Submission":
+    from modelmill.conduct.prepare import Asked, check_run_name, run_name
+    from modelmill.conduct.submit import Submission
     from modelmill.spec.loading import load_profile, load_run
     from modelmill.spec.profile import check_cluster, cluster_facts
 
     spec, place = load_run(file, overrides), load_profile(profile)
     check_cluster(place, str(profile or "--profile"))
     run = check_run_name(name or run_name(file))
-    helm = find_helm(namespace, context)
-    asked = Asked(
-        run,
-        file.resolve().parent,
-        again,
-        repin,
-        facts=cluster_facts(place),
-        owner=from_kubeconfig(context, namespace).owner_of(run),
-        take_over=take_over,
-    )
-    submission = Submission(spec, place, asked)
-    with opened_as_pods_see_it(place, store_url) as store:
-        if dry_run:
-            _print_plan(rows_of(store, submission), output)
-            return
-        _print_submitted(submit_run(store, submission, helm), output)
-        if wait:
-            sys.exit(_wait(store, run))
+    return Submission(spec, place, Asked(run, file.resolve().parent, facts=cluster_facts(place)))
 
 
 def _print_plan(rows: tuple["PlanRow", ...], output: str) -> None:
@@ -125,32 +131,13 @@ def _print_submitted(submitted: "Submitted", output: str) -> None:
         f"Run '{submitted.run}' is in namespace {submitted.namespace}.\n"
         f"  where it is  modelmill status {submitted.run}\n"
         f"  its logs     modelmill logs -f {submitted.run}\n"
+        f"  its end      modelmill wait {submitted.run}\n"
         f"  stop it      modelmill cancel {submitted.run}",
         err=True,
     )
 
 
-def _wait(store: "Store", run: str) -> int:
-    """Wait for a conductor to leave; the run goes on if this is interrupted."""
-    from modelmill.store.runs import read_run
-
-    try:
-        while True:
-            record = read_run(store, run)
-            if record is not None and not record.conductor and record.exit_code is not None:
-                return code_for_clusters(record.exit_code)
-            time.sleep(LOOK_SECONDS)
-    except KeyboardInterrupt:
-        click.echo(f"The run goes on: modelmill status {run}", err=True)
-        return 130
-
-
-def code_for_clusters(exit_code: int) -> int:
-    """Fold how a run ended into what scripts around a cluster tell apart."""
-    return {0: 0, INTERRUPTED: CANCELLED, GATE_FAILED: GATE_FAILED}.get(exit_code, RUN_FAILED)
-
-
-@click.command()
+@click.command(cls=ClusterCommand)
 @click.argument("run")
 @cluster_options
 @store_options
@@ -167,28 +154,56 @@ def resume(
 ) -> None:
     """Go on with RUN on its cluster, from what is committed."""
     from modelmill.conduct.helm import find_helm
-    from modelmill.conduct.kubernetes import from_kubeconfig
     from modelmill.conduct.place import opened
     from modelmill.conduct.prepare import Asked
+    from modelmill.conduct.release import owner_in
     from modelmill.conduct.submit import resume as resume_run
 
-    helm = find_helm(namespace, context)
-    owner = from_kubeconfig(context, namespace).owner_of(run)
+    helm, owner = find_helm(namespace, context), owner_in(namespace, context, run)
     with opened(home, store_url) as place:
         resume_run(place.store, Asked(run, None, again, repin, owner=owner), helm)
     click.echo(f"Going on: modelmill status {run}", err=True)
 
 
-@click.command()
+@click.command(cls=ClusterCommand)
 @click.argument("run")
+@click.option(
+    "--timeout",
+    "patience_seconds",
+    type=click.FloatRange(0),
+    default=600,
+    show_default=True,
+    help="Seconds to wait for the stages to save and end.",
+)
 @store_options
-def cancel(run: str, home: Path, store_url: str | None) -> None:
+def cancel(run: str, patience_seconds: float, home: Path, store_url: str | None) -> None:
     """Stop every stage of RUN, wherever it is driven; what is committed stays."""
     from modelmill.conduct.place import opened
     from modelmill.conduct.submit import cancel as cancel_run
 
     with opened(home, store_url) as place:
-        is_done = cancel_run(place.store, run)
+        is_done = cancel_run(place.store, run, patience_seconds)
     words = "is cancelled" if is_done else "has been asked to stop, and has not answered yet"
     click.echo(f"Run '{run}' {words}", err=True)
     sys.exit(0 if is_done else NOT_FINISHED)
+
+
+@click.command(cls=ClusterCommand)
+@click.argument("run")
+@click.option("--force", is_flag=True, help="Forget it although its cluster cannot be asked.")
+@context_option
+@store_options
+def rm(run: str, force: bool, context: str | None, home: Path, store_url: str | None) -> None:
+    """Forget RUN: its release, record, logs and reports; what its stages made stays."""
+    from modelmill.conduct.place import opened
+    from modelmill.conduct.submit import remove
+
+    def uninstall(record: "RunRecord") -> None:
+        if record.owner:
+            from modelmill.conduct.release import uninstall_release
+
+            uninstall_release(record, context, is_forced=force)
+
+    with opened(home, store_url) as place:
+        remove(place.store, run, uninstall)
+    click.echo(f"Run '{run}' is forgotten; modelmill artifacts ls shows what it made", err=True)

@@ -7,12 +7,11 @@ from pathlib import Path
 import click
 
 from modelmill.cli.cluster import cluster_options
+from modelmill.cli.codes import PREFLIGHT_FAILED, ClusterCommand
 from modelmill.cli.options import output_option
 
-PREFLIGHT_FAILED = 7
 
-
-@click.command()
+@click.command(cls=ClusterCommand)
 @click.option(
     "--profile",
     type=click.Path(dir_okay=False, path_type=Path),

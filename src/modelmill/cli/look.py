@@ -1,29 +1,45 @@
-"""Commands that look at runs: status, logs, report."""
+"""Commands that look at runs: status, list, logs, wait, report."""
 
 import json
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from modelmill.cli.options import output_option, store_options
+from modelmill.cli.codes import INTERRUPTED, ClusterCommand, code_of_run
+from modelmill.cli.options import context_option, output_option, store_options
 
 if TYPE_CHECKING:
-    from modelmill.conduct.standing import RunRow
+    from modelmill.conduct.following import Follower
+    from modelmill.conduct.standing import Look, RunRow
+    from modelmill.store.s3 import Store
+
+FOLLOW_SECONDS = 1.0
 
 
-@click.command()
+@click.command(cls=ClusterCommand)
 @click.argument("run", required=False)
+@click.option("--exit-code", "tell_code", is_flag=True, help="Exit as RUN did; 4 until it has.")
+@context_option
 @store_options
 @output_option
-def status(run: str | None, home: Path, store_url: str | None, output: str) -> None:
+def status(
+    run: str | None,
+    tell_code: bool,
+    context: str | None,
+    home: Path,
+    store_url: str | None,
+    output: str,
+) -> None:
     """Show where RUN and its stages are; without RUN, every run."""
     from modelmill.conduct.place import opened
     from modelmill.conduct.standing import run_row, run_rows
 
     with opened(home, store_url) as place:
-        rows = run_rows(place.store) if run is None else (run_row(place.store, run),)
+        look = _look(context)
+        rows = run_rows(place.store, look) if run is None else (run_row(place.store, run, look),)
     if output == "json":
         click.echo(json.dumps([row.model_dump() for row in rows], indent=2))
     elif run is None:
@@ -31,6 +47,51 @@ def status(run: str | None, home: Path, store_url: str | None, output: str) -> N
     else:
         click.echo(f"Run '{run}': {rows[0].state}", err=True)
         _print_stages(rows[0])
+    if tell_code and run is not None:
+        sys.exit(code_of_run(rows[0].exit_code))
+
+
+@click.command("list", cls=ClusterCommand)
+@context_option
+@store_options
+@output_option
+def list_(context: str | None, home: Path, store_url: str | None, output: str) -> None:
+    """List every run in the store and where it is."""
+    from modelmill.conduct.place import opened
+    from modelmill.conduct.standing import run_rows
+
+    with opened(home, store_url) as place:
+        rows = run_rows(place.store, _look(context))
+    if output == "json":
+        click.echo(json.dumps([row.model_dump(exclude={"stages"}) for row in rows], indent=2))
+    else:
+        _print_runs(rows)
+
+
+def _look(context: str | None) -> "Look":
+    """Ask the cluster about runs that nobody drives, if this machine reaches it."""
+    if not _has_kubernetes():
+        return lambda _: ""
+    from modelmill.conduct.release import look_in_cluster
+
+    return lambda record: look_in_cluster(record, context)
+
+
+def _follower(store: "Store", run: str, stage: str, context: str | None) -> "Follower":
+    if not _has_kubernetes():
+        from modelmill.conduct.following import Follower
+
+        return Follower(store, run, stage)
+    from modelmill.conduct.release import follower_of
+
+    return follower_of(store, run, stage, context)
+
+
+def _has_kubernetes() -> bool:
+    """Whoever runs stages here only need not have it."""
+    from importlib.util import find_spec
+
+    return find_spec("kubernetes") is not None
 
 
 def _print_runs(rows: tuple["RunRow", ...]) -> None:
@@ -63,7 +124,7 @@ def _print_stages(row: "RunRow") -> None:
                 stage.state,
                 seconds_text(stage.seconds),
                 str(stage.attempts),
-                stage.key[:12],
+                stage.key.rpartition(".")[2][:12],
                 progress_words(stage.progress)
                 if stage.progress is not None
                 else f"adopted from {stage.from_run}"
@@ -75,29 +136,67 @@ def _print_stages(row: "RunRow") -> None:
     )
 
 
-@click.command()
+@click.command(cls=ClusterCommand)
 @click.argument("run")
 @click.argument("stage", required=False)
-@click.option("-f", "--follow", is_flag=True, help="Go on until the run is no longer live.")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
+@context_option
 @store_options
-def logs(run: str, stage: str | None, follow: bool, home: Path, store_url: str | None) -> None:
-    """Print the logs of RUN, or of one STAGE of it, oldest attempt first."""
+def logs(
+    run: str,
+    stage: str | None,
+    follow: bool,
+    context: str | None,
+    home: Path,
+    store_url: str | None,
+) -> None:
+    """Print what the attempts of RUN, or of one STAGE of it, have printed, oldest first."""
     from modelmill.conduct.place import opened
-    from modelmill.conduct.standing import find_run, log_texts, run_row
+    from modelmill.conduct.watching import is_over
+
+    with opened(home, store_url) as place:
+        follower = _follower(place.store, run, stage or "", context)
+        shown = ""
+        while True:
+            is_last = not follow or is_over(place.store, run)
+            for printed in follower.look():
+                if printed.attempt != shown:
+                    click.echo(f"--- {printed.stage} {printed.attempt}", err=True)
+                    shown = printed.attempt
+                click.echo(printed.text.decode("utf-8", errors="replace"), nl=False)
+            if is_last:
+                return
+            time.sleep(FOLLOW_SECONDS)
+
+
+@click.command(cls=ClusterCommand)
+@click.argument("run")
+@store_options
+def wait(run: str, home: Path, store_url: str | None) -> None:
+    """Show what happens to RUN until it has ended; exit as it did."""
+    from modelmill.conduct.place import opened
+    from modelmill.conduct.standing import find_run
 
     with opened(home, store_url) as place:
         find_run(place.store, run)
-        shown: dict[str, int] = {}
-        while True:
-            is_live = follow and run_row(place.store, run).is_live
-            for name, text in log_texts(place.store, run, stage or ""):
-                if name not in shown:
-                    click.echo(f"--- {name}", err=True)
-                click.echo(text[shown.get(name, 0) :], nl=False)
-                shown[name] = len(text)
-            if not is_live:
-                return
-            time.sleep(2)
+        sys.exit(wait_for(place.store, run))
+
+
+def wait_for(store: "Store", run: str) -> int:
+    """Show what happens to a run until it has ended; it goes on if this is interrupted.
+
+    Returns:
+        What to exit with.
+    """
+    from modelmill.cli.watch import watcher
+    from modelmill.conduct.watching import watch_run
+
+    try:
+        with watcher() as watching:
+            return code_of_run(watch_run(store, run, watching))
+    except KeyboardInterrupt:
+        click.echo(f"The run goes on: modelmill wait {run}", err=True)
+        return INTERRUPTED
 
 
 @click.command()

@@ -9,9 +9,9 @@ import sys
 import click
 
 from modelmill.cli.artifacts import artifacts
-from modelmill.cli.cluster import cancel, resume, submit
+from modelmill.cli.cluster import cancel, resume, rm, submit
 from modelmill.cli.doctor import doctor
-from modelmill.cli.look import logs, report, status
+from modelmill.cli.look import list_, logs, report, status, wait
 from modelmill.cli.render import render
 from modelmill.cli.run import plan, run, validate, version
 from modelmill.spec.errors import Interrupted, ModelmillError
@@ -23,8 +23,8 @@ def cli() -> None:
 
 
 for command in (
-    *(run, validate, plan, render, submit, status, logs, report, cancel, resume, doctor),
-    *(artifacts, version),
+    *(run, validate, plan, report, artifacts, version),
+    *(submit, status, list_, logs, wait, cancel, resume, rm, render, doctor),
 ):
     cli.add_command(command)
 

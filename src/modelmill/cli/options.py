@@ -35,6 +35,13 @@ def store_options(command: F) -> F:
     return command
 
 
+def context_option(command: F) -> F:
+    """Add the option that says which cluster."""
+    return click.option("--context", help="Of the kubeconfig; its current one when absent.")(
+        command
+    )
+
+
 def store_words() -> tuple[str, ...]:
     """Repeat the options that chose the store, for a command we propose."""
     context = click.get_current_context()

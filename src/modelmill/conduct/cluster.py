@@ -9,16 +9,10 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from modelmill.conduct.answers import Conflict, NotThere, Refused, Unavailable
 from modelmill.conduct.backend import Attempt, NotNow, Order
 from modelmill.conduct.jobs import Release, job_name, shape_of, stage_job
-from modelmill.conduct.kubernetes import (
-    Conflict,
-    Mirror,
-    Namespace,
-    NotThere,
-    Refused,
-    Unavailable,
-)
+from modelmill.conduct.kubernetes import Mirror, Namespace
 from modelmill.conduct.reasons import Ended, how_it_ended, why_it_waits, why_refused
 from modelmill.conduct.seen import JobSeen, ObjectSeen, PodSeen
 from modelmill.spec.errors import DeviceFault, Interrupted

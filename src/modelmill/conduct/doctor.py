@@ -8,14 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from modelmill.conduct.answers import NotThere, Refused, Unavailable
 from modelmill.conduct.helm import find_helm
-from modelmill.conduct.kubernetes import (
-    Namespace,
-    NotThere,
-    Refused,
-    Unavailable,
-    from_kubeconfig,
-)
+from modelmill.conduct.kubernetes import Namespace, from_kubeconfig
 from modelmill.conduct.place import opened_as_pods_see_it
 from modelmill.spec.errors import ModelmillError
 from modelmill.spec.names import CONDUCTOR_ACCOUNT, STAGE_ACCOUNT

@@ -57,6 +57,14 @@ class Helm:
         with as_file(chart()) as folder:
             return self._run("upgrade", release, str(folder), "--reset-then-reuse-values")
 
+    def uninstall(self, release: str) -> str:
+        """Remove a release and everything it owns.
+
+        Raises:
+            PermissionRefused: the cluster refuses.
+        """
+        return self._run("uninstall", release)
+
     def _run(self, *words: str) -> str:
         context = () if self.context is None else ("--kube-context", self.context)
         ended = subprocess.run(

@@ -19,19 +19,13 @@ from typing import Final
 
 from pydantic import JsonValue, TypeAdapter
 
+from modelmill.conduct.answers import Conflict, NotThere, Refused, Unavailable
 from modelmill.conduct.cluster import ClusterBackend
 from modelmill.conduct.conductor import Conducted, Conductor, Verdict
 from modelmill.conduct.decide import State
 from modelmill.conduct.ending import REPORT_JSON, final_code, read_report
 from modelmill.conduct.jobs import Release
-from modelmill.conduct.kubernetes import (
-    Conflict,
-    Namespace,
-    NotThere,
-    Refused,
-    Unavailable,
-    in_cluster,
-)
+from modelmill.conduct.kubernetes import Namespace, in_cluster
 from modelmill.conduct.prepare import Asked, prepare
 from modelmill.conduct.reasons import why_stopped
 from modelmill.conduct.seen import JobSeen

@@ -7,7 +7,7 @@ in as JSON, and what the server answers becomes one of four exceptions.  Decides
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
@@ -18,6 +18,8 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.informer import ADDED, DELETED, ERROR, MODIFIED, SharedInformer
 from pydantic import JsonValue
 
+from modelmill.conduct.answers import Conflict, NotThere, Refused, Unavailable
+from modelmill.conduct.owner import Owner
 from modelmill.conduct.seen import (
     AnchorSeen,
     EventSeen,
@@ -38,22 +40,6 @@ FIRST_LIST_SECONDS: Final = 30.0
 
 Manifest = Mapping[str, JsonValue]
 Seen = TypeVar("Seen", bound=ObjectSeen)
-
-
-class Unavailable(Exception):
-    """The server does not answer, or asks to come back later."""
-
-
-class Conflict(Exception):
-    """An object of that name exists, or is not the one that was meant any more."""
-
-
-class NotThere(Exception):
-    """There is no such object."""
-
-
-class Refused(Exception):
-    """The server understood and says no; the text is its reason."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +134,7 @@ class Namespace:
         """Name a release so that no release of another cluster has the name."""
         with _answers():
             found = _parse(self._api, NamespaceSeen, self._core.read_namespace(self.name))
-        return f"release {release} in namespace {self.name} ({found.metadata.uid})"
+        return str(Owner(release, self.name, found.metadata.uid))
 
     def read_anchor(self, name: str) -> AnchorSeen:
         """Read a ConfigMap's metadata.
@@ -230,14 +216,40 @@ class Namespace:
             )
         return text.encode()
 
+    def timed_log_of(
+        self, pod: PodSeen, container: str, since_seconds: int | None
+    ) -> tuple[tuple[str, bytes], ...]:
+        """Read what a pod has printed lately, or all of it: when, and the line with its end."""
+        with _answers():
+            text = self._core.read_namespaced_pod_log(
+                pod.metadata.name,
+                self.name,
+                container=container,
+                timestamps=True,
+                since_seconds=since_seconds,
+            )
+        parts = (line.partition(b" ") for line in text.encode().split(b"\n") if line)
+        return tuple((time.decode(), words + b"\n") for time, _, words in parts)
+
+    def list_jobs(self, selector: str) -> tuple[JobSeen, ...]:
+        """List the Jobs that a label selector names, oldest first."""
+        with _answers():
+            found = self._batch.list_namespaced_job(self.name, label_selector=selector)
+        return _parsed(self._api, JobSeen, found.items)
+
+    def list_pods(self, selector: str) -> tuple[PodSeen, ...]:
+        """List the pods that a label selector names, oldest first."""
+        with _answers():
+            found = self._core.list_namespaced_pod(self.name, label_selector=selector)
+        return _parsed(self._api, PodSeen, found.items)
+
     def events_about(self, uid: str) -> tuple[EventSeen, ...]:
         """List what is said about an object, oldest first."""
         with _answers():
             found = self._core.list_namespaced_event(
                 self.name, field_selector=f"involvedObject.uid={uid}"
             )
-        parsed = (_parse(self._api, EventSeen, each) for each in found.items)
-        return tuple(sorted(parsed, key=lambda each: each.age))
+        return _parsed(self._api, EventSeen, found.items)
 
     def workload_of(self, job: JobSeen) -> WorkloadSeen | None:
         """Find what Kueue makes of a Job; None where there is no Kueue."""
@@ -308,6 +320,10 @@ def from_kubeconfig(context: str | None, namespace: str | None) -> Namespace:
 
 def _parse(api: client.ApiClient, kind: type[Seen], found: object) -> Seen:
     return kind.model_validate(api.sanitize_for_serialization(found))
+
+
+def _parsed(api: client.ApiClient, kind: type[Seen], found: Iterable[object]) -> tuple[Seen, ...]:
+    return tuple(sorted((_parse(api, kind, each) for each in found), key=lambda each: each.age))
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 What `plan`, `status` and `artifacts` print; knows nothing about how.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
@@ -11,8 +11,8 @@ from typing import Literal
 from modelmill.conduct.conductor import is_young
 from modelmill.conduct.ending import read_report
 from modelmill.report.document import ReportDocument
-from modelmill.spec.errors import InputMissing, Interrupted, LineageBroken
-from modelmill.spec.names import COMMITTED, Kind, report_key, run_prefix
+from modelmill.spec.errors import InputMissing, Interrupted, LineageBroken, NoSuchRun
+from modelmill.spec.names import COMMITTED, Kind, kind_of, report_key, run_prefix
 from modelmill.spec.plan import Plan, Stage
 from modelmill.spec.records import Event, Progress, Record, RunRecord
 from modelmill.store.artifact import (
@@ -24,10 +24,8 @@ from modelmill.store.artifact import (
 )
 from modelmill.store.runs import (
     get_plan,
-    list_logs,
     list_runs,
     read_events,
-    read_log,
     read_progress,
     read_run,
 )
@@ -68,6 +66,8 @@ class RunRow(Record):
     created: str
     heartbeat: str
     is_live: bool
+    exit_code: int | None
+    """Of the run; None until it has ended."""
     state: str
     """In words: who drives it, or how it ended."""
     committed: int
@@ -114,42 +114,51 @@ def find_run(store: Store, run: str) -> tuple[RunRecord, Plan]:
     """Read a run's record and its live plan.
 
     Raises:
-        InputMissing: there is no such run; the message lists those that are.
+        NoSuchRun: there is no such run; the message lists those that are.
     """
     record = read_run(store, run)
     if record is None:
         known = ", ".join(list_runs(store)) or "none"
-        raise InputMissing(f"There is no run '{run}'", at=store.url, fix=f"choose from: {known}")
+        raise NoSuchRun(f"There is no run '{run}'", at=store.url, fix=f"choose from: {known}")
     return record, Plan.model_validate_json(get_plan(store, run, record.plan_sha256))
 
 
-def run_row(store: Store, run: str) -> RunRow:
+Look = Callable[[RunRecord], str]
+"""Finds out, somewhere else than in the store, why nobody drives a run; empty if it cannot."""
+
+
+def run_row(store: Store, run: str, look: Look = lambda _: "") -> RunRow:
     """Say where a run and each of its stages is.
 
     Raises:
-        InputMissing: there is no such run.
+        NoSuchRun: there is no such run.
     """
     record, plan = find_run(store, run)
     events = read_events(store, run)
-    stages = tuple(_stage_row(store, run, stage, events) for stage in plan.stages)
+    stages = (
+        *(_stage_row(store, run, stage.name, stage.key, events) for stage in plan.stages),
+        _report_row(store, run, events),
+    )
     return RunRow(
         run=run,
         created=record.created,
         heartbeat=record.heartbeat,
         is_live=bool(record.conductor) and is_young(record.heartbeat),
-        state=_state_of(record),
+        exit_code=record.exit_code,
+        state=_state_of(record, look),
         committed=sum(row.state == "committed" for row in stages),
         stages=stages,
     )
 
 
-def _state_of(record: RunRecord) -> str:
+def _state_of(record: RunRecord, look: Look) -> str:
     if record.conductor and is_young(record.heartbeat):
         return "running"
     if record.exit_code is None:
         # It was killed, evicted, or has not been started yet.
+        why = look(record) or record.absence
         last = record.heartbeat or record.created
-        return f"no conductor for {_duration(_age(last))}"
+        return f"no conductor for {_duration(_age(last))}{': ' if why else ''}{why}"
     if record.cancelled and record.exit_code == Interrupted.exit_code:
         return "cancelled"
     return "done" if record.exit_code == 0 else f"failed with {record.exit_code}"
@@ -160,9 +169,9 @@ def _duration(age: timedelta) -> str:
     return f"{minutes // 60} h {minutes % 60} min" if minutes >= HOUR_MINUTES else f"{minutes} min"
 
 
-def run_rows(store: Store) -> tuple[RunRow, ...]:
+def run_rows(store: Store, look: Look = lambda _: "") -> tuple[RunRow, ...]:
     """Say where every run is."""
-    return tuple(run_row(store, run) for run in list_runs(store))
+    return tuple(run_row(store, run, look) for run in list_runs(store))
 
 
 def artifact_rows(store: Store) -> Iterator[ArtifactRow]:
@@ -205,53 +214,41 @@ def find_artifact(store: Store, beginning: str) -> Committed:
     return committed
 
 
-def _stage_row(store: Store, run: str, stage: Stage, events: tuple[Event, ...]) -> StageRow:
-    mine = [event for event in events if event.stage == stage.name and event.key in ("", stage.key)]
-    starts = [event for event in mine if event.event == "started"]
-    committed = read_manifest(store, stage.kind, stage.key)
+def _stage_row(store: Store, run: str, stage: str, key: str, events: tuple[Event, ...]) -> StageRow:
+    mine = [event for event in events if event.stage == stage and event.key in ("", key)]
+    row = StageRow(
+        stage=stage,
+        key=key,
+        state="waiting",
+        attempts=len({event.attempt for event in mine if event.attempt}),
+        seconds=_seconds(mine),
+    )
+    committed = read_manifest(store, kind_of(stage), key) if key else None
     if committed is not None:
         origin = committed.manifest.run
-        return StageRow(
-            stage=stage.name,
-            key=stage.key,
-            state="committed",
-            from_run="" if origin == run else origin,
-            attempts=len(starts),
-            seconds=_seconds(mine),
-        )
+        return _as(row, state="committed", from_run="" if origin == run else origin)
     last = mine[-1] if mine else None
-    progress = read_progress(store, run, stage.name)
     if last is None or last.event in ("committed", "adopted"):
-        return StageRow(stage=stage.name, key=stage.key, state="waiting")
+        return row
+    if last.event not in _GOING_ON:
+        return _as(row, state=last.event, message=last.message)
+    row = _as(row, seconds=_age(last.time).total_seconds())
+    progress = read_progress(store, run, stage)
     if last.event == "waiting" and (progress is None or progress.time < last.time):
-        return StageRow(
-            stage=stage.name,
-            key=stage.key,
-            state="pending",
-            attempts=len(starts),
-            seconds=_age(last.time).total_seconds(),
-            message=last.message,
-        )
-    if last.event in ("started", "waiting"):
-        told = progress.time if progress is not None else last.time
-        is_live = is_young(max(told, last.time))
-        return StageRow(
-            stage=stage.name,
-            key=stage.key,
-            state="running" if is_live else "stopped",
-            attempts=len(starts),
-            seconds=_age(last.time).total_seconds(),
-            progress=progress if is_live else None,
-            message="" if is_live else "ended without a word",
-        )
-    return StageRow(
-        stage=stage.name,
-        key=stage.key,
-        state=last.event,
-        attempts=len(starts),
-        seconds=_seconds(mine),
-        message=last.message,
-    )
+        return _as(row, state="pending", message=last.message)
+    if is_young(last.time if progress is None else max(progress.time, last.time)):
+        return _as(row, state="running", progress=progress)
+    return _as(row, state="stopped", message="ended without a word")
+
+
+def _report_row(store: Store, run: str, events: tuple[Event, ...]) -> StageRow:
+    """Say where the newest report is; its key is known once everything else has ended."""
+    keys = [event.key for event in events if event.stage == "report" and event.key]
+    return _stage_row(store, run, "report", keys[-1] if keys else "", events)
+
+
+def _as(row: StageRow, **changes: object) -> StageRow:
+    return row.model_copy(update=changes)
 
 
 _GOING_ON = ("started", "waiting")
@@ -282,14 +279,6 @@ def verify_artifact(store: Store, committed: Committed) -> tuple[str, ...]:
     except LineageBroken as error:
         return (*problems, str(error))
     return problems
-
-
-def log_texts(store: Store, run: str, stage: str) -> Iterator[tuple[str, str]]:
-    """Read the logs of a run's attempts, or of one stage's, oldest attempt first."""
-    found = sorted(list_logs(store, run, stage), key=lambda each: each[1])
-    for owner, attempt in found:
-        body = read_log(store, run, owner, attempt) or b""
-        yield f"{owner} {attempt}", body.decode("utf-8", errors="replace")
 
 
 def fetch_report(store: Store, run: str, folder: Path) -> tuple[ReportDocument, Path]:

@@ -5,6 +5,7 @@ is asked of the cluster, so a half-done submission is simply submitted again.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,11 +18,11 @@ from modelmill.spec.profile import Profile
 from modelmill.spec.records import RunRecord
 from modelmill.spec.run import RunSpec
 from modelmill.spec.values import Values
-from modelmill.store.runs import read_run, update_run
+from modelmill.store.runs import drop_run, read_run, update_run
 from modelmill.store.s3 import Store
 
-CANCEL_SECONDS: Final = 45.0
-"""A live conductor looks every 15 s, and pods have their grace period after that."""
+ANSWER_SECONDS: Final = 1.0
+"""Between two looks whether a conductor has done what was asked."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,12 @@ def rows_of(store: Store, submission: Submission) -> tuple[PlanRow, ...]:
     return plan_rows(store, plan)
 
 
-def cancel(store: Store, run: str) -> bool:
-    """Ask whoever drives a run to stop every stage; returns whether it has done so.
+def cancel(store: Store, run: str, patience_seconds: float) -> bool:
+    """Ask whoever drives a run to stop every stage; returns whether it has done so in time.
 
     Raises:
-        InputMissing: there is no such run, or nobody drives it.
+        NoSuchRun: there is no such run.
+        InputMissing: nobody drives it.
     """
     record, _ = find_run(store, run)
     conductor = record.conductor
@@ -97,13 +99,34 @@ def cancel(store: Store, run: str) -> bool:
         return present.model_copy(update={"cancelled": conductor})
 
     update_run(store, run, ask)
-    deadline = time.monotonic() + CANCEL_SECONDS
+    deadline = time.monotonic() + patience_seconds
     while time.monotonic() < deadline:
         present = read_run(store, run)
         if present is None or present.conductor != conductor:
             return True
-        time.sleep(1)
+        time.sleep(ANSWER_SECONDS)
     return False
+
+
+def remove(store: Store, run: str, uninstall: Callable[[RunRecord], None]) -> None:
+    """Forget a run: its record, history, logs and reports; what its stages made stays.
+
+    Args:
+        store: where it is.
+        run: its name.
+        uninstall: removes its release, if it has one.
+
+    Raises:
+        NoSuchRun: there is no such run.
+        InputMissing: somebody drives it.
+    """
+    record, _ = find_run(store, run)
+    if _is_driven(record):
+        raise InputMissing(
+            f"Run '{run}' is being driven", at=store.url, fix=f"modelmill cancel {run}"
+        )
+    uninstall(record)
+    drop_run(store, run)
 
 
 def _is_driven(record: RunRecord) -> bool:

@@ -103,6 +103,10 @@ class InputMissing(ModelmillError):
     exit_code = 66
 
 
+class NoSuchRun(InputMissing):
+    """The store has no run of that name."""
+
+
 class InternalError(ModelmillError):
     """A defect of modelmill itself."""
 
@@ -121,6 +125,10 @@ class StoreUnreachable(ModelmillError):
 
     exit_code = 74
     retry = Retry.COUNTED
+
+
+class ClusterUnreachable(StoreUnreachable):
+    """The cluster's API server does not answer."""
 
 
 class Interrupted(ModelmillError):

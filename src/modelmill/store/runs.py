@@ -109,19 +109,41 @@ def get_plan(store: Store, run: str, sha256: str) -> bytes:
 def append_event(store: Store, run: str, event: Event) -> None:
     """Add one event to a run's history."""
     name = f"{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(4)}.json"
-    store.put(f"{run_prefix(run)}/events/{name}", _document(event))
+    store.put(f"{_events(run)}{name}", _document(event))
 
 
 def read_events(store: Store, run: str) -> tuple[Event, ...]:
     """Read a run's history, oldest first."""
-    keys = [item.key for item in store.list(f"{run_prefix(run)}/events/")]
-
-    def read(key: str) -> Event | None:
-        stored = store.get(key)
-        return None if stored is None else _parse(Event, store, key, stored.body)
-
     with ThreadPoolExecutor(THREADS) as pool:
-        return tuple(event for event in pool.map(read, keys) if event is not None)
+        return tuple(pool.map(lambda name: read_event(store, run, name), event_names(store, run)))
+
+
+def event_names(store: Store, run: str) -> tuple[str, ...]:
+    """List the events of a run, oldest first."""
+    return tuple(item.key.rpartition("/")[2] for item in store.list(_events(run)))
+
+
+def read_event(store: Store, run: str, name: str) -> Event:
+    """Read one event.
+
+    Raises:
+        InputMissing: the run has been removed in between.
+    """
+    key = f"{_events(run)}{name}"
+    stored = store.get(key)
+    if stored is None:
+        raise InputMissing(
+            f"An event of run {run} is gone", at=store.url_of(key), fix="modelmill list"
+        )
+    return _parse(Event, store, key, stored.body)
+
+
+def drop_run(store: Store, run: str) -> None:
+    """Remove a run's record, plans, events, logs and reports; what its stages made stays."""
+    keys = [item.key for item in store.list(f"{run_prefix(run)}/")]
+    store.delete(key for key in keys if key != _run_key(run))
+    # Last, so that an interrupted removal can be asked for again.
+    store.delete([_run_key(run)])
 
 
 def put_progress(store: Store, run: str, progress: Progress) -> None:
@@ -156,6 +178,10 @@ def list_logs(store: Store, run: str, stage: str = "") -> tuple[tuple[str, str],
         found.append((owner, item.last_modified, name.removesuffix(".log")))
     # On a cluster an attempt is called like its pod's UID, which says nothing about time.
     return tuple((owner, name) for owner, _, name in sorted(found))
+
+
+def _events(run: str) -> str:
+    return f"{run_prefix(run)}/events/"
 
 
 def _run_key(run: str) -> str:

@@ -1,0 +1,30 @@
+"""Whose run it is: a release in a namespace that no other cluster has.
+
+Pure; run.json holds it as text, which people read too.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A Helm release, told from all others of its name."""
+
+    release: str
+    namespace: str
+    namespace_uid: str
+
+    def __str__(self) -> str:
+        """Write it as run.json does."""
+        return f"release {self.release} in namespace {self.namespace} ({self.namespace_uid})"
+
+
+def parse_owner(text: str) -> Owner | None:
+    """Read what `str` writes; None for a run that no release owns."""
+    match = _FORM.fullmatch(text)
+    return None if match is None else Owner(*match.groups())
+
+
+_FORM: Final = re.compile(r"release (\S+) in namespace (\S+) \((\S+)\)")
