@@ -148,7 +148,7 @@ def test_micro_batch_is_memory_not_mathematics(tuned: Tuned, tune: Tune) -> None
 
 
 def test_memory_that_is_too_small_halves_the_micro_batch(tuned: Tuned, tune: Tune) -> None:
-    """The first try costs its time and nothing else: weights and rows are those of a fresh start."""
+    """The first try costs time and nothing else: weights and rows are those of a fresh start."""
     pulse = RecordingPulse(stop_after=7, stop_with=torch.OutOfMemoryError("CUDA out of memory"))
     again = tune(pulse=pulse)
     assert (tuned.figures.micro_batch_size, again.figures.micro_batch_size) == (4, 2)

@@ -19,6 +19,8 @@ resolvConf: ""
 volumePluginDir: /var/lib/kubelet/volume-plugins
 evictionHard: {memory.available: 100Mi, nodefs.available: 1Gi, imagefs.available: 1Gi}
 imageGCHighThresholdPercent: 100
+# A pod that outgrows its volume is noticed as soon as the kubelet has counted.
+volumeStatsAggPeriod: 5s
 YAML
 exec kubelet \
     --config="$STATE/kubelet.yaml" \

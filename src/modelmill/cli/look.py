@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelmill.cli.codes import INTERRUPTED, ClusterCommand, code_of_run
+from modelmill.cli.codes import INTERRUPTED, NO_SUCH_RUN, ClusterCommand, code_of_run
 from modelmill.cli.options import context_option, output_option, store_options
 
 if TYPE_CHECKING:
@@ -193,10 +193,15 @@ def wait_for(store: "Store", run: str) -> int:
 
     try:
         with watcher() as watching:
-            return code_of_run(watch_run(store, run, watching))
+            record = watch_run(store, run, watching)
     except KeyboardInterrupt:
         click.echo(f"The run goes on: modelmill wait {run}", err=True)
         return INTERRUPTED
+    if record is None:
+        return NO_SUCH_RUN
+    if record.message:
+        click.echo(f"The run has failed with {record.exit_code}: {record.message}", err=True)
+    return code_of_run(record.exit_code)
 
 
 @click.command()

@@ -84,12 +84,13 @@ class PlainWatcher:
     ) -> None:
         """Write where a live stage is, if it is time to."""
         done = sum(state == "done" for state in states.values())
+        count = f"[{done}/{len(states)}] " if states else ""
         for stage, progress in live.items():
             if progress is None or time.monotonic() - self._said.get(stage, 0) < LINE_SECONDS:
                 continue
             self._said[stage] = time.monotonic()
             click.echo(
-                f"{datetime.now():%H:%M:%S} [{done}/{len(states)}] {stage}: "  # noqa: DTZ005
+                f"{datetime.now():%H:%M:%S} {count}{stage}: "  # noqa: DTZ005
                 f"{progress_words(progress)}",
                 err=True,
             )

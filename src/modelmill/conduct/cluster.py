@@ -162,12 +162,14 @@ class ClusterBackend:
         pods = [pod for pod in self._known.values() if job.metadata.uid in _owners(pod)]
         pods.sort(key=lambda pod: pod.age)
         newest = pods.pop() if pods else None
-        if job.is_live:
+        # A pod that has succeeded is the end: its Job says so 2 s later.
+        is_live = job.is_live and (newest is None or not newest.has_succeeded)
+        if is_live:
             self._watched.add(job.metadata.uid)
         elif not self._counts(job):
             return
         yield from (_ended(job, pod) for pod in pods)
-        if job.is_live:
+        if is_live:
             # Until the Job has replaced a pod, or said that it will not, the newest pod
             # stands for it, whether or not it still runs.
             pod = newest if newest is not None and newest.metadata.uid in present else None

@@ -161,9 +161,9 @@ class Conductor:
                     self._keep_log(attempt)
                     self._event("stopped", attempt.stage, attempt=attempt)
 
-    def leave(self, exit_code: int) -> None:
+    def leave(self, exit_code: int, message: str = "") -> None:
         """Write down that nobody drives the run any more, and how it ended."""
-        left = {"conductor": "", "exit_code": exit_code}
+        left = {"conductor": "", "exit_code": exit_code, "message": message}
         with contextlib.suppress(StoreUnreachable):
             self._change(lambda record: record.model_copy(update=left))
 

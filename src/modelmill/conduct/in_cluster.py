@@ -21,7 +21,13 @@ from pydantic import JsonValue, TypeAdapter
 
 from modelmill.conduct.answers import Conflict, NotThere, Refused, Unavailable
 from modelmill.conduct.cluster import ClusterBackend
-from modelmill.conduct.conductor import Conducted, Conductor, Verdict
+from modelmill.conduct.conductor import (
+    LAST_WORDS_SECONDS,
+    Conducted,
+    Conductor,
+    Verdict,
+    now,
+)
 from modelmill.conduct.decide import State
 from modelmill.conduct.ending import REPORT_JSON, final_code, read_report
 from modelmill.conduct.jobs import Release
@@ -51,10 +57,11 @@ from modelmill.spec.names import (
     ENV_TERMINATION,
     LABEL_REVISION,
 )
-from modelmill.spec.profile import check_cluster, cluster_facts
-from modelmill.spec.records import Ending, Event, Progress
+from modelmill.spec.profile import Profile, check_cluster, cluster_facts
+from modelmill.spec.records import Ending, Event, Progress, RunRecord
+from modelmill.spec.run import RunSpec
 from modelmill.store.probe import check_conditional_writes
-from modelmill.store.runs import read_run
+from modelmill.store.runs import read_run, update_run
 from modelmill.store.s3 import Store, open_store
 
 CONFIG: Final = Path("/etc/modelmill")
@@ -102,23 +109,25 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _handle_stop)
     # Its informers reconnect by themselves, and log a traceback each time.
     logging.getLogger("kubernetes").setLevel(logging.CRITICAL)
+    # At INFO it says in every log where it found credentials.
+    logging.getLogger("botocore").setLevel(logging.WARNING)
     try:
         told = read_environment(os.environ)
         namespace = in_cluster(told.namespace)
     except ModelmillError as error:
         logger.error("%s", error)
         return error.exit_code
-    try:
-        code, words, is_final = _drive_to_an_end(told, namespace)
-    finally:
-        namespace.close()
+    code, words, is_final = _drive_to_an_end(told, namespace)
     if words:
         logger.error("%s", words)
         _say_last(code, words)
     if code and is_final:
+        if words:
+            _tell_run(told, namespace, code, words)
         # The Job would start this pod again; what is final fails it instead.
         with contextlib.suppress(NotThere, Refused, Unavailable):
             namespace.end_retries(told.job)
+    namespace.close()
     return code
 
 
@@ -162,11 +171,7 @@ def drive(told: Told, namespace: Namespace) -> int:
     if live != told.revision:
         logger.info("revision %s is the live one; nothing to do for %s", live, told.revision)
         return 0
-    spec = parse_run(_JSON.validate_json((CONFIG / "run.json").read_bytes()), "values: run")
-    profile = parse_profile(
-        _JSON.validate_json((CONFIG / "profile.json").read_bytes()), "values: profile"
-    )
-    check_cluster(profile, "values: profile")
+    spec, profile = _read_config()
     store = open_store(told.store)
     check_conditional_writes(store)
     asked = Asked(
@@ -203,6 +208,30 @@ def drive(told: Told, namespace: Namespace) -> int:
     conductor.leave(code)
     logger.info("the run has ended with %d; `modelmill report %s` shows it", code, told.run)
     return code
+
+
+def _read_config() -> tuple[RunSpec, Profile]:
+    def read(name: str) -> JsonValue:
+        return _JSON.validate_json((CONFIG / f"{name}.json").read_bytes())
+
+    profile = parse_profile(read("profile"), "values: profile")
+    return parse_run(read("run"), "values: run"), check_cluster(profile, "values: profile")
+
+
+def _tell_run(told: Told, namespace: Namespace, code: int, words: str) -> None:
+    """Write down why this conductor gave up, where `modelmill status` reads it."""
+
+    def give_up(present: RunRecord | None) -> RunRecord:
+        record = present or RunRecord(name=told.run, created=now(), owner=owner)
+        if record.owner not in ("", owner):
+            return record
+        left = {"conductor": "", "exit_code": code, "message": words}
+        return record.model_copy(update=left)
+
+    with contextlib.suppress(ModelmillError, NotThere, Refused, Unavailable):
+        owner = namespace.owner_of(told.run)
+        store = open_store(told.store, retry_budget_seconds=LAST_WORDS_SECONDS)
+        update_run(store, told.run, give_up)
 
 
 def _is_ours(given: Conducted, backend: ClusterBackend) -> bool:

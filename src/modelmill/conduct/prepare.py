@@ -125,6 +125,7 @@ def prepare(store: Store, run: RunSpec, profile: Profile, asked: Asked) -> Condu
             update={
                 "conductor": conductor,
                 "exit_code": None,
+                "message": "",
                 "absence": "",
                 "heartbeat": now(),
             }

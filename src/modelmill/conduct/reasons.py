@@ -91,7 +91,7 @@ def why_it_waits(
         return _why_no_pod(events)
     if pod.metadata.deletion_timestamp is not None:
         return "Its pod is being stopped; a new one follows when it is gone"
-    if pod.state.running is not None or pod.has_ended:
+    if pod.has_begun or pod.has_ended:
         return ""
     return _why_pending(pod, events)
 

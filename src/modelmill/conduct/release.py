@@ -96,7 +96,7 @@ def follower_of(store: Store, run: str, stage: str, context: str | None) -> Foll
     Raises:
         NoSuchRun: there is no such run.
     """
-    record, _ = find_run(store, run)
+    record = find_run(store, run)
     return Follower(store, run, stage, namespace_of(record, context))
 
 

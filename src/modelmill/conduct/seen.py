@@ -164,6 +164,11 @@ class PodSeen(ObjectSeen):
         return self.status.phase in ("Succeeded", "Failed")
 
     @property
+    def has_succeeded(self) -> bool:
+        """Whether its container has ended with 0."""
+        return self.status.phase == "Succeeded"
+
+    @property
     def has_begun(self) -> bool:
         """Whether its container runs, or has run."""
         return self.state.running is not None or self.state.terminated is not None

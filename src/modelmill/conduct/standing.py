@@ -110,8 +110,8 @@ def _plan_row(store: Store, stage: Stage, sound: set[str]) -> PlanRow:
     )
 
 
-def find_run(store: Store, run: str) -> tuple[RunRecord, Plan]:
-    """Read a run's record and its live plan.
+def find_run(store: Store, run: str) -> RunRecord:
+    """Read a run's record.
 
     Raises:
         NoSuchRun: there is no such run; the message lists those that are.
@@ -120,7 +120,20 @@ def find_run(store: Store, run: str) -> tuple[RunRecord, Plan]:
     if record is None:
         known = ", ".join(list_runs(store)) or "none"
         raise NoSuchRun(f"There is no run '{run}'", at=store.url, fix=f"choose from: {known}")
-    return record, Plan.model_validate_json(get_plan(store, run, record.plan_sha256))
+    return record
+
+
+def live_plan(store: Store, record: RunRecord) -> Plan:
+    """Read the plan that a run follows now.
+
+    Raises:
+        InputMissing: it never came to have one.
+    """
+    if not record.plan_sha256:
+        raise InputMissing(
+            f"Run '{record.name}' has no plan", at=store.url, fix=f"modelmill status {record.name}"
+        )
+    return Plan.model_validate_json(get_plan(store, record.name, record.plan_sha256))
 
 
 Look = Callable[[RunRecord], str]
@@ -133,10 +146,11 @@ def run_row(store: Store, run: str, look: Look = lambda _: "") -> RunRow:
     Raises:
         NoSuchRun: there is no such run.
     """
-    record, plan = find_run(store, run)
+    record = find_run(store, run)
     events = read_events(store, run)
+    planned = live_plan(store, record).stages if record.plan_sha256 else ()
     stages = (
-        *(_stage_row(store, run, stage.name, stage.key, events) for stage in plan.stages),
+        *(_stage_row(store, run, stage.name, stage.key, events) for stage in planned),
         _report_row(store, run, events),
     )
     return RunRow(
@@ -161,7 +175,10 @@ def _state_of(record: RunRecord, look: Look) -> str:
         return f"no conductor for {_duration(_age(last))}{': ' if why else ''}{why}"
     if record.cancelled and record.exit_code == Interrupted.exit_code:
         return "cancelled"
-    return "done" if record.exit_code == 0 else f"failed with {record.exit_code}"
+    if record.exit_code == 0:
+        return "done"
+    why = (record.message.splitlines() or [""])[0]
+    return f"failed with {record.exit_code}{': ' if why else ''}{why}"
 
 
 def _duration(age: timedelta) -> str:

@@ -12,7 +12,7 @@ from typing import Final
 from modelmill.conduct.conductor import is_young
 from modelmill.conduct.helm import Helm
 from modelmill.conduct.prepare import Asked, preview, record_plan
-from modelmill.conduct.standing import PlanRow, find_run, plan_rows
+from modelmill.conduct.standing import PlanRow, find_run, live_plan, plan_rows
 from modelmill.spec.errors import InputMissing
 from modelmill.spec.profile import Profile
 from modelmill.spec.records import RunRecord
@@ -67,7 +67,7 @@ def resume(store: Store, asked: Asked, helm: Helm) -> None:
         InputMissing: there is no such run.
         ModelmillError: a stage to compute again is none of the run's, or the cluster refuses.
     """
-    _, plan = find_run(store, asked.name)
+    plan = live_plan(store, find_run(store, asked.name))
     record_plan(store, plan.run, Profile(), replace(asked, facts=plan.facts))
     helm.upgrade(asked.name)
 
@@ -85,7 +85,7 @@ def cancel(store: Store, run: str, patience_seconds: float) -> bool:
         NoSuchRun: there is no such run.
         InputMissing: nobody drives it.
     """
-    record, _ = find_run(store, run)
+    record = find_run(store, run)
     conductor = record.conductor
     if not _is_driven(record):
         raise InputMissing(
@@ -120,7 +120,7 @@ def remove(store: Store, run: str, uninstall: Callable[[RunRecord], None]) -> No
         NoSuchRun: there is no such run.
         InputMissing: somebody drives it.
     """
-    record, _ = find_run(store, run)
+    record = find_run(store, run)
     if _is_driven(record):
         raise InputMissing(
             f"Run '{run}' is being driven", at=store.url, fix=f"modelmill cancel {run}"

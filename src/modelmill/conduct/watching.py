@@ -21,11 +21,11 @@ def is_over(store: Store, run: str) -> bool:
     return record is None or _has_ended(record) or not (record.owner or _is_driven(record))
 
 
-def watch_run(store: Store, run: str, watcher: Watcher) -> int | None:
+def watch_run(store: Store, run: str, watcher: Watcher) -> RunRecord | None:
     """Show what happens until the run has ended; only what is new, from now on.
 
     Returns:
-        The run's exit code; None where nobody drives it any more.
+        Its record at the end; None where it was removed.
     """
     known = set(event_names(store, run))
     live: set[str] = set()
@@ -40,7 +40,7 @@ def watch_run(store: Store, run: str, watcher: Watcher) -> int | None:
             watcher.happened(event)
             (live.add if event.event == "started" else live.discard)(event.stage)
         if record is None or _has_ended(record):
-            return None if record is None else record.exit_code
+            return record
         watcher.standing({}, {stage: _young_progress(store, run, stage) for stage in live})
         time.sleep(LOOK_SECONDS)
 

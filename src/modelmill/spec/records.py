@@ -305,6 +305,8 @@ class RunRecord(Record):
     """The conductor that drives the run, empty when it has left; a newer one supersedes it."""
     exit_code: int | None = None
     """How the last conductor left; None while one drives the run, or died."""
+    message: str = ""
+    """Why the last conductor gave up before any stage could say why; empty otherwise."""
     cancelled: str = ""
     """The conductor that was asked to stop everything; the next one starts anew."""
     absence: str = ""
