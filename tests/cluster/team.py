@@ -10,8 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from modelmill.spec.records import Row
+from modelmill.spec.plan import Plan
+from modelmill.spec.records import Row, RunRecord
 from modelmill.spec.writing import yaml_text
+from modelmill.store.artifact import read_manifest
+from modelmill.store.runs import get_plan, read_run
+from modelmill.store.s3 import open_store
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("fetch-model", "fetch-data", "fetch-test", "finetune", "merge", "quantize", "infer")
@@ -19,6 +23,7 @@ KINDS_AND_REPORT = (*KINDS, "report")
 
 Json = dict[str, Any]
 
+_PATIENCE = "--timeout=300s"
 LONGEST_SECONDS = 400
 """No command of a test takes longer; one that does hangs."""
 
@@ -80,6 +85,11 @@ class Team:
         """Run kubectl in the namespace."""
         return run_command(["kubectl", "--namespace", self.namespace, *words], stdin)
 
+    def code_of(self, *words: str) -> int:
+        """Run kubectl in the namespace, and return what it exits with."""
+        command = ["kubectl", "--namespace", self.namespace, *words]
+        return subprocess.run(command, capture_output=True, check=False).returncode
+
     def objects(self, kind: str, selector: str = "") -> list[Json]:
         """List objects of the namespace."""
         labels = ("--selector", selector) if selector else ()
@@ -130,6 +140,14 @@ class Team:
         """Wait for the end of a run, and return what the command exits with."""
         return self.modelmill("wait", run).returncode
 
+    def ended(self, run: str) -> str:
+        """Wait until the live conductor's Job is complete, and return Helm's number of it."""
+        labels = f"modelmill/run={run},modelmill/role=conductor"
+        self.kubectl("wait", "jobs", "--selector", labels, "--for=condition=Complete", _PATIENCE)
+        [job] = self.objects("jobs", labels)
+        revision: str = job["metadata"]["labels"]["modelmill/revision"]
+        return revision.partition("-")[0]
+
     def status(self, run: str) -> Json:
         """Read where a run is."""
         ended = self.modelmill("status", run, "-o", "json")
@@ -144,6 +162,18 @@ class Team:
     def states(self, run: str) -> dict[str, str]:
         """Read where the stages of a run are."""
         return {row["stage"]: row["state"] for row in self.status(run)["stages"]}
+
+    def record(self, run: str) -> RunRecord:
+        """Read the store's record of a run, faster than a command does."""
+        record = read_run(open_store(self.store), run)
+        assert record is not None
+        return record
+
+    def committed(self, run: str) -> set[str]:
+        """List the stages of a run's live plan that are committed."""
+        store, record = open_store(self.store), self.record(run)
+        plan = Plan.model_validate_json(get_plan(store, run, record.plan_sha256))
+        return {s.name for s in plan.stages if read_manifest(store, s.kind, s.key) is not None}
 
     def anchor_uid(self, run: str) -> str:
         """Read the UID of what owns a run's Jobs."""

@@ -43,8 +43,7 @@ def replaced(path: str, value: Any) -> Json:
         ),
         (
             small(replaced("volumes/3/secret/secretName", "no-such-secret")),
-            'A volume cannot be mounted: MountVolume.SetUp failed for volume "store" : '
-            'secret "no-such-secret" not found',
+            'MountVolume.SetUp failed for volume "store" : secret "no-such-secret" not found',
         ),
         (small(replaced("serviceAccountName", "nobody")), "nobody"),
     ],

@@ -23,11 +23,27 @@ for pid in filter(str.isdecimal, os.listdir("/proc")):
 """Ends the child of the container's init with SIGKILL, which nothing can catch."""
 
 
+def running_conductors(team: Team, run: str) -> list[str]:
+    """List the pods in which a conductor runs."""
+    return [
+        pod["metadata"]["name"]
+        for pod in team.pods_of(run, "conductor")
+        for status in pod["status"].get("containerStatuses", [])
+        if "running" in status["state"]
+    ]
+
+
 def kill(team: Team, run: str) -> None:
-    """Kill the conductor of a run, if it has one."""
-    for pod in team.pods_of(run, "conductor"):
-        if pod["status"]["phase"] == "Running":
-            team.kubectl("exec", pod["metadata"]["name"], "--", "python", "-c", KILL)
+    """Kill the conductor of a run, as soon as it has one."""
+
+    def is_killed() -> bool:
+        # One that ends by itself at that moment was not killed; the next one will be.
+        return any(
+            team.code_of("exec", pod, "--", "python", "-c", KILL) in (0, 137)
+            for pod in running_conductors(team, run)
+        )
+
+    wait_until(is_killed, 90)
 
 
 def has_job(team: Team, run: str, stage: str) -> bool:
@@ -35,33 +51,14 @@ def has_job(team: Team, run: str, stage: str) -> bool:
     return bool(team.objects("jobs", f"modelmill/run={run},modelmill/stage={stage}"))
 
 
-def is_committed(team: Team, run: str, stage: str) -> bool:
-    """Tell whether a stage is committed."""
-    return team.states(run).get(stage) == "committed"
-
-
-def has_conductor(team: Team, run: str) -> bool:
-    """Tell whether the container of the conductor runs."""
-    return any(
-        "running" in status["state"]
-        for pod in team.pods_of(run, "conductor")
-        for status in pod["status"].get("containerStatuses", [])
-    )
-
-
-def has_begun(team: Team, run: str) -> bool:
-    """Tell whether a conductor has said that it drives the run."""
-    return bool(team.status(run)["heartbeat"])
-
-
 Moment = Callable[[Team, str], bool]
 
 MOMENTS: Final[tuple[tuple[Moment, Moment], ...]] = (
-    (has_conductor, lambda t, r: t.is_running(r, "fetch-test")),
-    (has_begun, lambda t, r: is_committed(t, r, "fetch-test")),
+    (lambda t, r: bool(running_conductors(t, r)), lambda t, r: "fetch-test" in t.committed(r)),
+    (lambda t, r: bool(t.record(r).heartbeat), lambda t, r: has_job(t, r, "fetch-test")),
     (lambda t, r: has_job(t, r, "fetch-test"), lambda t, r: has_job(t, r, "infer-base")),
-    (lambda t, r: t.is_running(r, "infer-base"), lambda t, r: is_committed(t, r, "infer-base")),
-    (lambda t, r: has_job(t, r, "report"), lambda t, r: is_committed(t, r, "report")),
+    (lambda t, r: t.is_running(r, "infer-base"), lambda t, r: "infer-base" in t.committed(r)),
+    (lambda t, r: "fetch-test" in t.committed(r), lambda t, r: has_job(t, r, "report")),
 )
 """Ten moments in the life of five runs; two in each, because a Job waits longer after each kill."""
 
@@ -144,18 +141,13 @@ def test_evicted_conductor_says_so_and_another_follows(team: Team) -> None:
     """While it is away the store says since when and why; then the run goes on."""
     team.write_run(quantize=[])
     team.submitted("moved")
-    wait_until(lambda: team.is_running("moved", "fetch-model") or has_begun(team, "moved"))
+    wait_until(lambda: bool(team.record("moved").heartbeat))
     [pod] = team.pods_of("moved", "conductor")
     evict(team, pod["metadata"]["name"])
-    store = open_store(team.store)
     seen = ""
     deadline = time.monotonic() + 30
-    from modelmill.store.runs import read_run
-
     while not seen and time.monotonic() < deadline:
-        record = read_run(store, "moved")
-        seen = "" if record is None else record.absence
-        time.sleep(0.1)
+        seen = team.record("moved").absence
     assert seen == "evicted"
     assert team.wait("moved") == 0
     check_each_stage_ran_once(team, "moved")

@@ -36,7 +36,7 @@ class Attempt:
     number: int
     is_live: bool
     exit_code: int | None = None
-    """None while it lives; negative for a signal."""
+    """None while its process runs; negative for a signal."""
     message: str = ""
     """Its last words, for people; while it lives, why it does not run yet."""
     has_begun: bool = True

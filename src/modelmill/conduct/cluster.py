@@ -54,6 +54,8 @@ class ClusterBackend:
 
     namespace: Namespace
     release: Release
+    since: datetime
+    """When this conductor's own Job was created: what failed before is somebody else's failure."""
     _jobs: Mirror[JobSeen] = field(init=False)
     _pods: Mirror[PodSeen] = field(init=False)
     _known: dict[str, PodSeen] = field(default_factory=dict)
@@ -71,8 +73,8 @@ class ClusterBackend:
     def attempts(self) -> tuple[Attempt, ...]:
         """List every attempt of this release that matters here, oldest first.
 
-        Those do that live, and those that ended under this revision: a new revision is
-        somebody's wish to try again what has failed under an older one.
+        Those do that live, and those that were started for this conductor: a new revision is
+        somebody's wish to try again what has failed under another one.
         """
         present = {pod.metadata.uid: pod for pod in self._pods.all()}
         self._known |= present
@@ -187,8 +189,9 @@ class ClusterBackend:
             yield _ended_without_pod(job)
 
     def _counts(self, job: JobSeen) -> bool:
-        is_of_this_revision = job.metadata.labels.get(LABEL_REVISION) == self.release.revision
-        return is_of_this_revision or job.metadata.uid in self._watched
+        created = job.metadata.creation_timestamp
+        is_new = created is not None and created >= self.since
+        return is_new or job.metadata.uid in self._watched
 
     def _is_stale(self, job: JobSeen) -> bool:
         attempt = _attempt(job, "")
@@ -267,7 +270,13 @@ def _attempt(seen: JobSeen | PodSeen, id_: str) -> Attempt:
 
 def _orphan(pod: PodSeen) -> Attempt:
     """Say of a pod whose Job was deleted that it lives, until it is gone."""
-    return replace(_attempt(pod, pod.metadata.uid), is_live=True, message="Being stopped")
+    ended = how_it_ended(pod)
+    return replace(
+        _attempt(pod, pod.metadata.uid),
+        is_live=True,
+        exit_code=None if ended is None else ended.exit_code,
+        message="Being stopped",
+    )
 
 
 def _ended(job: JobSeen, pod: PodSeen) -> Attempt:

@@ -105,6 +105,8 @@ class Conductor:
     _broken: dict[str, str] = field(default_factory=dict)
     _elsewhere: set[str] = field(default_factory=set)
     _ended: set[str] = field(default_factory=set)
+    _live: dict[str, Attempt] = field(default_factory=dict)
+    """Those that have begun, by id; whoever is gone at the next look was stopped."""
     _begun: set[str] = field(default_factory=set)
     _saved: set[str] = field(default_factory=set)
     _said: set[str] = field(default_factory=set)
@@ -150,22 +152,26 @@ class Conductor:
 
         What is said afterwards is said quickly or not at all: the store may be what is gone.
         """
-        live = [attempt for attempt in self.backend.attempts() if attempt.is_live]
+        live = {each.id: each for each in self.backend.attempts() if each.is_live}
         self.backend.close()
+        left = {each.id: each for each in self.backend.attempts()}
         hurried = replace(self.given.store, retry_budget_seconds=LAST_WORDS_SECONDS)
         self.given = replace(self.given, store=hurried)
         with contextlib.suppress(StoreUnreachable):
-            for attempt in self.backend.attempts():
-                if attempt.id in {each.id for each in live}:
-                    self._ended.add(attempt.id)
-                    self._keep_log(attempt)
-                    self._event("stopped", attempt.stage, attempt=attempt)
+            for attempt in live.values():
+                self._say_stopped(left.get(attempt.id, attempt))
 
     def leave(self, exit_code: int, message: str = "") -> None:
         """Write down that nobody drives the run any more, and how it ended."""
-        left = {"conductor": "", "exit_code": exit_code, "message": message}
+
+        def left(record: RunRecord) -> RunRecord:
+            # An end that belongs to an older plan would be taken for the end of the new one.
+            is_end = record.plan_sha256 == self.given.plan_sha256
+            ending = {"exit_code": exit_code, "message": message} if is_end else {}
+            return record.model_copy(update={"conductor": "", **ending})
+
         with contextlib.suppress(StoreUnreachable):
-            self._change(lambda record: record.model_copy(update=left))
+            self._change(left)
 
     def step_aside(self, why: str) -> None:
         """Write down why this process is stopped; stages go on, and so may another conductor."""
@@ -184,6 +190,9 @@ class Conductor:
 
     def _observe(self) -> tuple[Attempt, ...]:
         attempts = self.backend.attempts()
+        for gone in self._live.keys() - {attempt.id for attempt in attempts}:
+            self._say_stopped(self._live[gone])
+        self._live = {each.id: each for each in attempts if each.is_live and each.has_begun}
         for attempt in attempts:
             if attempt.is_live:
                 self._watch(attempt)
@@ -199,7 +208,16 @@ class Conductor:
                     self._saved.add(attempt.id)
         return tuple(replace(each, has_saved=each.id in self._saved) for each in attempts)
 
+    def _say_stopped(self, attempt: Attempt) -> None:
+        self._ended.add(attempt.id)
+        self._keep_log(attempt)
+        self._event("stopped", attempt.stage, attempt=attempt)
+
     def _watch(self, attempt: Attempt) -> None:
+        if attempt.exit_code is not None and attempt.id not in self._ended:
+            # Its process has ended and it will be gone in a moment, its log with it.
+            self._ended.add(attempt.id)
+            self._keep_log(attempt)
         if attempt.message:
             self._say_why(attempt.stage, attempt.key, attempt.message)
         elif attempt.has_begun and attempt.id not in self._begun:

@@ -178,7 +178,8 @@ def drive(told: Told, namespace: Namespace) -> int:
         told.run,
         None,
         facts=cluster_facts(profile),
-        conductor=told.revision,
+        # A rollback brings a revision back under its old name, in another Job.
+        conductor=f"{told.revision}-{own_job.metadata.uid[:8]}",
         owner=namespace.owner_of(told.run),
     )
     release = Release(
@@ -189,7 +190,8 @@ def drive(told: Told, namespace: Namespace) -> int:
         anchor_uid=anchor.metadata.uid,
         profile=profile,
     )
-    backend = ClusterBackend(namespace, release)
+    since = own_job.metadata.creation_timestamp or datetime.now(UTC)
+    backend = ClusterBackend(namespace, release, since)
     watcher = ClusterWatcher(namespace, own_job)
     while True:
         conductor = Conductor(prepare(store, spec, profile, asked), backend, watcher)

@@ -166,6 +166,9 @@ def record_plan(store: Store, run: RunSpec, profile: Profile, asked: Asked) -> t
                 "pinned_at": base.pinned_at if base.pins == plan.pins else time,
                 "plan_sha256": sha256,
                 "plans": plans,
+                # Of the plan before; who waits for the end must not take it for the end of this.
+                "exit_code": None,
+                "message": "",
                 "keys": {stage.name: stage.key for stage in plan.stages},
                 "again": plan.again,
             }

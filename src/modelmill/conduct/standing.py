@@ -157,7 +157,7 @@ def run_row(store: Store, run: str, look: Look = lambda _: "") -> RunRow:
         run=run,
         created=record.created,
         heartbeat=record.heartbeat,
-        is_live=bool(record.conductor) and is_young(record.heartbeat),
+        is_live=is_driven(record),
         exit_code=record.exit_code,
         state=_state_of(record, look),
         committed=sum(row.state == "committed" for row in stages),
@@ -165,8 +165,13 @@ def run_row(store: Store, run: str, look: Look = lambda _: "") -> RunRow:
     )
 
 
+def is_driven(record: RunRecord) -> bool:
+    """Tell whether a conductor works on a run, and has not been stopped in the middle."""
+    return bool(record.conductor) and not record.absence and is_young(record.heartbeat)
+
+
 def _state_of(record: RunRecord, look: Look) -> str:
-    if record.conductor and is_young(record.heartbeat):
+    if is_driven(record):
         return "running"
     if record.exit_code is None:
         # It was killed, evicted, or has not been started yet.

@@ -9,10 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from modelmill.conduct.conductor import is_young
 from modelmill.conduct.helm import Helm
 from modelmill.conduct.prepare import Asked, preview, record_plan
-from modelmill.conduct.standing import PlanRow, find_run, live_plan, plan_rows
+from modelmill.conduct.standing import PlanRow, find_run, is_driven, live_plan, plan_rows
 from modelmill.spec.errors import InputMissing
 from modelmill.spec.profile import Profile
 from modelmill.spec.records import RunRecord
@@ -87,7 +86,7 @@ def cancel(store: Store, run: str, patience_seconds: float) -> bool:
     """
     record = find_run(store, run)
     conductor = record.conductor
-    if not _is_driven(record):
+    if not is_driven(record):
         raise InputMissing(
             f"Nobody drives run '{run}'",
             at=store.url,
@@ -121,13 +120,9 @@ def remove(store: Store, run: str, uninstall: Callable[[RunRecord], None]) -> No
         InputMissing: somebody drives it.
     """
     record = find_run(store, run)
-    if _is_driven(record):
+    if is_driven(record):
         raise InputMissing(
             f"Run '{run}' is being driven", at=store.url, fix=f"modelmill cancel {run}"
         )
     uninstall(record)
     drop_run(store, run)
-
-
-def _is_driven(record: RunRecord) -> bool:
-    return bool(record.conductor) and is_young(record.heartbeat)

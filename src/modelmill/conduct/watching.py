@@ -4,6 +4,7 @@ import time
 from typing import Final
 
 from modelmill.conduct.conductor import Watcher, is_young
+from modelmill.conduct.standing import is_driven
 from modelmill.spec.records import Progress, RunRecord
 from modelmill.store.runs import event_names, read_event, read_progress, read_run
 from modelmill.store.s3 import Store
@@ -18,7 +19,7 @@ def is_over(store: Store, run: str) -> bool:
     machine that has died is.
     """
     record = read_run(store, run)
-    return record is None or _has_ended(record) or not (record.owner or _is_driven(record))
+    return record is None or _has_ended(record) or not (record.owner or is_driven(record))
 
 
 def watch_run(store: Store, run: str, watcher: Watcher) -> RunRecord | None:
@@ -52,7 +53,3 @@ def _young_progress(store: Store, run: str, stage: str) -> Progress | None:
 
 def _has_ended(record: RunRecord) -> bool:
     return record.exit_code is not None and not record.conductor
-
-
-def _is_driven(record: RunRecord) -> bool:
-    return bool(record.conductor) and is_young(record.heartbeat)
