@@ -67,14 +67,13 @@ def test_two_whole_runs_share_one_gpu(uploaded: Team, queue: str) -> None:
         jobs = {job["metadata"]["uid"]: job for job in team.objects("jobs", "modelmill/stage")}
         holding = set()
         for workload in team.objects("workloads"):
-            conditions = {
-                each["type"]: each for each in workload.get("status", {}).get("conditions", [])
-            }
+            conditions = workload.get("status", {}).get("conditions", [])
+            true = {each["type"] for each in conditions if each["status"] == "True"}
             job = jobs.get(workload["metadata"]["labels"]["kueue.x-k8s.io/job-uid"])
-            if job is None or conditions.get("Finished", {}).get("status") == "True":
+            if job is None or "Finished" in true:
                 continue
             name = job["metadata"]["name"]
-            if conditions.get("QuotaReserved", {}).get("status") == "True":
+            if "QuotaReserved" in true:
                 pods = workload["spec"]["podSets"][0]["template"]["spec"]["containers"]
                 if "nvidia.com/gpu" in pods[0]["resources"]["requests"]:
                     holding.add(name)

@@ -4,6 +4,7 @@ Knows how Jobs and pods become attempts and what a refusal means; decides nothin
 stages.  Keeps no state that matters: another conductor sees the same Jobs.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -242,15 +243,21 @@ class ClusterBackend:
         return None
 
     def _release_lost_nodes(self, pods: Iterable[PodSeen]) -> None:
-        """Delete pods whose node does not answer: their Job waits for them, else for ever."""
+        """Give up pods whose node does not answer, and their Jobs, which would wait for ever.
+
+        A Job that counts failed pods holds its pod by a finalizer until a kubelet says how it
+        ended, so deleting the pod is not enough; without the Job nobody holds it.
+        """
         patience = timedelta(seconds=self.release.profile.node_lost_after_seconds)
         for pod in pods:
             due = pod.metadata.deletion_timestamp
-            if due is not None and datetime.now(UTC) - due > patience:
-                try:
-                    self.namespace.delete_pod_by_force(pod)
-                except (NotThere, Conflict, Unavailable):
-                    continue
+            if pod.has_ended or due is None or datetime.now(UTC) - due <= patience:
+                continue
+            with contextlib.suppress(NotThere, Conflict, Unavailable):
+                for job in self._jobs.all():
+                    if job.metadata.uid in _owners(pod):
+                        self.namespace.delete_job(job)
+                self.namespace.delete_pod_by_force(pod)
 
 
 def _owners(seen: ObjectSeen) -> set[str]:

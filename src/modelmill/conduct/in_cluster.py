@@ -209,6 +209,7 @@ def drive(told: Told, namespace: Namespace) -> int:
     code = _code_of(verdict, store)
     conductor.leave(code)
     logger.info("the run has ended with %d; `modelmill report %s` shows it", code, told.run)
+    logger.info("%d requests to the API server", namespace.requests)
     return code
 
 

@@ -15,6 +15,7 @@ from typing import Final, Generic, TypeVar
 import urllib3
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
+from kubernetes.client.rest import RESTResponse
 from kubernetes.informer import ADDED, DELETED, ERROR, MODIFIED, SharedInformer
 from pydantic import JsonValue
 
@@ -36,6 +37,8 @@ from modelmill.spec.errors import InputMissing
 RECONNECT_SECONDS: Final = 1.0
 """The client's informer reconnects at once, and for ever, while a server is away."""
 REQUEST_SECONDS: Final = 20.0
+LOG_SECONDS: Final = 5.0
+"""A log comes from the kubelet; one that is silent must not hold up who asks."""
 FIRST_LIST_SECONDS: Final = 30.0
 
 Manifest = Mapping[str, JsonValue]
@@ -55,10 +58,32 @@ class Mirror(Generic[Seen]):
         return tuple(sorted(found, key=lambda each: each.age))
 
 
+class _Client(client.ApiClient):
+    """The client, with an end to every request but those that watch; it has none of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests = 0
+
+    def call_api(
+        self,
+        method: str,
+        url: str,
+        header_params: dict[str, str] | None = None,
+        body: object = None,
+        post_params: list[tuple[str, str]] | None = None,
+        _request_timeout: float | tuple[float, float] | None = None,
+    ) -> RESTResponse:
+        self.requests += 1
+        if _request_timeout is None and "watch=True" not in url:
+            _request_timeout = REQUEST_SECONDS
+        return super().call_api(method, url, header_params, body, post_params, _request_timeout)
+
+
 class Namespace:
     """What one identity sees and does in one namespace."""
 
-    def __init__(self, api: client.ApiClient, name: str) -> None:
+    def __init__(self, api: _Client, name: str) -> None:
         """Speak to the server that `api` is configured for."""
         self.name = name
         self._api = api
@@ -80,6 +105,11 @@ class Namespace:
         """Return when something mirrored has changed, or after some time."""
         self._changed.wait(seconds)
         self._changed.clear()
+
+    @property
+    def requests(self) -> int:
+        """How many requests were made; a watch is one for as long as it lasts."""
+        return self._api.requests
 
     def close(self) -> None:
         """Stop mirroring."""
@@ -156,10 +186,7 @@ class Namespace:
         """
         with _answers():
             body = client.V1Job.model_validate(manifest)
-            made = self._batch.create_namespaced_job(
-                self.name, body, _request_timeout=REQUEST_SECONDS
-            )
-            return _parse(self._api, JobSeen, made)
+            return _parse(self._api, JobSeen, self._batch.create_namespaced_job(self.name, body))
 
     def read_job(self, name: str) -> JobSeen:
         """Read a Job.
@@ -212,9 +239,9 @@ class Namespace:
         """Read what a pod has printed so far."""
         with _answers():
             text = self._core.read_namespaced_pod_log(
-                pod.metadata.name, self.name, container=container
+                pod.metadata.name, self.name, container=container, _request_timeout=LOG_SECONDS
             )
-        return text.encode()
+        return _bytes(text)
 
     def timed_log_of(
         self, pod: PodSeen, container: str, since_seconds: int | None
@@ -227,8 +254,9 @@ class Namespace:
                 container=container,
                 timestamps=True,
                 since_seconds=since_seconds,
+                _request_timeout=LOG_SECONDS,
             )
-        parts = (line.partition(b" ") for line in text.encode().split(b"\n") if line)
+        parts = (line.partition(b" ") for line in _bytes(text).split(b"\n") if line)
         return tuple((time.decode(), words + b"\n") for time, _, words in parts)
 
     def list_jobs(self, selector: str) -> tuple[JobSeen, ...]:
@@ -298,7 +326,7 @@ class Namespace:
 def in_cluster(namespace: str) -> Namespace:
     """Speak as the pod's ServiceAccount."""
     config.load_incluster_config()
-    return Namespace(client.ApiClient(), namespace)
+    return Namespace(_Client(), namespace)
 
 
 def from_kubeconfig(context: str | None, namespace: str | None) -> Namespace:
@@ -315,7 +343,12 @@ def from_kubeconfig(context: str | None, namespace: str | None) -> Namespace:
             f"There is no usable kubeconfig: {error}",
             fix="set KUBECONFIG, or name a context with --context",
         ) from None
-    return Namespace(client.ApiClient(), namespace or active["context"].get("namespace", "default"))
+    return Namespace(_Client(), namespace or active["context"].get("namespace", "default"))
+
+
+def _bytes(log: str | None) -> bytes:
+    """Undo what the client makes of a log; one in which there is nothing yet is None."""
+    return (log or "").encode()
 
 
 def _parse(api: client.ApiClient, kind: type[Seen], found: object) -> Seen:
@@ -348,7 +381,8 @@ def _as_ours(error: ApiException) -> Exception:
             return NotThere(text)
         case 409:
             return Conflict(text)
-        case 0 | 429 | 500 | 502 | 503 | 504:
+        case 0 | 401 | 429 | 500 | 502 | 503 | 504:
+            # 401: the token of a pod is renewed while it runs, and may be late.
             return Unavailable(text)
         case _:
             return Refused(text)
