@@ -3,13 +3,15 @@
 #   images/build.sh [NAME...]      without names: every image that CI builds
 # BASE_IMAGE   what `base` starts from, instead of the Dockerfile's CUDA image
 # REPOSITORY   what names start with (localhost/modelmill)
-# BUILD_FLAGS  more for buildah, as --secret id=ca,src=FILE or --secret id=uv,src=FILE
+# SSL_CERT_FILE  certificates to trust while building: the secret `ca`
+# BUILD_FLAGS  more for buildah, as --secret id=uv,src=FILE
 set -eu
 cd "$(dirname "$0")/.."
 repository=${REPOSITORY:-localhost/modelmill}
 version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
 revision=$(git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null || echo unknown)
 built=" "
+[ -z "${SSL_CERT_FILE:-}" ] || BUILD_FLAGS="--secret id=ca,src=$SSL_CERT_FILE ${BUILD_FLAGS:-}"
 
 # The Dockerfiles themselves say what they are made from: a FROM or a --from that names a folder.
 parents() {

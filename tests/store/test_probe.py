@@ -2,7 +2,7 @@
 
 import pytest
 
-from modelmill.spec.errors import StoreUnreachable
+from modelmill.spec.errors import StoreUnfit
 from modelmill.store.probe import check_conditional_writes
 from modelmill.store.s3 import Store
 
@@ -34,6 +34,6 @@ def test_store_that_ignores_a_condition_is_refused(store: Store, ignored: str) -
             )
 
     careless = Careless(store.bucket, store.prefix, store.client)
-    with pytest.raises(StoreUnreachable, match="ignores the condition"):
+    with pytest.raises(StoreUnfit, match="ignores the condition"):
         check_conditional_writes(careless)
     assert list(store.list("probes/")) == []

@@ -15,6 +15,7 @@ from modelmill.spec.errors import (
     Interrupted,
     ModelmillError,
     NoSuchRun,
+    StoreUnfit,
     StoreUnreachable,
 )
 
@@ -50,7 +51,7 @@ def code_of_error(error: ModelmillError) -> int:
     match error:
         case NoSuchRun():
             return NO_SUCH_RUN
-        case StoreUnreachable():
+        case StoreUnreachable() if not isinstance(error, StoreUnfit):
             return UNREACHABLE
         case InternalError():
             return OUR_FAULT

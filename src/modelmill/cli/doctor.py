@@ -25,16 +25,22 @@ from modelmill.cli.options import output_option
     metavar="S3_URL",
     help="As this machine reaches it; the profile's when absent.",
 )
+@click.option("--pods", is_flag=True, help="Also start a pod of every image for a moment.")
 @output_option
 def doctor(
-    profile: Path, namespace: str, context: str | None, store_url: str | None, output: str
+    profile: Path,
+    namespace: str,
+    context: str | None,
+    store_url: str | None,
+    pods: bool,
+    output: str,
 ) -> None:
     """Look whether a cluster and its store are ready for runs, and say what is missing."""
     from modelmill.cli.show import print_table
     from modelmill.conduct.doctor import Patient, examine
     from modelmill.spec.loading import load_profile
 
-    findings = examine(Patient(load_profile(profile), namespace, context, store_url))
+    findings = examine(Patient(load_profile(profile), namespace, context, store_url, pods))
     if output == "json":
         click.echo(json.dumps([finding.model_dump() for finding in findings], indent=2))
     else:

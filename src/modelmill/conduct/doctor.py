@@ -12,6 +12,7 @@ from modelmill.conduct.answers import NotThere, Refused, Unavailable
 from modelmill.conduct.helm import find_helm
 from modelmill.conduct.kubernetes import Namespace, from_kubeconfig
 from modelmill.conduct.place import opened_as_pods_see_it
+from modelmill.conduct.trial import is_suspended_unasked, try_admission, try_pods
 from modelmill.spec.errors import ModelmillError
 from modelmill.spec.names import CONDUCTOR_ACCOUNT, STAGE_ACCOUNT
 from modelmill.spec.profile import Profile, check_cluster, queues_of
@@ -48,6 +49,8 @@ class Patient:
     namespace: str
     context: str | None
     store_url: str | None
+    with_pods: bool = False
+    """Also start a pod of every image, which is the only proof that it can be pulled."""
 
 
 def examine(patient: Patient) -> tuple[Finding, ...]:
@@ -65,7 +68,10 @@ def examine(patient: Patient) -> tuple[Finding, ...]:
     if findings[-1].state == "good":
         findings.append(_checked("permissions", lambda: _permissions(namespace)))
         findings.append(_checked("accounts", lambda: _accounts(namespace)))
+        findings.append(_checked("admission", lambda: _admission(namespace, patient.profile)))
         findings += _queues(namespace, patient.profile)
+        findings.append(_checked("conductor", lambda: _conductor(namespace, patient.profile)))
+        findings += _images(namespace, patient)
     return tuple(findings)
 
 
@@ -148,7 +154,7 @@ def _accounts(namespace: Namespace) -> Finding:
 
 
 def _queues(namespace: Namespace, profile: Profile) -> Iterator[Finding]:
-    """Check the queues the profile names, and two traps of Kueue's."""
+    """Check the queues the profile names."""
     asked = queues_of(profile)
     try:
         known = namespace.local_queues()
@@ -164,12 +170,54 @@ def _queues(namespace: Namespace, profile: Profile) -> Iterator[Finding]:
             + ("" if known is not None else ": there is no Kueue"),
             fix="apply k8s/queues, or change `queue` in the profile",
         )
-    if known and "default" in known and not profile.conductor.queue:
-        yield Finding(
-            check="queues",
-            state="warning",
-            words="a LocalQueue 'default' takes every Job, the conductor's too",
-            fix="give the conductor a queue of its own: profile.conductor.queue",
-        )
     if not missing and asked:
         yield Finding(check="queues", state="good", words=", ".join(sorted(asked)))
+
+
+def _admission(namespace: Namespace, profile: Profile) -> Finding:
+    """Let the API server look at the Job of every kind of stage."""
+    refused = [each for each in try_admission(namespace, profile) if each.problem]
+    if refused:
+        return Finding(
+            check="admission",
+            state="bad",
+            words=f"a Job of {', '.join(each.what for each in refused)} would be refused: "
+            f"{refused[0].problem}",
+            fix="change the profile, or ask who keeps the cluster",
+        )
+    return Finding(check="admission", state="good", words="Jobs of every stage would be accepted")
+
+
+def _conductor(namespace: Namespace, profile: Profile) -> Finding:
+    """Look for the two ways in which Kueue takes Jobs that nobody has put into a queue."""
+    if profile.conductor.queue:
+        return Finding(check="conductor", state="good", words=f"queue {profile.conductor.queue}")
+    if is_suspended_unasked(namespace, profile):
+        return Finding(
+            check="conductor",
+            state="bad",
+            words="Kueue takes Jobs without a queue too (manageJobsWithoutQueueName, or a "
+            "LocalQueue 'default'), so a conductor would hold the quota its stages wait for",
+            fix="give it a queue of its own: profile.conductor.queue",
+        )
+    return Finding(check="conductor", state="good", words="waits in no queue")
+
+
+def _images(namespace: Namespace, patient: Patient) -> Iterator[Finding]:
+    if not patient.with_pods:
+        yield Finding(
+            check="images",
+            state="warning",
+            words="not looked at",
+            fix="--pods starts one of each for a moment",
+        )
+        return
+    try:
+        for tried in try_pods(namespace, patient.profile):
+            yield Finding(
+                check=tried.what,
+                state="bad" if tried.problem else "good",
+                words=tried.problem or "a pod of it ran",
+            )
+    except (NotThere, Refused, Unavailable) as error:
+        yield Finding(check="images", state="bad", words=str(error))

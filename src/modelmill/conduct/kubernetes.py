@@ -188,6 +188,17 @@ class Namespace:
             body = client.V1Job.model_validate(manifest)
             return _parse(self._api, JobSeen, self._batch.create_namespaced_job(self.name, body))
 
+    def try_job(self, manifest: Manifest) -> JobSeen:
+        """Let the server look at a Job without making it; returns what it would be.
+
+        Raises:
+            Refused: quota, admission or permissions.
+        """
+        with _answers():
+            body = client.V1Job.model_validate(manifest)
+            tried = self._batch.create_namespaced_job(self.name, body, dry_run="All")
+            return _parse(self._api, JobSeen, tried)
+
     def read_job(self, name: str) -> JobSeen:
         """Read a Job.
 

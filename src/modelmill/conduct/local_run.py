@@ -15,6 +15,7 @@ from modelmill.report.document import ReportDocument
 from modelmill.spec.errors import Interrupted
 from modelmill.spec.profile import Profile
 from modelmill.spec.run import RunSpec
+from modelmill.store.probe import check_conditional_writes
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ def run_locally(local: LocalRun, watcher: Watcher) -> Ended:
         ModelmillError: the run could not be prepared, or its store was lost.
     """
     with _terminated_like_interrupted(), opened(local.home, local.store_url) as place:
+        if local.store_url is not None:
+            check_conditional_writes(place.store)
         given = prepare(place.store, local.spec, local.profile, local.asked)
         backend = LocalBackend(local.asked.name, place.place)
         conductor = Conductor(given, backend, watcher)

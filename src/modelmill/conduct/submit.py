@@ -17,6 +17,7 @@ from modelmill.spec.profile import Profile
 from modelmill.spec.records import RunRecord
 from modelmill.spec.run import RunSpec
 from modelmill.spec.values import Values
+from modelmill.store.probe import check_conditional_writes
 from modelmill.store.runs import drop_run, read_run, update_run
 from modelmill.store.s3 import Store
 
@@ -53,6 +54,7 @@ def submit(store: Store, submission: Submission, helm: Helm) -> Submitted:
         ModelmillError: a source is missing, the name is taken, or the cluster refuses.
     """
     asked = submission.asked
+    check_conditional_writes(store)
     plan, sha256 = record_plan(store, submission.spec, submission.profile, asked)
     values = Values(run=submission.spec, profile=submission.profile, submitted=True)
     helm.install(asked.name, values.model_dump(mode="json"))

@@ -127,6 +127,12 @@ class StoreUnreachable(ModelmillError):
     retry = Retry.COUNTED
 
 
+class StoreUnfit(StoreUnreachable):
+    """The store lacks what commits rest on."""
+
+    retry = Retry.NEVER
+
+
 class ClusterUnreachable(StoreUnreachable):
     """The cluster's API server does not answer."""
 

@@ -5,17 +5,22 @@ both believe to have committed.  Only trying tells: Garage, old SeaweedFS and so
 drop the header.
 """
 
+import os
 import secrets
+import sys
+from pathlib import Path
 
-from modelmill.spec.errors import StoreUnreachable
-from modelmill.store.s3 import PreconditionFailed, Store
+from modelmill.spec.errors import ModelmillError, StoreUnfit
+from modelmill.spec.names import ENV_STORE, ENV_TERMINATION
+from modelmill.spec.records import Ending
+from modelmill.store.s3 import PreconditionFailed, Store, open_store
 
 
 def check_conditional_writes(store: Store) -> None:
     """Create an object twice, change it with a wrong ETag, and remove it.
 
     Raises:
-        StoreUnreachable: the store let a write through whose condition did not hold.
+        StoreUnfit: the store let a write through whose condition did not hold.
         ModelmillError: it cannot be reached, or refuses us.
     """
     key = f"probes/{secrets.token_hex(8)}"
@@ -35,9 +40,26 @@ def _must_be_refused(
         store.put(key, b"third", if_none_match=if_none_match, if_match=if_match)
     except PreconditionFailed:
         return
-    raise StoreUnreachable(
+    raise StoreUnfit(
         f"The store ignores the condition of a write ({header})",
         at=store.url_of(key),
         fix="use a store that has conditional writes, or a newer version of this one: without "
         "them two attempts could both commit",
     )
+
+
+def main() -> int:
+    """Try the store that the environment names, from wherever this runs."""
+    try:
+        check_conditional_writes(open_store(os.environ[ENV_STORE]))
+    except ModelmillError as error:
+        sys.stderr.write(f"{error}\n")
+        if path := os.environ.get(ENV_TERMINATION):
+            ending = Ending(exit_code=error.exit_code, message=str(error))
+            Path(path).write_text(ending.termination_message(), encoding="utf-8")
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
