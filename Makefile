@@ -64,7 +64,7 @@ cluster: ## Start a real one-node Kubernetes with Kueue, S3 and a pretended GPU
 
 .PHONY: test-cluster
 test-cluster: dev ## Run whole runs, and what can go wrong with them, on that cluster
-	@k8s/dev/test.sh
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" k8s/dev/with.sh k8s/dev/test.sh
 
 .PHONY: cluster-down
 cluster-down: ## Stop it and remove all it has made

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -344,3 +345,30 @@ def test_check_of_pods_finds_a_wrong_container(change: dict[str, Any], said: str
     pod = pod_of(rendered(order_of("merge"), {}))
     pod["containers"] = [{**pod["containers"][0], **change}]
     assert any(said in each for each in pod_problems(pod))
+
+
+def shape(order: Order, profile: Mapping[str, Any], revision: str = "1-0a1b2c3d") -> str:
+    """Read the shape of a Job."""
+    given = Profile.model_validate({**CLUSTER, **profile})
+    job: Any = stage_job(order, Release("run", "space", revision, "a", "uid", given))
+    found: str = job["metadata"]["annotations"]["modelmill/shape"]
+    return found
+
+
+def test_shape_is_the_profiles_and_not_the_attempts() -> None:
+    """An upgrade that changes nothing leaves what waits where it waits."""
+    order = order_of("merge")
+    other = replace(order, number=4, plan_sha256="ef" * 32, halvings=1)
+    assert shape(order, {}) == shape(other, {}) == shape(order, {}, revision="7-aaaaaaaa")
+    assert shape(order, {"max_parallel": 3}) == shape(order, {})
+    assert shape(order, {"stages": {"merge": {"memory": "9Gi"}}}) != shape(order, {})
+    assert shape(order, {"queue": "other"}) != shape(order, {})
+
+
+def test_halvings_are_told_where_there_are_some() -> None:
+    """A first attempt has no word about it, so that examples stay readable."""
+    order = order_of("finetune")
+    assert "MODELMILL_HALVINGS" not in environment_of(rendered(order, {}))
+    told = environment_of(rendered(replace(order, halvings=2), {}))
+    assert told["MODELMILL_HALVINGS"] == "2"
+    assert read_environment({**told, ENV_ATTEMPT: "x"}).halvings == 2
