@@ -4,7 +4,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from modelmill.conduct.conductor import Conducted, Conductor, Verdict, now
+from modelmill.conduct.clock import now
+from modelmill.conduct.conductor import Conducted, Conductor, Verdict
 from modelmill.conduct.decide import FREE_ATTEMPTS
 from modelmill.spec.profile import Profile
 from modelmill.spec.records import Event, Live, Progress

@@ -29,7 +29,12 @@ def test_live_run_is_seen_from_other_commands(workshop: Workshop, store: Store) 
     follower = workshop.start("logs", "watched", "-f")
     listing = workshop.start("artifacts", "ls")
     table = workshop.modelmill("status", "watched").stdout.splitlines()
-    assert [line.split()[1] for line in table[1:]] == [*["committed"] * 3, "running", "waiting"]
+    assert [line.split()[1] for line in table[1:]] == [
+        *["committed"] * 3,
+        "running",
+        "waiting",
+        "waiting",
+    ]
     assert "/6000 steps" in table[4]
     assert listing.communicate()[0].splitlines()[0].split()[:2] == ["key", "stage"]
 
@@ -59,7 +64,7 @@ def test_run_that_is_committed_starts_nothing(workshop: Workshop) -> None:
     assert (again.returncode, again.stdout) == (0, first.stdout)
     assert "started" not in again.stderr
     rows = workshop.modelmill("status").stdout.splitlines()
-    assert next(line.split()[1:3] for line in rows if line.startswith("whole")) == ["done", "5/5"]
+    assert next(line.split()[1:3] for line in rows if line.startswith("whole")) == ["done", "6/6"]
     report = workshop.read("report", "whole")
     assert {stage["status"] for stage in report["stages"]} <= {"done", "adopted"}
 

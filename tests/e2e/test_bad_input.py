@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from modelmill.conduct.standing import artifact_rows, log_texts, run_row
+from modelmill.conduct.following import Follower
+from modelmill.conduct.standing import artifact_rows, run_row
 from modelmill.spec.names import COMMITTED, artifact_prefix
 from modelmill.store.artifact import attempt_prefix, read_manifest
 from modelmill.store.embedded import EmbeddedStore
@@ -200,9 +201,9 @@ def _check_failed_alone(answer: Answer, store: Store, run: str, failed: str) -> 
     committed = {artifact.key for artifact in artifact_rows(store)}
     assert rows["fetch-data"].key in committed
     assert rows[failed].key not in committed
-    [(_, log)] = log_texts(store, run, failed)
-    assert "ERROR" in log
-    assert "Traceback" not in log
+    [printed] = Follower(store, run, failed).look()
+    assert b"ERROR" in printed.text
+    assert b"Traceback" not in printed.text
     # A stranger reads the end: cause, log, the command that goes on.
     end = answer.stderr.split(f"\n\n{failed} failed with ")[1]
     assert f"  log: modelmill logs {run} {failed}\n" in end

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    from modelmill.conduct.conductor import Watcher
     from modelmill.conduct.decide import State
+    from modelmill.conduct.history import Watcher
     from modelmill.spec.records import Event, Progress
 
 LINE_SECONDS: Final = 15.0

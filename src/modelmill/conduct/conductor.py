@@ -8,10 +8,10 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from typing import Final, Protocol
+from typing import Final
 
 from modelmill.conduct.backend import Attempt, Backend, NotNow, Order
+from modelmill.conduct.clock import is_young, now
 from modelmill.conduct.decide import (
     REPORT,
     Decision,
@@ -24,6 +24,7 @@ from modelmill.conduct.decide import (
     decide,
     settled,
 )
+from modelmill.conduct.history import History, Watcher
 from modelmill.spec.errors import (
     Interrupted,
     LineageBroken,
@@ -36,32 +37,18 @@ from modelmill.spec.errors import (
 from modelmill.spec.names import ENVIRONMENT_OF, report_key
 from modelmill.spec.plan import Plan, Stage, report_digest
 from modelmill.spec.profile import Profile
-from modelmill.spec.records import Ending, Event, Progress, RunRecord
+from modelmill.spec.records import Ending, RunRecord
 from modelmill.store.artifact import Committed, check_ancestry, read_manifest
 from modelmill.store.checkpoint import has_checkpoint, read_live
-from modelmill.store.runs import append_event, put_log, read_events, read_run, update_run
+from modelmill.store.runs import read_run, update_run
 from modelmill.store.s3 import Store
 
 TICK_SECONDS: Final = 2.0
 """A backend returns sooner when something happens; what a stage waits for is looked at so often."""
-YOUNG: Final = timedelta(minutes=2)
-"""Progress is told every 15 s; who has been silent for longer has died without a word."""
 HEARTBEAT_SECONDS: Final = 15.0
 LAST_WORDS_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 10.0
 """How often to look whether another run has committed what this one waits for."""
-
-
-class Watcher(Protocol):
-    """Somebody who wants to see what goes on."""
-
-    def happened(self, event: Event) -> None:
-        """Hear of an event."""
-        ...
-
-    def standing(self, states: Mapping[str, State], live: Mapping[str, Progress | None]) -> None:
-        """See where everything is; called several times a second."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -104,15 +91,20 @@ class Conductor:
     _sound: dict[str, Committed] = field(default_factory=dict)
     _broken: dict[str, str] = field(default_factory=dict)
     _elsewhere: set[str] = field(default_factory=set)
-    _ended: set[str] = field(default_factory=set)
+    _history: History = field(init=False)
     _live: dict[str, Attempt] = field(default_factory=dict)
     """Those that have begun, by id; whoever is gone at the next look was stopped."""
-    _begun: set[str] = field(default_factory=set)
-    _saved: set[str] = field(default_factory=set)
-    _said: set[str] = field(default_factory=set)
-    _why: dict[str, str] = field(default_factory=dict)
+    _saved: dict[str, bool] = field(default_factory=dict)
+    """By attempt, whether it left something to go on from; looked up when it matters."""
+    _fresh: set[str] = field(default_factory=set)
+    """Stages whose attempts have just ended: they may have committed."""
     _looked: float = -LOOK_SECONDS
     _beaten: float = -HEARTBEAT_SECONDS
+
+    def __post_init__(self) -> None:
+        """Begin a history, or go on with it."""
+        store, run = self.given.store, self.given.run
+        self._history = History(store, run, self.watcher, self.backend.log)
 
     def drive(self) -> Verdict:
         """Go on until nothing is left to do, or a newer conductor has taken over.
@@ -120,32 +112,46 @@ class Conductor:
         Raises:
             ModelmillError: the store cannot be reached, or an environment is missing.
         """
-        self._recall()
+        self._history.recall()
         while True:
-            attempts = self._observe()
-            self._look(attempts)
-            view = self._view(attempts)
-            decision = decide(view)
-            self._say_skipped(decision)
-            self._show(decision, attempts)
-            for action in decision.actions:
-                match action:
-                    case Finish(exit_code=code):
-                        return self._verdict(code, decision.failures, attempts)
-                    case Start() | Stop() if not self._is_mine():
-                        return Verdict(0, {}, None, superseded=True)
-                    case Start():
-                        self._start(action)
-                    case Stop(attempt=attempt):
-                        self.backend.stop(attempt)
-            if time.monotonic() - self._beaten >= HEARTBEAT_SECONDS:
-                record = self._beat()
-                if record.conductor != self.given.conductor:
-                    return Verdict(0, {}, None, superseded=True)
-                if record.cancelled == self.given.conductor:
-                    self.stop()
-                    return Verdict(Interrupted.exit_code, {}, None, cancelled=True)
+            verdict = self._act() or self._report_for_duty()
+            self._history.write()
+            if verdict is not None:
+                return verdict
             self.backend.wait(TICK_SECONDS)
+
+    def _act(self) -> Verdict | None:
+        """Look, decide, and do what is decided; nothing else stands between two stages."""
+        attempts = self._observe()
+        self._look(attempts)
+        decision = decide(self._view(attempts))
+        for name, state in decision.states.items():
+            if state is State.SKIPPED:
+                self._history.skipped(name)
+        self._show(decision, attempts)
+        for action in decision.actions:
+            match action:
+                case Finish(exit_code=code):
+                    return self._verdict(code, decision.failures, attempts)
+                case Start() | Stop() if not self._is_mine():
+                    return Verdict(0, {}, None, superseded=True)
+                case Start():
+                    self._start(action)
+                case Stop(attempt=attempt):
+                    self.backend.stop(attempt)
+        return None
+
+    def _report_for_duty(self) -> Verdict | None:
+        """Say from time to time that somebody drives the run, and hear what is asked."""
+        if time.monotonic() - self._beaten < HEARTBEAT_SECONDS:
+            return None
+        record = self._beat()
+        if record.conductor != self.given.conductor:
+            return Verdict(0, {}, None, superseded=True)
+        if record.cancelled == self.given.conductor:
+            self.stop()
+            return Verdict(Interrupted.exit_code, {}, None, cancelled=True)
+        return None
 
     def stop(self) -> None:
         """Stop what runs, keep its logs, and say so in the run's history.
@@ -155,11 +161,11 @@ class Conductor:
         live = {each.id: each for each in self.backend.attempts() if each.is_live}
         self.backend.close()
         left = {each.id: each for each in self.backend.attempts()}
-        hurried = replace(self.given.store, retry_budget_seconds=LAST_WORDS_SECONDS)
-        self.given = replace(self.given, store=hurried)
+        self._hurry()
         with contextlib.suppress(StoreUnreachable):
             for attempt in live.values():
-                self._say_stopped(left.get(attempt.id, attempt))
+                self._history.stopped(left.get(attempt.id, attempt))
+            self._history.write()
 
     def leave(self, exit_code: int, message: str = "") -> None:
         """Write down that nobody drives the run any more, and how it ended."""
@@ -175,65 +181,49 @@ class Conductor:
 
     def step_aside(self, why: str) -> None:
         """Write down why this process is stopped; stages go on, and so may another conductor."""
-        hurried = replace(self.given.store, retry_budget_seconds=LAST_WORDS_SECONDS)
-        self.given = replace(self.given, store=hurried)
+        self._hurry()
         with contextlib.suppress(StoreUnreachable):
             self._change(lambda record: record.model_copy(update={"absence": why}))
 
-    def _recall(self) -> None:
-        """Read what an earlier process of this conductor has said already."""
-        for event in read_events(self.given.store, self.given.run):
-            if event.event == "started":
-                self._begun.add(event.attempt)
-            elif event.event in ("failed", "stopped"):
-                self._ended.add(event.attempt)
+    def _hurry(self) -> None:
+        hurried = replace(self.given.store, retry_budget_seconds=LAST_WORDS_SECONDS)
+        self.given = replace(self.given, store=hurried)
+        self._history.hurry(LAST_WORDS_SECONDS)
 
     def _observe(self) -> tuple[Attempt, ...]:
         attempts = self.backend.attempts()
         for gone in self._live.keys() - {attempt.id for attempt in attempts}:
-            self._say_stopped(self._live[gone])
+            self._fresh.add(self._live[gone].stage)
+            self._history.stopped(self._live[gone])
         self._live = {each.id: each for each in attempts if each.is_live and each.has_begun}
         for attempt in attempts:
             if attempt.is_live:
-                self._watch(attempt)
-            elif attempt.id not in self._ended:
-                self._ended.add(attempt.id)
-                self._looked = -LOOK_SECONDS
-                self._keep_log(attempt)
-                if attempt.exit_code:
-                    self._event("failed", attempt.stage, attempt=attempt)
-                if retry_for(attempt.exit_code or 0) is Retry.FREE and has_checkpoint(
-                    self.given.store, attempt.key, attempt.id
-                ):
-                    self._saved.add(attempt.id)
-        return tuple(replace(each, has_saved=each.id in self._saved) for each in attempts)
+                self._history.lives(attempt)
+            elif self._history.ended(attempt):
+                self._fresh.add(attempt.stage)
+        return tuple(replace(each, has_saved=self._has_saved(each)) for each in attempts)
 
-    def _say_stopped(self, attempt: Attempt) -> None:
-        self._ended.add(attempt.id)
-        self._keep_log(attempt)
-        self._event("stopped", attempt.stage, attempt=attempt)
-
-    def _watch(self, attempt: Attempt) -> None:
-        if attempt.exit_code is not None and attempt.id not in self._ended:
-            # Its process has ended and it will be gone in a moment, its log with it.
-            self._ended.add(attempt.id)
-            self._keep_log(attempt)
-        if attempt.message:
-            self._say_why(attempt.stage, attempt.key, attempt.message)
-        elif attempt.has_begun and attempt.id not in self._begun:
-            self._begun.add(attempt.id)
-            self._event("started", attempt.stage, attempt=attempt)
+    def _has_saved(self, attempt: Attempt) -> bool:
+        code = attempt.exit_code
+        if attempt.is_live or code is None or retry_for(code) is not Retry.FREE:
+            return False
+        if attempt.id not in self._saved:
+            saved = has_checkpoint(self.given.store, attempt.key, attempt.id)
+            self._saved[attempt.id] = saved
+        return self._saved[attempt.id]
 
     def _look(self, attempts: tuple[Attempt, ...]) -> None:
-        """Find out what is committed, as soon as something may have been."""
-        if time.monotonic() - self._looked < LOOK_SECONDS:
-            return
-        self._looked = time.monotonic()
-        self._elsewhere.clear()
+        """Find out what is committed: at once what may have been, the rest from time to time."""
+        is_due = time.monotonic() - self._looked >= LOOK_SECONDS
+        if is_due:
+            self._looked = time.monotonic()
+            self._elsewhere.clear()
         sound = {committed.sha256 for committed in self._sound.values()}
         for stage in self.given.plan.stages:
-            if stage.name not in self._sound and stage.name not in self._broken:
+            is_open = stage.name not in self._sound and stage.name not in self._broken
+            if is_open and (is_due or stage.name in self._fresh):
                 self._look_at(stage, attempts, sound)
+        self._fresh.clear()
 
     def _look_at(self, stage: Stage, attempts: tuple[Attempt, ...], sound: set[str]) -> None:
         committed = read_manifest(self.given.store, stage.kind, stage.key)
@@ -248,21 +238,15 @@ class Conductor:
             # Only the first of a chain is at fault: made again, it has a new key, and so
             # has everything after it.
             if not any(each.stage in self._broken for each in stage.inputs):
-                self._event(
-                    "failed",
-                    stage.name,
-                    key=stage.key,
-                    message=str(error),
-                    exit_code=error.exit_code,
-                )
+                self._history.broken(stage, error.exit_code, str(error))
             self._broken[stage.name] = str(error)
             return
         self._sound[stage.name] = committed
         mine = next((each for each in attempts if each.id == committed.manifest.attempt), None)
         if mine is not None:
-            self._event("committed", stage.name, attempt=mine)
+            self._history.committed(mine)
         elif committed.manifest.run != self.given.run:
-            self._event("adopted", stage.name, from_run=committed.manifest.run)
+            self._history.adopted(stage.name, committed.manifest.run)
 
     def _view(self, attempts: tuple[Attempt, ...]) -> View:
         plan = self.given.plan
@@ -322,9 +306,9 @@ class Conductor:
         try:
             attempt = self.backend.start(order)
         except NotNow as reason:
-            self._say_why(action.stage, action.key, str(reason))
+            self._history.waits(action.stage, action.key, str(reason))
             return
-        self._watch(attempt)
+        self._history.lives(attempt)
 
     def _is_mine(self) -> bool:
         if not self.backend.is_wanted():
@@ -337,7 +321,7 @@ class Conductor:
         self._beaten = time.monotonic()
         for attempt in self.backend.attempts():
             if attempt.is_live:
-                self._keep_log(attempt)
+                self._history.put_log(attempt)
         return self._change(lambda record: record.model_copy(update={"heartbeat": now()}))
 
     def _change(self, change: Callable[[RunRecord], RunRecord]) -> RunRecord:
@@ -349,67 +333,8 @@ class Conductor:
 
         return update_run(self.given.store, self.given.run, if_mine)
 
-    def _keep_log(self, attempt: Attempt) -> None:
-        # The log also lies where the backend has it: losing the copy must not end a run.
-        log = self.backend.log(attempt)
-        if not log:
-            return
-        with contextlib.suppress(StoreUnreachable):
-            put_log(self.given.store, self.given.run, attempt.stage, attempt.id, log)
-
-    def _say_why(self, stage: str, key: str, words: str) -> None:
-        """Say once what a stage waits for, and again when it waits for something else."""
-        if self._why.get(stage) != words:
-            self._why[stage] = words
-            self._event("waiting", stage, key=key, message=words)
-
-    def _say_skipped(self, decision: Decision) -> None:
-        for name, state in decision.states.items():
-            if state is State.SKIPPED and name not in self._said:
-                self._said.add(name)
-                self._event("skipped", name)
-
     def _show(self, decision: Decision, attempts: tuple[Attempt, ...]) -> None:
         live = {
             attempt.stage: self.backend.progress(attempt) for attempt in attempts if attempt.is_live
         }
         self.watcher.standing(decision.states, live)
-
-    def _event(
-        self,
-        kind: str,
-        stage: str,
-        *,
-        attempt: Attempt | None = None,
-        **details: str | int,
-    ) -> None:
-        event = Event.model_validate(
-            {
-                "time": now(),
-                "event": kind,
-                "stage": stage,
-                **(
-                    {
-                        "key": attempt.key,
-                        "attempt": attempt.id,
-                        "exit_code": attempt.exit_code,
-                        "message": attempt.message,
-                    }
-                    if attempt is not None
-                    else {}
-                ),
-                **details,
-            }
-        )
-        append_event(self.given.store, self.given.run, event)
-        self.watcher.happened(event)
-
-
-def is_young(time: str) -> bool:
-    """Tell whether what was told then can still be believed."""
-    return datetime.now(UTC) - datetime.fromisoformat(time) < YOUNG
-
-
-def now() -> str:
-    """Write the time as events do: UTC, ISO 8601, milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -20,14 +20,9 @@ from typing import Final
 from pydantic import JsonValue, TypeAdapter
 
 from modelmill.conduct.answers import Conflict, NotThere, Refused, Unavailable
+from modelmill.conduct.clock import now
 from modelmill.conduct.cluster import ClusterBackend
-from modelmill.conduct.conductor import (
-    LAST_WORDS_SECONDS,
-    Conducted,
-    Conductor,
-    Verdict,
-    now,
-)
+from modelmill.conduct.conductor import LAST_WORDS_SECONDS, Conducted, Conductor, Verdict
 from modelmill.conduct.decide import State
 from modelmill.conduct.ending import REPORT_JSON, final_code, read_report
 from modelmill.conduct.jobs import Release

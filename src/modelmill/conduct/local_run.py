@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelmill.conduct.conductor import Conductor, Verdict, Watcher
+from modelmill.conduct.conductor import Conductor, Verdict
 from modelmill.conduct.ending import final_code, read_report
+from modelmill.conduct.history import Watcher
 from modelmill.conduct.local import LocalBackend
 from modelmill.conduct.place import Opened, opened
 from modelmill.conduct.prepare import Asked, prepare

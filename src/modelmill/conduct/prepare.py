@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelmill.conduct.conductor import Conducted, now
+from modelmill.conduct.clock import now
+from modelmill.conduct.conductor import Conducted
 from modelmill.spec.errors import InputMissing, PermissionRefused, Problem, SpecError
 from modelmill.spec.names import RUN_NAME, RUN_NAME_LIMIT
 from modelmill.spec.plan import Plan, make_plan, plan_bytes, sources_of

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal
 
-from modelmill.conduct.conductor import is_young
+from modelmill.conduct.clock import is_young
 from modelmill.conduct.ending import read_report
 from modelmill.report.document import ReportDocument
 from modelmill.spec.errors import InputMissing, Interrupted, LineageBroken, NoSuchRun

@@ -3,7 +3,8 @@
 import time
 from typing import Final
 
-from modelmill.conduct.conductor import Watcher, is_young
+from modelmill.conduct.clock import is_young
+from modelmill.conduct.history import Watcher
 from modelmill.conduct.standing import is_driven
 from modelmill.spec.records import Progress, RunRecord
 from modelmill.store.runs import event_names, read_event, read_progress, read_run
