@@ -150,8 +150,8 @@ def test_micro_batch_is_memory_not_mathematics(tuned: Tuned, tune: Tune) -> None
 def test_memory_that_is_too_small_halves_the_micro_batch(tuned: Tuned, tune: Tune) -> None:
     """The first try costs time and nothing else: weights and rows are those of a fresh start."""
     pulse = RecordingPulse(stop_after=7, stop_with=torch.OutOfMemoryError("CUDA out of memory"))
-    again = tune(pulse=pulse)
-    assert (tuned.figures.micro_batch_size, again.figures.micro_batch_size) == (4, 2)
+    again = tune(settings_of(micro_batch_size=4), pulse=pulse)
+    assert again.figures.micro_batch_size == 2
     [warning] = pulse.warnings
     assert warning == "GPU memory is too small for 4 rows at a time; taking half of them"
     for point, same in zip(tuned.figures.curve, again.figures.curve, strict=True):
@@ -169,7 +169,8 @@ def test_memory_that_is_too_small_for_one_row_does_not_fit(tune: Tune) -> None:
 
 def test_attempt_after_two_that_were_killed_takes_a_quarter_of_the_rows(tune: Tune) -> None:
     """The conductor says how often; one row always remains."""
-    asked = settings_of(num_train_epochs=1).model_copy(update={"micro_batch_halvings": 2})
+    asked = settings_of(num_train_epochs=1, micro_batch_size=4)
+    asked = asked.model_copy(update={"micro_batch_halvings": 2})
     assert tune(asked).figures.micro_batch_size == 1
 
 

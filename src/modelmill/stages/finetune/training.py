@@ -122,7 +122,7 @@ def train(base: PreTrainedModel, examples: Examples, training: Training, pulse: 
         trained = _train_with(micro_batch, adapted, examples, training, pulse)
         if trained is not None:
             return trained
-        if micro_batch == 1:
+        if micro_batch == 1 or halvings == training.halvings + HALVINGS:
             break
         pulse.warn(f"GPU memory is too small for {micro_batch} rows at a time; taking half of them")
         gc.collect()  # the trainer and its optimizer are a cycle
