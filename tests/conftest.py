@@ -1,6 +1,10 @@
 """What every test folder shares."""
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+# Not a test module by its name; its asserts shall explain themselves all the same.
+pytest.register_assert_rewrite("tests.conduct.backend_contract")
 
 # No wall-clock asserts: these machines are shared, and slow is not wrong.
 settings.register_profile(

@@ -10,6 +10,7 @@ import helm_python
 import pytest
 from hypothesis import given, settings
 
+from modelmill.conduct.doctor import OLDEST
 from modelmill.spec.canonical import sha256_of
 from modelmill.spec.loading import load_profile, load_run, parse_run, parse_yaml
 from modelmill.spec.profile import Profile
@@ -170,3 +171,9 @@ def test_schema_that_ships_is_closed_everywhere() -> None:
         if "properties" in node and node.get("additionalProperties") is not False
     ]
     assert open_ones == []
+
+
+def test_chart_and_doctor_want_the_same_kubernetes() -> None:
+    """Helm refuses an older cluster before anything is created; doctor says it before that."""
+    text = (CHART / "Chart.yaml").read_text(encoding="utf-8")
+    assert f'kubeVersion: ">={OLDEST[0]}.{OLDEST[1]}.0-0"' in text

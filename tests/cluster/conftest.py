@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from modelmill.store.s3 import open_store
 
@@ -63,3 +64,26 @@ def uploaded(team: Team) -> Team:
     for name in ("train.jsonl", "test.jsonl"):
         store.put(f"data/{name}", (team.folder / name).read_bytes())
     return team
+
+
+@pytest.fixture
+def queue(team: Team) -> Iterator[str]:
+    """Make the queues of k8s/queues for one GPU and this namespace."""
+    objects = list(YAML(typ="safe").load_all(ROOT / "k8s" / "queues" / "queues.yaml"))
+    flavor, cluster, local = objects
+    local["metadata"]["namespace"] = team.namespace
+    for each in (flavor, cluster):
+        each["metadata"]["name"] = team.namespace
+    local["spec"]["clusterQueue"] = team.namespace
+    namespaces = cluster["spec"]["namespaceSelector"]["matchLabels"]
+    namespaces["kubernetes.io/metadata.name"] = team.namespace
+    [resources] = cluster["spec"]["resourceGroups"]
+    resources["flavors"][0]["name"] = team.namespace
+    gpus = resources["flavors"][0]["resources"][-1]
+    assert gpus["name"] == "nvidia.com/gpu"
+    gpus["nominalQuota"] = "1"
+    everything = {"apiVersion": "v1", "kind": "List", "items": objects}
+    run_command(["kubectl", "apply", "-f", "-"], json.dumps(everything))
+    yield local["metadata"]["name"]
+    names = [f"clusterqueue/{team.namespace}", f"resourceflavor/{team.namespace}"]
+    run_command(["kubectl", "delete", "--wait=false", *names])

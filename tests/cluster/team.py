@@ -44,7 +44,8 @@ def instead(script: str) -> Json:
 
     `$HOSTNAME` is the pod's name, in which `-a1-` is the first attempt.
     """
-    text = f'stage="python -m modelmill.stages"; {script}'
+    # Kubernetes makes one dollar of two.
+    text = f'stage="python -m modelmill.stages"; {script}'.replace("$$", "$$$$")
     return {
         "op": "replace",
         "path": "/spec/template/spec/containers/0/args",

@@ -58,6 +58,28 @@ def test_what_a_stage_waits_for_is_named(team: Team, stage: Json, words: str) ->
     assert team.stage("cause", "fetch-model")["state"] == "pending"
 
 
+def test_full_queue_is_named(team: Team, queue: str) -> None:
+    """Kueue's own words say what is used up; nothing of the stage exists meanwhile."""
+    team.write_profile(stages={"fetch-model": small(queue=queue, gpu=2)})
+    team.submitted("queued")
+    told(team, "queued", "fetch-model", f"Waiting in queue '{queue}': couldn't assign flavors")
+    assert team.pods_of("queued", "fetch-model") == []
+
+
+def test_run_that_cannot_begin_is_said_so(uploaded: Team) -> None:
+    """A source that is not there ends a bare `helm install` with its code, and `status` knows."""
+    team = uploaded
+    run = team.run(sources=f"{team.store}/data/", model={"source": f"{team.store}/no-such"})
+    team.write_values(run, team.profile())
+    team.helm("install", "unborn", *team.chart)
+    wait_until(lambda: team.modelmill("status", "unborn").returncode == 0, 60)
+    status = team.status("unborn")
+    assert (status["exit_code"], status["state"].startswith("failed with 66: ")) == (66, True)
+    waited = team.modelmill("wait", "unborn")
+    assert waited.returncode == 3
+    assert f"{team.store}/no-such" in waited.stderr
+
+
 def test_mended_profile_replaces_what_waits(team: Team) -> None:
     """The next revision does not wait behind the Job that the first one made."""
     team.write_profile(stages={"fetch-model": small(gpu=2)})

@@ -2,38 +2,12 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from threading import Event, Thread
 
-import pytest
-from ruamel.yaml import YAML
-
-from .team import KINDS_AND_REPORT, ROOT, Json, Team, run_command, small
+from .team import KINDS_AND_REPORT, Json, Team, small
 
 MODELS = ("finetune", "quantize", "infer")
-
-
-@pytest.fixture
-def queue(team: Team) -> Iterator[str]:
-    """Make the queues of k8s/queues for one GPU and this namespace."""
-    objects = list(YAML(typ="safe").load_all(ROOT / "k8s" / "queues" / "queues.yaml"))
-    flavor, cluster, local = objects
-    local["metadata"]["namespace"] = team.namespace
-    for each in (flavor, cluster):
-        each["metadata"]["name"] = team.namespace
-    local["spec"]["clusterQueue"] = team.namespace
-    namespaces = cluster["spec"]["namespaceSelector"]["matchLabels"]
-    namespaces["kubernetes.io/metadata.name"] = team.namespace
-    [resources] = cluster["spec"]["resourceGroups"]
-    resources["flavors"][0]["name"] = team.namespace
-    gpus = resources["flavors"][0]["resources"][-1]
-    assert gpus["name"] == "nvidia.com/gpu"
-    gpus["nominalQuota"] = "1"
-    everything = {"apiVersion": "v1", "kind": "List", "items": objects}
-    run_command(["kubectl", "apply", "-f", "-"], json.dumps(everything))
-    yield local["metadata"]["name"]
-    names = [f"clusterqueue/{team.namespace}", f"resourceflavor/{team.namespace}"]
-    run_command(["kubectl", "delete", "--wait=false", *names])
 
 
 def sampled(look: Callable[[], None]) -> tuple[Thread, Event]:

@@ -183,3 +183,22 @@ def test_cluster_that_does_not_answer_is_8(team: Team) -> None:
     assert ended.returncode == 8, ended.stderr
     assert "does not answer" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_older_kubernetes_is_refused_by_helm(team: Team) -> None:
+    """Before anything is created, with both versions in the words."""
+    (team.folder / "values.json").write_text(
+        json.dumps({"run": team.run(sources="s3://x/"), "profile": team.profile()}),
+        encoding="utf-8",
+    )
+    ended = subprocess.run(
+        ["helm", "template", "old", *team.chart, "--kube-version", "1.32.9"],
+        cwd=team.folder,
+        env=team.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode != 0
+    assert "1.33" in ended.stderr
+    assert "1.32.9" in ended.stderr

@@ -1,16 +1,13 @@
 """A real store, runs that are prepared on it, and backends to drive them with."""
 
-import json
-import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 
-from modelmill.conduct.backend import Attempt, Backend, Order
+from modelmill.conduct.backend import Attempt, Order
 from modelmill.conduct.conductor import Conducted
 from modelmill.conduct.local import LocalBackend, Place
 from modelmill.conduct.prepare import Asked, prepare
@@ -69,22 +66,6 @@ def prepared(workshop: Workshop, store: Store) -> Preparer:
         return prepare(store, spec, profile, Asked(name, workshop.folder))
 
     return make
-
-
-@dataclass(frozen=True)
-class Bench:
-    """One backend of the contract suite, on a run whose rows and model are fetched."""
-
-    given: Conducted
-    backend: Backend
-    behave: Callable[[str, dict[str, Any]], None]
-    """Say what a stand-in shall do, by stage."""
-    workshop: Workshop
-
-    def order(self, name: str, number: int = 1) -> Order:
-        """Order an attempt at a stage of the plan."""
-        stage = self.given.plan.stage(name)
-        return Order(name, stage.key, stage.environment, number, self.given.plan_sha256)
 
 
 @dataclass
@@ -208,27 +189,3 @@ def wait_until(is_true: Callable[[], bool], seconds: float = 60) -> None:
     while not is_true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-@pytest.fixture(params=["local"])
-def bench(
-    request: pytest.FixtureRequest,
-    workshop: Workshop,
-    fetched: Conducted,
-    prepared: Preparer,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Bench]:
-    """Make one backend of each kind, with keys that nothing else has."""
-    assert request.param == "local"
-    tokens = random.SystemRandom().randrange(1, 65536)
-    given = prepared(
-        "bench", **{"data.test": "fetched.jsonl", "infer.max_new_tokens": tokens, "finetune": "{}"}
-    )
-
-    def behave(stage: str, asked: dict[str, Any]) -> None:
-        monkeypatch.setenv("MODELMILL_STAND_IN", json.dumps({stage: asked}))
-
-    place = Place(workshop.home, given.store.url, {})
-    backend = LocalBackend(given.run, place, GRACE_SECONDS)
-    yield Bench(given, backend, behave, workshop)
-    backend.close()

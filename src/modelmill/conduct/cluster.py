@@ -35,6 +35,8 @@ ASK_AGAIN: Final = timedelta(seconds=5)
 LOOK_AFTER: Final = timedelta(seconds=2)
 """An ordinary pod has started by then, and needs no explanation."""
 
+SEEN_AFTER: Final = timedelta(seconds=10)
+"""A Job that is not in the mirror by then has been deleted before anybody could see it."""
 
 NEVER: Final = datetime.min.replace(tzinfo=UTC)
 
@@ -61,6 +63,8 @@ class ClusterBackend:
     _pods: Mirror[PodSeen] = field(init=False)
     _known: dict[str, PodSeen] = field(default_factory=dict)
     """Pods by UID as last seen: an evicted one is gone before anybody can look at it."""
+    _made: dict[str, JobSeen] = field(default_factory=dict)
+    """Jobs by UID that were created a moment ago, until the mirror shows them."""
     _watched: set[str] = field(default_factory=set)
     """Jobs by UID that this conductor has seen alive."""
     _explained: dict[str, _Explained] = field(default_factory=dict)
@@ -80,9 +84,9 @@ class ClusterBackend:
         present = {pod.metadata.uid: pod for pod in self._pods.all()}
         self._known |= present
         self._release_lost_nodes(present.values())
-        jobs = [job for job in self._jobs.all() if self._is_ours(job)]
+        jobs = [job for job in self._all_jobs() if self._is_ours(job)]
         of_jobs = [attempt for job in jobs for attempt in self._attempts_of(job, present)]
-        uids = {job.metadata.uid for job in self._jobs.all()}
+        uids = {job.metadata.uid for job in self._all_jobs()}
         orphans = [pod for pod in present.values() if not uids & _owners(pod)]
         return (*map(_orphan, orphans), *of_jobs)
 
@@ -105,6 +109,7 @@ class ClusterBackend:
             except Refused as error:
                 raise why_refused(str(error), "create a Job") from None
             if job.is_live:
+                self._made[job.metadata.uid] = job
                 self._watched.add(job.metadata.uid)
                 return replace(_attempt(job, job.metadata.uid), is_live=True, has_begun=False)
             order = replace(order, number=order.number + 1)
@@ -157,6 +162,17 @@ class ClusterBackend:
             for attempt in live:
                 self.stop(attempt)
             self.wait(1.0)
+
+    def _all_jobs(self) -> tuple[JobSeen, ...]:
+        seen = self._jobs.all()
+        known = {job.metadata.uid for job in seen}
+        oldest = datetime.now(UTC) - SEEN_AFTER
+        self._made = {
+            uid: job
+            for uid, job in self._made.items()
+            if uid not in known and (job.metadata.creation_timestamp or NEVER) > oldest
+        }
+        return (*seen, *self._made.values())
 
     def _is_ours(self, job: JobSeen) -> bool:
         return self.release.anchor_uid in _owners(job)
@@ -236,7 +252,7 @@ class ClusterBackend:
 
     def _job_of(self, attempt: Attempt) -> JobSeen | None:
         wanted = (attempt.stage, attempt.key, attempt.number)
-        for job in self._jobs.all():
+        for job in self._all_jobs():
             found = _attempt(job, "")
             if self._is_ours(job) and (found.stage, found.key, found.number) == wanted:
                 return job

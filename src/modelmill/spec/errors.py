@@ -187,8 +187,14 @@ _SIGNAL_CODES = frozenset({134, 137, 139})
 """SIGABRT, SIGKILL and SIGSEGV: a native crash or a kill from outside, not our verdict."""
 
 
+_STOP_CODES = frozenset({-15, 143})
+"""SIGTERM before the process could handle it: asked to stop, and nothing was saved."""
+
+
 def retry_for(exit_code: int) -> Retry:
     """Decide whether an attempt that ended with this code is worth repeating."""
+    if exit_code in _STOP_CODES:
+        return Retry.FREE
     if exit_code < 0 or exit_code in _SIGNAL_CODES:
         return Retry.COUNTED
     for error in CLASSES:
@@ -199,6 +205,8 @@ def retry_for(exit_code: int) -> Retry:
 
 def code_of(exit_code: int) -> int:
     """Fold how a process ended into one of our codes: a signal is a fault of the place."""
+    if exit_code in _STOP_CODES:
+        return Interrupted.exit_code
     if exit_code < 0 or exit_code in _SIGNAL_CODES:
         return DeviceFault.exit_code
     known = {0, *(error.exit_code for error in CLASSES)}
