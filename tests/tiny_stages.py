@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -69,6 +70,18 @@ def make_model(family: Family, folder: Path, **changes: int | bool) -> Path:
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def made_once(factory: pytest.TempPathFactory) -> Callable[[Family], Path]:
+    """Make a family's model when it is first asked for."""
+    made: dict[Family, Path] = {}
+
+    def model_of(family: Family) -> Path:
+        if family not in made:
+            made[family] = make_model(family, factory.mktemp(family))
+        return made[family]
+
+    return model_of
 
 
 def _config(family: Family, vocabulary: int, changes: dict[str, int | bool]) -> PreTrainedConfig:

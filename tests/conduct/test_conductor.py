@@ -11,7 +11,7 @@ from modelmill.spec.profile import Profile
 from modelmill.spec.records import Event, Live, Progress
 from modelmill.store.artifact import attempt_id
 from modelmill.store.checkpoint import put_live
-from modelmill.store.runs import read_events, read_log, read_run
+from modelmill.store.runs import read_events, read_log, read_run, update_run
 
 from .conftest import Preparer, ScriptedBackend, publish
 
@@ -176,3 +176,37 @@ def test_key_whose_other_run_is_silent_is_computed(prepared: Preparer) -> None:
     backend = ScriptedBackend(given, {})
     assert drive(given, backend)[0].exit_code == 0
     assert backend.started == ALL
+
+
+@pytest.mark.usefixtures("fetched")
+def test_cancelled_conductor_stops_everything_before_it_ends(prepared: Preparer) -> None:
+    """It waits for what it has stopped, starts nothing more, and the next one starts anew."""
+    given = prepared("cancelled", Profile(max_parallel=2))
+    backend = ScriptedBackend(given, {"fetch-test": [None]})
+
+    def cancel(order: object) -> None:
+        update_run(
+            given.store,
+            given.run,
+            lambda record: record.model_copy(update={"cancelled": given.conductor}),  # type: ignore[union-attr]
+        )
+
+    backend.on_start = cancel
+    verdict, heard = drive(given, backend)
+    assert (verdict.exit_code, verdict.cancelled) == (75, True)
+    assert backend.started == ["fetch-test 1"]
+    assert set(backend.stopped) == {"fetch-test"}
+    assert heard[-1] == "stopped fetch-test"
+    again = prepared("cancelled")
+    assert drive(again, ScriptedBackend(again, {}))[0].exit_code == 0
+
+
+@pytest.mark.usefixtures("fetched")
+def test_restarted_conductor_repeats_nothing(prepared: Preparer) -> None:
+    """What an earlier process of it has told stands in the store."""
+    given = prepared("restarted")
+    backend = ScriptedBackend(given, {"infer-base": [65]})
+    drive(given, backend)
+    before = [f"{each.event} {each.stage}" for each in read_events(given.store, "restarted")]
+    _, heard = drive(given, backend)
+    assert heard == [each for each in before if each.startswith(("adopted", "skipped"))]

@@ -66,9 +66,9 @@ def test_root_is_not_for_writing(image: Image) -> None:
 
 
 @every_image
-def test_work_is_for_any_user_of_group_zero(image: Image) -> None:
+def test_scratch_is_for_any_user_of_group_zero(image: Image) -> None:
     """Without a volume, as with `docker run`, the folder itself must do."""
-    mode = (image.root / "work").stat()
+    mode = (image.root / "scratch").stat()
     assert (mode.st_gid, stat.S_IMODE(mode.st_mode)) == (0, 0o775)
 
 

@@ -12,20 +12,13 @@ from modelmill.spec.settings import ContractSettings, FinetuneSettings
 from modelmill.stages import finetune
 from modelmill.stages.stage import Folders
 
-from ..tiny_stages import Family, RecordingPulse, make_model, make_rows, write_rows
+from ..tiny_stages import Family, RecordingPulse, made_once, make_rows, write_rows
 
 
 @pytest.fixture(scope="session")
 def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Family], Path]:
-    """Make a family's model once."""
-    made: dict[Family, Path] = {}
-
-    def model(family: Family) -> Path:
-        if family not in made:
-            made[family] = make_model(family, tmp_path_factory.mktemp(family))
-        return made[family]
-
-    return model
+    """Give a function that makes a family's model once."""
+    return made_once(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

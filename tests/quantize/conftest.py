@@ -1,13 +1,17 @@
 """One tiny model of each family and one set of training rows for the whole folder."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from ..models.conftest import model_of
-from ..tiny_stages import make_rows, write_rows
+from ..tiny_stages import Family, made_once, make_rows, write_rows
 
-__all__ = ["model_of"]
+
+@pytest.fixture(scope="session")
+def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Family], Path]:
+    """Give a function that makes a family's model once."""
+    return made_once(tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

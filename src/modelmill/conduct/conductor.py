@@ -98,6 +98,7 @@ class Conductor:
     """By attempt, whether it left something to go on from; looked up when it matters."""
     _fresh: set[str] = field(default_factory=set)
     """Stages whose attempts have just ended: they may have committed."""
+    _is_cancelled: bool = False
     _looked: float = -LOOK_SECONDS
     _beaten: float = -HEARTBEAT_SECONDS
 
@@ -123,6 +124,8 @@ class Conductor:
     def _act(self) -> Verdict | None:
         """Look, decide, and do what is decided; nothing else stands between two stages."""
         attempts = self._observe()
+        if self._is_cancelled:
+            return self._wind_down(attempts)
         self._look(attempts)
         decision = decide(self._view(attempts))
         for name, state in decision.states.items():
@@ -148,10 +151,15 @@ class Conductor:
         record = self._beat()
         if record.conductor != self.given.conductor:
             return Verdict(0, {}, None, superseded=True)
-        if record.cancelled == self.given.conductor:
-            self.stop()
-            return Verdict(Interrupted.exit_code, {}, None, cancelled=True)
+        self._is_cancelled = record.cancelled == self.given.conductor
         return None
+
+    def _wind_down(self, attempts: tuple[Attempt, ...]) -> Verdict | None:
+        """Stop everything; the run is over when the last attempt is."""
+        live = [attempt for attempt in attempts if attempt.is_live]
+        for attempt in live:
+            self.backend.stop(attempt)
+        return None if live else Verdict(Interrupted.exit_code, {}, None, cancelled=True)
 
     def stop(self) -> None:
         """Stop what runs, keep its logs, and say so in the run's history.
@@ -199,7 +207,7 @@ class Conductor:
         for attempt in attempts:
             if attempt.is_live:
                 self._history.lives(attempt)
-            elif self._history.ended(attempt):
+            elif self._history.ended(attempt, was_asked_to=self._is_cancelled):
                 self._fresh.add(attempt.stage)
         return tuple(replace(each, has_saved=self._has_saved(each)) for each in attempts)
 

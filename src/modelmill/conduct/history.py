@@ -80,14 +80,14 @@ class History:
             self._why[stage] = words
             self._add(Event(time=now(), event="waiting", stage=stage, key=key, message=words))
 
-    def ended(self, attempt: Attempt) -> bool:
+    def ended(self, attempt: Attempt, *, was_asked_to: bool = False) -> bool:
         """Tell how an attempt ended; returns whether that is news."""
         if attempt.id in self._ended:
             return False
         self._ended.add(attempt.id)
         self._keep_log(attempt)
         if attempt.exit_code:
-            self._happened("failed", attempt)
+            self._happened("stopped" if was_asked_to else "failed", attempt)
         return True
 
     def stopped(self, attempt: Attempt) -> None:
