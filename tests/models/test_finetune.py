@@ -21,7 +21,7 @@ from modelmill.models.prompt import (
     load_contract,
 )
 from modelmill.spec.errors import DataError, DoesNotFit, Interrupted, SpecError
-from modelmill.spec.run import FinetuneSpec
+from modelmill.spec.finetune import FinetuneSpec
 from modelmill.spec.settings import ContractSettings
 from modelmill.stages.finetune.trainer import IGNORED, Trainer
 from modelmill.stages.finetune.training import Training, dataset_of, micro_batch_size

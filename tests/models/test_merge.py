@@ -20,9 +20,10 @@ from modelmill.models.prompt import (
     load_contract,
     save_contract,
 )
+from modelmill.spec.closed import Dtype
 from modelmill.spec.errors import DataError, InternalError
 from modelmill.spec.records import Merged
-from modelmill.spec.run import Dtype, MergeSpec
+from modelmill.spec.run import MergeSpec
 from modelmill.spec.settings import ContractSettings, MergeSettings
 from modelmill.stages import merge
 from modelmill.stages.merge.proof import Before, prove

@@ -11,12 +11,13 @@ from pathlib import Path
 
 from modelmill.conduct.clock import now
 from modelmill.conduct.conductor import Conducted
+from modelmill.spec.closed import Dtype
 from modelmill.spec.errors import InputMissing, PermissionRefused, Problem, SpecError
 from modelmill.spec.names import RUN_NAME, RUN_NAME_LIMIT
 from modelmill.spec.plan import Plan, make_plan, plan_bytes, sources_of
 from modelmill.spec.profile import Facts, Profile
 from modelmill.spec.records import RunRecord
-from modelmill.spec.run import Dtype, RunSpec
+from modelmill.spec.run import RunSpec
 from modelmill.spec.settings import Pin
 from modelmill.store.artifact import attempt_id
 from modelmill.store.runs import put_plan, read_run, update_run

@@ -12,8 +12,8 @@ from modelmill.evaluate.answers import extract_answer, is_query
 from modelmill.evaluate.scores import MetricName, Scores
 from modelmill.evaluate.sql.tokens import canonical_text, statements_of, tokens_of
 from modelmill.evaluate.sql_execution import SqlExecution
+from modelmill.spec.infer import MetricsSpec
 from modelmill.spec.records import Prediction
-from modelmill.spec.run import MetricsSpec
 
 
 class Metric(Protocol):

@@ -31,8 +31,8 @@ from modelmill.report.document import (
     Verdict,
 )
 from modelmill.report.facts import RunFacts, StageFacts
+from modelmill.spec.infer import GateSpec
 from modelmill.spec.records import Inferred
-from modelmill.spec.run import GateSpec
 
 LEAST_CAUGHT: Final = 0.95
 """A metric that misses more mutations than this lets pass is not to be trusted."""

@@ -10,9 +10,9 @@ from typing import Annotated, Final, Literal, Self, TypeAlias
 
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
+from modelmill.spec.closed import Spec
 from modelmill.spec.names import Image, Kind
 from modelmill.spec.quantity import Quantity
-from modelmill.spec.run import Spec
 
 _LABEL = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 _SUBDOMAIN = r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?"

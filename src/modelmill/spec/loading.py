@@ -16,9 +16,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
+from modelmill.spec.closed import Spec
 from modelmill.spec.errors import InputMissing, Problem, SpecError
 from modelmill.spec.profile import Profile
-from modelmill.spec.run import RunSpec, Spec
+from modelmill.spec.run import RunSpec
 
 SIZE_LIMIT_BYTES = 65_536
 """What fits a ConfigMap with room to spare; data goes by reference."""

@@ -12,9 +12,11 @@ from typing import Final
 from pydantic import JsonValue
 
 from modelmill.spec.canonical import canonical_json, sha256_of
+from modelmill.spec.closed import Spec
 from modelmill.spec.names import DEVICE_DEPENDENT, ENVIRONMENT_OF, Environment, Kind
 from modelmill.spec.profile import Facts
-from modelmill.spec.run import BitsandbytesSpec, GptqSpec, QuantizeSpec, RunSpec, Spec, variant_of
+from modelmill.spec.quantize import GptqSpec, QuantizeSpec, variant_of
+from modelmill.spec.run import RunSpec
 from modelmill.spec.settings import (
     NEUTRAL,
     UNKEYED,
@@ -324,8 +326,3 @@ class _Layout:
 
 def _input(role: str, stage: Stage, *parts: str) -> StageInput:
     return StageInput(role=role, stage=stage.name, kind=stage.kind, key=stage.key, parts=parts)
-
-
-def bits_of(spec: QuantizeSpec) -> int:
-    """Bits per quantized weight, scales not counted."""
-    return 4 if isinstance(spec, BitsandbytesSpec) else spec.bits

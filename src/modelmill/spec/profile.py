@@ -9,6 +9,7 @@ from typing import Literal, Self
 
 from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
+from modelmill.spec.closed import Dtype, Spec
 from modelmill.spec.cluster import (
     CaBundle,
     ConductorPod,
@@ -22,7 +23,6 @@ from modelmill.spec.cluster import (
 )
 from modelmill.spec.errors import Problem, SpecError
 from modelmill.spec.names import DEVICE_DEPENDENT, Kind
-from modelmill.spec.run import Dtype, Spec
 
 
 class Profile(Spec):

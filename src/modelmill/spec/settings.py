@@ -9,17 +9,12 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, JsonValue
 
-from modelmill.spec.run import (
-    BitsandbytesSpec,
-    Dtype,
-    FinetuneSpec,
-    GateSpec,
-    GptqSpec,
-    MergeSpec,
-    MetricsSpec,
-    Spec,
-    TemplateSpec,
-)
+from modelmill.spec.closed import Dtype, Spec
+from modelmill.spec.data import TemplateSpec
+from modelmill.spec.finetune import FinetuneSpec
+from modelmill.spec.infer import GateSpec, MetricsSpec
+from modelmill.spec.quantize import BitsandbytesSpec, GptqSpec
+from modelmill.spec.run import MergeSpec
 
 
 class Pin(Spec):

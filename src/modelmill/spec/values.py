@@ -8,8 +8,9 @@ from collections.abc import Mapping
 
 from pydantic import ConfigDict, Field, JsonValue
 
+from modelmill.spec.closed import Spec
 from modelmill.spec.profile import Profile
-from modelmill.spec.run import RunSpec, Spec
+from modelmill.spec.run import RunSpec
 
 
 class Switch(Spec):

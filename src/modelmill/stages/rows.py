@@ -11,9 +11,10 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
+from modelmill.spec.data import TemplateSpec
 from modelmill.spec.errors import DataError
 from modelmill.spec.records import Row
-from modelmill.spec.run import TemplateSpec, fill_template, template_fields
+from modelmill.spec.template import fill_template, template_fields
 
 PROBLEMS_SHOWN = 20
 """A file that is wrong everywhere is understood from its first rows."""

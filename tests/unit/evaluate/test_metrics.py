@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from modelmill.evaluate.answers import extract_answer, extract_query
 from modelmill.evaluate.metrics import ExactMatch, Nll, metrics_of, normal_form
 from modelmill.evaluate.sql_execution import SqlExecution
+from modelmill.spec.infer import MetricsSpec
 from modelmill.spec.records import Prediction
-from modelmill.spec.run import MetricsSpec
 
 SCHEMA = "CREATE TABLE films (title VARCHAR, director VARCHAR, year VARCHAR)"
 REFERENCE = "SELECT director FROM films WHERE title = 'Tango Bar' AND year > 1930"

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from modelmill.spec.canonical import sha256_of
 from modelmill.spec.errors import InputMissing, SpecError
 from modelmill.spec.loading import load_profile, load_run, parse_run, parse_yaml
-from modelmill.spec.run import fill_template, template_fields
+from modelmill.spec.template import fill_template, template_fields
 
 from .strategies import runs
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelmill.spec.data import TemplateSpec
 from modelmill.spec.errors import DataError
 from modelmill.spec.records import Row
-from modelmill.spec.run import TemplateSpec
 from modelmill.stages.rows import (
     duplicates,
     fingerprint,

@@ -26,8 +26,8 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from modelmill.models.prompt import EncodedRow
 from modelmill.spec.errors import DataError, DoesNotFit
+from modelmill.spec.finetune import FinetuneSpec
 from modelmill.spec.records import CurvePoint
-from modelmill.spec.run import FinetuneSpec
 from modelmill.stages.finetune.examples import Examples
 from modelmill.stages.finetune.trainer import IGNORED, Trainer
 from modelmill.stages.stage import Pulse

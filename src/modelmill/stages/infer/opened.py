@@ -16,7 +16,7 @@ from modelmill.models.families import close_known_holes
 from modelmill.models.gptq import open_unpacked
 from modelmill.models.open import open_config, open_model
 from modelmill.models.parameters import model_parameters
-from modelmill.spec.run import Dtype
+from modelmill.spec.closed import Dtype
 
 DTYPES: Final[dict[Dtype, torch.dtype]] = {
     "float32": torch.float32,

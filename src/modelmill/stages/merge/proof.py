@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 from modelmill.models.precision import DTYPES
 from modelmill.models.probe import ProbePrompt, distance, probe_logits
+from modelmill.spec.closed import Dtype
 from modelmill.spec.errors import DataError, InternalError
-from modelmill.spec.run import Dtype
 
 BOUND: Final[Mapping[Dtype, float]] = {"float32": 0.01, "float16": 0.1, "bfloat16": 0.1}
 """How much of the adapter's effect may change, by the dtype that is written."""

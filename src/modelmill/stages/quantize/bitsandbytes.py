@@ -11,7 +11,7 @@ import torch
 from modelmill.models.families import expected_linears
 from modelmill.models.open import LoadIn, open_config, open_model
 from modelmill.models.weights import save_weights
-from modelmill.spec.run import BitsandbytesSpec
+from modelmill.spec.quantize import BitsandbytesSpec
 from modelmill.stages.quantize.written import Written
 from modelmill.stages.stage import Folders, Pulse
 

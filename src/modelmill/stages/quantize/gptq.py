@@ -20,8 +20,8 @@ from modelmill.models.gptq import check_files
 from modelmill.models.open import open_config, open_tokenizer
 from modelmill.models.prompt import contract_for, encode_row
 from modelmill.models.weights import SHARD_SIZE
+from modelmill.spec.quantize import GptqSpec
 from modelmill.spec.records import Row
-from modelmill.spec.run import GptqSpec
 from modelmill.spec.settings import QuantizeSettings
 from modelmill.stages.quantize.calibration import Calibration, choose_sequences, shortage
 from modelmill.stages.quantize.grouping import choose_group_size
