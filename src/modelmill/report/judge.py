@@ -167,7 +167,7 @@ def _quality(asked: Asked) -> tuple[float, ...]:
 
 def _verdicts(facts: RunFacts, chosen: Mapping[str, Asked]) -> dict[str, gates.Verdict]:
     gate = facts.plan.report.gate
-    if gate is None or gate.against not in chosen:
+    if gate is None or gate.against is None or gate.against not in chosen:
         return {}
     scores = {name: asked.scores[gate.metric] for name, asked in chosen.items()}
     given = gates.judge(scores, gate.against, gate.max_worse, facts.plan.report.seed)
