@@ -147,5 +147,8 @@ class RunSpec(Spec):
         return wrong
 
 
-_TAKEN: Final = ("base", "base-own", "adapter", "merged", "finetuned")
+TUNED: Final = ("merged", "finetuned")
+"""What the tuned 16-bit model of a run can be called."""
+
+_TAKEN: Final = ("base", "base-own", "adapter", *TUNED)
 _VARIANT: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
