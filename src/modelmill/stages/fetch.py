@@ -25,6 +25,7 @@ from modelmill.stages.rows import (
     write_rows,
 )
 from modelmill.stages.stage import Folders, Outcome, Pulse
+from modelmill.stages.tables import Table
 from modelmill.store.safety import check_model, read_safetensors_header
 
 
@@ -98,12 +99,10 @@ def _read_config(path: Path) -> _Config:
 
 def _fetch_data(settings: FetchDataSettings, folders: Folders, pulse: Pulse) -> Outcome:
     with pulse.part("work"):
-        train = read_rows(_only_file(folders.inputs["source"]), settings.template, "data.train")
+        train = read_rows(_table(folders.inputs["source"], "data.train"), settings.template)
         evaluation: tuple[Row, ...] = ()
         if settings.eval_source is not None:
-            evaluation = read_rows(
-                _only_file(folders.inputs["eval"]), settings.template, "data.eval"
-            )
+            evaluation = read_rows(_table(folders.inputs["eval"], "data.eval"), settings.template)
         elif settings.eval_share is not None:
             train, evaluation = split_rows(train, settings.eval_share, settings.seed)
     return _write({"train": train, "eval": evaluation}, folders, pulse)
@@ -111,7 +110,7 @@ def _fetch_data(settings: FetchDataSettings, folders: Folders, pulse: Pulse) -> 
 
 def _fetch_test(settings: FetchTestSettings, folders: Folders, pulse: Pulse) -> Outcome:
     with pulse.part("work"):
-        test = read_rows(_only_file(folders.inputs["source"]), settings.template, "data.test")
+        test = read_rows(_table(folders.inputs["source"], "data.test"), settings.template)
     return _write({"test": test}, folders, pulse)
 
 
@@ -136,6 +135,10 @@ def _write(splits: Mapping[str, Sequence[Row]], folders: Folders, pulse: Pulse) 
             overlap=shared,
         )
     )
+
+
+def _table(folder: Path, asked: str) -> Table:
+    return Table([_only_file(folder)], asked)
 
 
 def _only_file(folder: Path) -> Path:

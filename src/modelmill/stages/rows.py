@@ -1,54 +1,38 @@
-"""Turn a JSONL file into checked, rendered rows, or name everything that is wrong with it.
+"""Turn the fields of a table into checked, rendered rows, or name all that are wrong.
 
-Knows the data format and the template; knows nothing about tokens, splits or stores.
+Knows the data format and the template; knows nothing about files, tokens or stores.
 """
 
 import hashlib
-import json
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pydantic import JsonValue
-
 from modelmill.spec.data import TemplateSpec
-from modelmill.spec.errors import DataError
 from modelmill.spec.records import Row
 from modelmill.spec.template import fill_template, template_fields
-
-PROBLEMS_SHOWN = 20
-"""A file that is wrong everywhere is understood from its first rows."""
-
-ROW_LIMIT_BYTES = 16 * 2**20
+from modelmill.stages.tables import Fields, Table
 
 
-def read_rows(path: Path, template: TemplateSpec, asked: str) -> tuple[Row, ...]:
+def read_rows(table: Table, template: TemplateSpec) -> tuple[Row, ...]:
     """Read and render every row.
 
     Args:
-        path: UTF-8 JSONL, one object a line; empty lines are skipped.
+        table: where they come from.
         template: what becomes prompt and completion.
-        asked: how the user calls the file, for messages.
 
     Raises:
-        DataError: with the numbers of the rows that are wrong and why, or there are none.
+        DataError: with the rows that are wrong and why, or there are none.
     """
     rows: list[Row] = []
-    problems: list[str] = []
     wanted = tuple(dict.fromkeys(required_fields(template)))
-    for number, line in _lines(path):
+    for number, fields in table:
         try:
-            rows.append(_row(number, line, template, wanted))
+            rows.append(_row(number, fields, template, wanted))
         except ValueError as error:
-            problems.append(f"row {number + 1}: {error}")
-    if problems:
-        raise DataError(_listed(problems, len(rows) + len(problems)), at=asked, fix=_FIX)
-    if not rows:
-        raise DataError("There are no rows", at=asked, fix=_FIX)
+            table.refuse(number, str(error))
+    table.check()
     return tuple(rows)
-
-
-_FIX = "one JSON object a line, UTF-8, with every field that data.template names"
 
 
 def required_fields(template: TemplateSpec) -> tuple[str, ...]:
@@ -56,18 +40,7 @@ def required_fields(template: TemplateSpec) -> tuple[str, ...]:
     return (*template_fields(template.prompt), *template_fields(template.completion))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines):
-            if line.strip():
-                yield number, line
-
-
-def _row(number: int, line: bytes, template: TemplateSpec, wanted: Sequence[str]) -> Row:
-    if len(line) > ROW_LIMIT_BYTES:
-        msg = f"longer than {ROW_LIMIT_BYTES // 2**20} MiB"
-        raise ValueError(msg)
-    fields = _fields(line)
+def _row(number: int, fields: Fields, template: TemplateSpec, wanted: Sequence[str]) -> Row:
     missing = [name for name in wanted if name not in fields]
     if missing:
         msg = f"no field {_quoted(missing)}; it has {_quoted(fields)}"
@@ -92,46 +65,8 @@ def _row(number: int, line: bytes, template: TemplateSpec, wanted: Sequence[str]
     )
 
 
-def _fields(line: bytes) -> dict[str, JsonValue]:
-    try:
-        text = line.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        msg = f"not UTF-8 at byte {error.start}"
-        raise ValueError(msg) from None
-    try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        msg = f"not JSON: {error.msg} at column {error.colno}"
-        raise ValueError(msg) from None
-    except RecursionError:
-        raise ValueError("JSON nested too deeply") from None
-    if not isinstance(value, dict):
-        msg = f"a JSON {type(value).__name__}, not an object"
-        raise ValueError(msg)
-    return value
-
-
-def _unique(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise ValueError("a field stands twice")
-    return fields
-
-
-def _no_constant(name: str) -> JsonValue:
-    msg = f"{name} is not JSON"
-    raise ValueError(msg)
-
-
 def _quoted(names: Iterable[str]) -> str:
     return ", ".join(f"'{name}'" for name in names)
-
-
-def _listed(problems: Sequence[str], rows: int) -> str:
-    shown = "\n".join(f"  {each}" for each in problems[:PROBLEMS_SHOWN])
-    more = len(problems) - PROBLEMS_SHOWN
-    tail = f"\n  and {more} more" if more > 0 else ""
-    return f"{len(problems)} of {rows} rows are wrong\n{shown}{tail}"
 
 
 def write_rows(rows: Iterable[Row], path: Path) -> None:

@@ -19,6 +19,7 @@ from modelmill.stages.rows import (
     split_rows,
     write_rows,
 )
+from modelmill.stages.tables import Table
 
 TEMPLATE = TemplateSpec(prompt="Q: {question}\n", completion="{answer}")
 
@@ -27,7 +28,7 @@ def rows_from(tmp_path: Path, *lines: str | bytes) -> tuple[Row, ...]:
     """Read lines as a file of rows."""
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\n".join(x if isinstance(x, bytes) else x.encode() for x in lines))
-    return read_rows(path, TEMPLATE, "data.train")
+    return read_rows(Table([path], "data.train"), TEMPLATE)
 
 
 def test_rows_are_rendered_and_keep_their_numbers(tmp_path: Path) -> None:
