@@ -25,6 +25,7 @@ from modelmill.stages.formats import row_maker, row_needs
 from modelmill.stages.likeness import duplicates, fingerprints, overlap
 from modelmill.stages.rows import read_rows, split_rows, write_rows
 from modelmill.stages.stage import Folders, Outcome, Pulse
+from modelmill.stages.tables import Table
 from modelmill.store.safety import check_adapter, check_model, read_safetensors_header
 
 
@@ -176,10 +177,9 @@ def _fetch_test(settings: FetchTestSettings, folders: Folders, pulse: Pulse) -> 
 def _read(
     settings: FetchDataSettings | FetchTestSettings, folder: Path, asked: str
 ) -> tuple[Row, ...]:
-    make = row_maker(settings.format, settings.template, settings.text_field)
-    return read_rows(
-        _only_file(folder), make, asked, row_needs(settings.format, settings.text_field)
-    )
+    text_field = settings.text_field
+    make = row_maker(settings.format, settings.template, text_field)
+    return read_rows(_table(folder, asked), make, row_needs(settings.format, text_field))
 
 
 def _write(splits: Mapping[str, Sequence[Row]], folders: Folders, pulse: Pulse) -> Outcome:
@@ -211,6 +211,10 @@ def _write(splits: Mapping[str, Sequence[Row]], folders: Folders, pulse: Pulse) 
             },
         )
     )
+
+
+def _table(folder: Path, asked: str) -> Table:
+    return Table([_only_file(folder)], asked)
 
 
 def _only_file(folder: Path) -> Path:

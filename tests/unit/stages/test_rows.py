@@ -13,6 +13,7 @@ from modelmill.spec.records import Row
 from modelmill.stages.formats import row_maker, row_needs
 from modelmill.stages.likeness import duplicates, fingerprint, overlap
 from modelmill.stages.rows import load_rows, read_rows, split_rows, write_rows
+from modelmill.stages.tables import Table
 
 TEMPLATE = TemplateSpec(prompt="Q: {question}\n", completion="{answer}")
 MAKE = row_maker("prompt_completion", TEMPLATE, None)
@@ -22,7 +23,7 @@ def rows_from(tmp_path: Path, *lines: str | bytes) -> tuple[Row, ...]:
     """Read lines as a file of rows."""
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\n".join(x if isinstance(x, bytes) else x.encode() for x in lines))
-    return read_rows(path, MAKE, "data.train", row_needs("prompt_completion", None))
+    return read_rows(Table([path], "data.train"), MAKE, row_needs("prompt_completion", None))
 
 
 def test_rows_are_rendered_and_keep_their_numbers(tmp_path: Path) -> None:
