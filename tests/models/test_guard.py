@@ -141,3 +141,10 @@ def test_config_of_an_unknown_architecture_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "surprise"}')
     with pytest.raises(DataError, match="config cannot be read"):
         open_model(tmp_path, dtype=torch.float32, device=CPU)
+
+
+def test_model_that_is_no_causal_language_model_is_refused(tmp_path: Path) -> None:
+    """An encoder with a decoder has weights that no stage here would know what to do with."""
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(DataError, match="a t5 model does not write text on"):
+        open_model(tmp_path, dtype=torch.float32, device=CPU)

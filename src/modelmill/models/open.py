@@ -9,6 +9,7 @@ from typing import Literal
 
 import torch
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -43,12 +44,28 @@ def open_config(folder: Path) -> PreTrainedConfig:
     """Open the config in a folder.
 
     Raises:
-        DataError: there is none, or it is of an architecture transformers does not know.
+        DataError: there is none, or it is of an architecture transformers does not know or that
+            does not go on with a text.
     """
     try:
-        return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise DataError(f"the model's config cannot be read: {error}", at=str(folder)) from error
+        # The rest is about upgrading transformers, which an image cannot.
+        reason = str(error).partition(". This could be")[0].partition("\n")[0]
+        raise DataError(
+            f"the model's config cannot be read: {reason}",
+            at=str(folder),
+            fix="use a model of an architecture that this version's transformers has, or a later "
+            "modelmill",
+        ) from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise DataError(
+            f"a {config.model_type} model does not write text on from a prompt: it is no causal "
+            "language model",
+            at=str(folder),
+            fix="name a decoder-only model as model.source",
+        )
+    return config
 
 
 def open_model(

@@ -1,0 +1,293 @@
+"""Fill the tables of the concepts page: what is computed here, and what runs of the mill gave.
+
+Knows `quantizers`, `network` and the files in `measured/`; the words are in `quantization.in.md`.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from docs.network import Network, Seen, plain, ternary, to_bits
+from docs.quantizers import (
+    FP4,
+    NF4,
+    absmean,
+    autoround,
+    by_code_book,
+    example_layer,
+    gptq,
+    nearest,
+)
+
+MEASURED: Final = Path(__file__).parent / "measured"
+
+PLACE: Final = "<!-- table: {} -->"
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class MeasuredScore(_Read):
+    """A score of `report.json`."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class MeasuredModel(_Read):
+    """A row of `report.json`."""
+
+    model: str
+    bits: int | None
+    size_bytes: int | None
+    bits_per_weight: float | None
+    metrics: Mapping[str, MeasuredScore]
+    verdict: str | None
+
+
+class MeasuredRun(_Read):
+    """What is kept of a run's `report.json`."""
+
+    run: str
+    models: tuple[MeasuredModel, ...]
+
+
+def quantization_page(text: str) -> str:
+    """Put every table in its place; a table without a place, or the reverse, is an error."""
+    tables: Mapping[str, Callable[[], str]] = {
+        "grid": _grid,
+        "methods": _methods,
+        "calibration": _calibration,
+        "books": _books,
+        "rank": _rank,
+        "training": _training,
+        "bitnet": _bitnet,
+        "text-to-sql": lambda: _run("text-to-sql"),
+        "wikisql": lambda: _run("wikisql"),
+        "ranks": _ranks,
+    }
+    for name, make in tables.items():
+        before, place, after = text.partition(PLACE.format(name))
+        if not place:
+            raise ValueError(name)
+        text = f"{before}{make()}{after}"
+    if "<!-- table:" in text:
+        raise ValueError(text[text.index("<!-- table:") :][:40])
+    return text
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _share(value: float) -> str:
+    """Two digits that count, in percent."""
+    return f"{float(f'{100 * value:.2g}'):g} %"
+
+
+def _grid() -> str:
+    """One group of weights that are mostly positive, on both kinds of 3-bit grid."""
+    weights = np.array([-0.1, 0.0, 0.12, 0.2, 0.26, 0.31, 0.45, 0.6])
+    scale = np.abs(weights).max() / 3
+    symmetric = np.clip(np.round(weights / scale), -3, 3)
+    wide = (weights.max() - weights.min()) / 7
+    zero = np.round(-weights.min() / wide)
+    asymmetric = np.clip(np.round(weights / wide) + zero, 0, 7)
+    back, back_too = symmetric * scale, (asymmetric - zero) * wide
+    numbers = [f"{each:g}" for each in weights]
+    return _table(
+        ["weights", *numbers, "scale", "zero point", "rms error"],
+        [
+            [
+                *("symmetric", *(f"{each:.0f}" for each in symmetric)),
+                *(f"{scale:.3f}", "0", f"{_rms(back - weights):.3f}"),
+            ],
+            [
+                *("asymmetric", *(f"{each:.0f}" for each in asymmetric)),
+                *(f"{wide:.3f}", f"{zero:.0f}", f"{_rms(back_too - weights):.3f}"),
+            ],
+        ],
+    )
+
+
+def _rms(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
+    return float(np.sqrt(np.square(values).mean()))
+
+
+def _methods() -> str:
+    layer = example_layer()
+    weights, seen = layer.weights, layer.calibration
+    return _table(
+        ["bits", "round to nearest", "GPTQ", "AutoRound"],
+        [
+            [
+                str(bits),
+                *(
+                    _share(layer.error(quantized))
+                    for quantized in (
+                        nearest(weights, bits),
+                        gptq(weights, seen, bits),
+                        autoround(weights, seen, bits),
+                    )
+                ),
+            ]
+            for bits in (8, 4, 3, 2)
+        ],
+    )
+
+
+def _calibration() -> str:
+    layer = example_layer()
+    rows = [("none: round to nearest", nearest(layer.weights, 3))]
+    rows += [
+        (f"{count} samples like those in use", gptq(layer.weights, layer.calibration[:, :count], 3))
+        for count in (8, 32, 128, 384)
+    ]
+    rows.append(("384 samples of another kind", gptq(layer.weights, layer.other, 3)))
+    return _table(
+        ["GPTQ at 3 bits, calibrated on", "output lost"],
+        [[name, _share(layer.error(quantized))] for name, quantized in rows],
+    )
+
+
+def _books() -> str:
+    weights = np.random.default_rng(1).normal(size=(64, 64))
+    books = {
+        "int4: 15 equal steps": np.linspace(-1, 1, 15),
+        "FP4": np.concatenate([FP4, -FP4]),
+        "NF4": NF4,
+    }
+    return _table(
+        ["code book", "rms error", "bits per weight", "with double quantization"],
+        [
+            [
+                name,
+                _share(_rms(by_code_book(weights, book) - weights) / _rms(weights)),
+                f"{4 + 32 / 64:.2f}",
+                f"{4 + 8 / 64 + 32 / (64 * 256):.2f}",
+            ]
+            for name, book in books.items()
+        ],
+    )
+
+
+SHAPES: Final = {
+    "SmolLM2-135M": (30, 134.5e6, ((576, 960), (576, 576), (576, 3072), (1536, 576))),
+    "Llama-2-7B": (32, 6738e6, ((4096, 12288), (4096, 4096), (4096, 22016), (11008, 4096))),
+}
+"""Blocks, parameters, and (inputs, outputs) of a block's linear layers, those of one input joined."""
+
+JOINED: Final = (3, 1, 2, 1)
+"""How many layers each of the joined ones is; every one has a matrix A of its own."""
+
+
+def _rank() -> str:
+    rows = []
+    for model, (blocks, parameters, shapes) in SHAPES.items():
+        for rank in (1, 8, 16, 64):
+            trained = blocks * sum(
+                rank * (count * inputs + outputs)
+                for (inputs, outputs), count in zip(shapes, JOINED, strict=True)
+            )
+            rows.append(
+                [
+                    f"{model}, r={rank}",
+                    f"{trained / 1e6:.2f} M",
+                    _share(trained / parameters),
+                    f"{4 * trained / 2**20:.0f} MiB",
+                    f"{16 * trained / 2**30:.2f} GiB",
+                    f"{16 * parameters / 2**30:.1f} GiB",
+                ]
+            )
+    return _table(
+        [
+            *("LoRA on all linear layers", "trained", "of all", "adapter file"),
+            *("weights, gradients, Adam", "the same for full fine-tuning"),
+        ],
+        rows,
+    )
+
+
+def _training() -> str:
+    network = Network().train(plain, 2000)
+    return _table(
+        ["bits", "rounded after training", "trained while rounded"],
+        [
+            [
+                str(bits),
+                _share(network.error(to_bits(bits))),
+                _share(_trained_on(network, to_bits(bits))),
+            ]
+            for bits in (8, 4, 3, 2)
+        ],
+    )
+
+
+def _trained_on(network: Network, seen: Seen) -> float:
+    return copy.deepcopy(network).train(seen, rate=0.005).error(seen)
+
+
+def _bitnet() -> str:
+    network = Network().train(plain, 2000)
+    layer = example_layer()
+    return _table(
+        ["weights", "one layer's output lost", "the network's error"],
+        [
+            ["as trained", "0 %", _share(network.error(plain))],
+            [
+                "rounded to -1, 0, 1 by absmean",
+                _share(layer.error(absmean(layer.weights))),
+                _share(network.error(ternary)),
+            ],
+            ["rounded, then trained further", "", _share(_trained_on(network, ternary))],
+            [
+                "trained so from the beginning",
+                "",
+                _share(Network().train(ternary, 3000).error(ternary)),
+            ],
+        ],
+    )
+
+
+def _run(name: str) -> str:
+    found = MeasuredRun.model_validate_json((MEASURED / f"{name}.json").read_bytes())
+    metrics = list(found.models[0].metrics)
+    rows = [
+        [
+            model.model,
+            "" if model.bits is None else str(model.bits),
+            "" if model.size_bytes is None else f"{model.size_bytes / 1e6:.0f} MB",
+            "" if model.bits_per_weight is None else f"{model.bits_per_weight:.1f}",
+            *(_interval(name, model.metrics.get(name)) for name in metrics),
+            model.verdict or "",
+        ]
+        for model in found.models
+    ]
+    return _table(["model", "bits", "size", "bits per weight", *metrics, "verdict"], rows)
+
+
+def _interval(metric: str, score: MeasuredScore | None) -> str:
+    if score is None:
+        return ""
+    if metric == "nll":
+        return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
+    return f"{100 * score.value:.0f} % ({100 * score.low:.0f} to {100 * score.high:.0f})"
+
+
+def _ranks() -> str:
+    rows = []
+    for rank in (1, 4, 16, 64):
+        found = MeasuredRun.model_validate_json((MEASURED / f"rank-{rank}.json").read_bytes())
+        merged = next(model for model in found.models if model.model == "merged")
+        cells = [_interval(name, score) for name, score in merged.metrics.items()]
+        rows.append([str(rank), *cells])
+    metrics = list(merged.metrics)
+    return _table(["r", *metrics], rows)
