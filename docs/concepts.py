@@ -183,7 +183,7 @@ SHAPES: Final = {
     "SmolLM2-135M": (30, 134.5e6, ((576, 960), (576, 576), (576, 3072), (1536, 576))),
     "Llama-2-7B": (32, 6738e6, ((4096, 12288), (4096, 4096), (4096, 22016), (11008, 4096))),
 }
-"""Blocks, parameters, and (inputs, outputs) of a block's linear layers, those of one input joined."""
+"""Blocks, parameters, and (inputs, outputs) of a block's linears, those of one input joined."""
 
 JOINED: Final = (3, 1, 2, 1)
 """How many layers each of the joined ones is; every one has a matrix A of its own."""

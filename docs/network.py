@@ -68,10 +68,11 @@ class Network:
             back = (seen(self.second).T @ missed) * (1 - hidden**2)
             slopes = [back @ data.T, missed @ hidden.T]
             moves = []
-            for mean, square, slope in zip(means, squares, slopes, strict=True):
-                mean += 0.1 * (slope - mean)
-                square += 0.01 * (slope**2 - square)
-                even = (mean / (1 - 0.9**step)) / (np.sqrt(square / (1 - 0.99**step)) + 1e-9)
+            for place, slope in enumerate(slopes):
+                means[place] = 0.9 * means[place] + 0.1 * slope
+                squares[place] = 0.99 * squares[place] + 0.01 * slope**2
+                spread = np.sqrt(squares[place] / (1 - 0.99**step)) + 1e-9
+                even = means[place] / (1 - 0.9**step) / spread
                 moves.append(rate * (1 - step / steps) * even)
             self.first, self.second = self.first - moves[0], self.second - moves[1]
         return self
