@@ -11,7 +11,7 @@ from modelmill.store.artifact import read_manifest
 from modelmill.store.s3 import open_store
 
 from ..tiny_stages import make_rows
-from .team import Json, Team, wait_until
+from .team import Json, Team, instead, small, wait_until
 from .test_ends import evict
 
 KILL: Final = """
@@ -83,6 +83,9 @@ def check_each_stage_ran_once(team: Team, run: str) -> None:
 def test_conductor_killed_at_ten_moments_costs_nothing(team: Team) -> None:
     """Each stage has one commit and one Job, whenever the conductor dies."""
     team.write_run(quantize=[])
+    # Long enough that no moment passes between two looks, however busy the machine is.
+    slow = small(instead("sleep 5; exec $stage"))
+    team.write_profile(stages={"infer": slow, "report": slow})
     ended = team.submit("--name", "first", "--wait")
     assert ended.returncode == 0, ended.stderr
     killed = []

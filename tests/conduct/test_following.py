@@ -29,6 +29,8 @@ class ScriptedPods:
     """Gives lines with their times, also those that were given before, as a server does."""
 
     pods: dict[str, list[tuple[str, bytes]]] = field(default_factory=dict)
+    late: int = 0
+    """So many of the oldest lines a late answer to a question about the last seconds lacks."""
 
     def list_pods(self, selector: str) -> tuple[PodSeen, ...]:
         """List what is there."""
@@ -37,11 +39,11 @@ class ScriptedPods:
     def timed_log_of(
         self, pod: PodSeen, container: str, since_seconds: int | None
     ) -> Iterable[tuple[str, bytes]]:
-        """Give everything, however little was asked for."""
+        """Give everything that is not too old by the time of the answer."""
         lines = self.pods[pod.metadata.name]
         if not lines:
             raise NotThere
-        return lines
+        return lines if since_seconds is None else lines[self.late :]
 
 
 @pytest.fixture
@@ -64,6 +66,18 @@ def test_lines_are_shown_once_although_a_server_repeats_them(store: Store, run: 
     assert texts(follower) == []
     pods.pods["a"] += [("2", b"more\n"), ("3", b"three\n")]
     assert texts(follower) == [("a", b"more\nthree\n")]
+    assert texts(follower) == []
+
+
+def test_late_answer_leaves_no_gap(store: Store, run: str) -> None:
+    """Seconds are counted back from the answer, so a slow server forgets lines never shown."""
+    pods = ScriptedPods({"a": [("1", b"one\n")]})
+    follower = Follower(store, run, namespace=pods)
+    assert texts(follower) == [("a", b"one\n")]
+    pods.pods["a"] += [("2", b"two\n"), ("3", b"three\n"), ("4", b"four\n")]
+    pods.late = 2
+    assert texts(follower) == [("a", b"two\nthree\nfour\n")]
+    pods.late = 4
     assert texts(follower) == []
 
 

@@ -4,7 +4,7 @@ A pod's own log is the newest; when the pod is gone its conductor has kept the l
 store.  Both hold the same bytes, so what was shown of one is skipped in the other.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Protocol
@@ -52,6 +52,13 @@ class _Tail:
     at_last: int = 0
     """How many lines of that very timestamp were shown."""
     looked: datetime | None = None
+
+    def misses(self, lines: Sequence[tuple[str, bytes]]) -> bool:
+        """Tell whether lines may have been printed between the last one shown and these.
+
+        A server counts the seconds back from when it gets to answer, which may be late.
+        """
+        return bool(self.last and lines and lines[0][0] > self.last)
 
     def new_of(self, lines: Iterable[tuple[str, bytes]]) -> bytes:
         """Leave out the lines that were shown before."""
@@ -116,7 +123,9 @@ class Follower:
         if tail.looked is not None:
             since = int((now - tail.looked).total_seconds()) + OVERLAP_SECONDS
         try:
-            lines = self.namespace.timed_log_of(pod, CONTAINER, since)
+            lines = tuple(self.namespace.timed_log_of(pod, CONTAINER, since))
+            if tail.misses(lines):
+                lines = tuple(self.namespace.timed_log_of(pod, CONTAINER, None))
         except (NotThere, Refused, Unavailable):
             return b""
         tail.looked = now
