@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar
 
+from modelmill.spec.redaction import redacted
+
 
 class Retry(StrEnum):
     """What the conductor does with an attempt that ended this way."""
@@ -68,6 +70,12 @@ class Problem:
         hint = f"; {self.suggestion}" if self.suggestion else ""
         return f"  {where}{self.key + ': ' if self.key else ''}{self.reason}{hint}"
 
+    def redacted(self) -> "Problem":
+        """Leave out what looks like a secret: messages are kept in logs."""
+        return Problem(
+            redacted(self.key), redacted(self.reason), self.line, redacted(self.suggestion)
+        )
+
 
 class SpecError(ModelmillError):
     """The run or the profile is not something modelmill can do."""
@@ -75,11 +83,11 @@ class SpecError(ModelmillError):
     exit_code = 64
 
     def __init__(self, source: str, problems: Sequence[Problem]) -> None:
-        """Report all problems of one document at once."""
-        self.source = source
-        self.problems = tuple(problems)
+        """Report all problems of one document at once, and no secret that it holds."""
+        self.source = redacted(source)
+        self.problems = tuple(each.redacted() for each in problems)
         count = len(self.problems)
-        head = f"{source}: {count} problem{'s' if count != 1 else ''}"
+        head = f"{self.source}: {count} problem{'s' if count != 1 else ''}"
         super().__init__("\n".join([head, *map(str, self.problems)]))
 
 
