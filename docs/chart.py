@@ -28,7 +28,8 @@ profile:
 
 STAGES: Final = """\
 By kind of stage, laid over the defaults of the kind: fetch-model, fetch-data, fetch-test, \
-finetune, merge, quantize, infer, report.  Such as `stages: {finetune: {memory: 64Gi}}`."""
+fetch-adapter, finetune, merge, quantize, infer, report.  Such as \
+`stages: {finetune: {memory: 64Gi}}`."""
 
 
 def values_page() -> str:

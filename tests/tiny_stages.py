@@ -19,7 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from modelmill.spec.records import Row
+from modelmill.spec.records import Message, Row
 
 Family = Literal["llama", "bloom", "falcon", "falcon-rw"]
 
@@ -38,6 +38,27 @@ def make_rows(count: int, seed: int) -> list[Row]:
         )
         for number in range(count)
     ]
+
+
+def make_row(prompt: str, completion: str = "x") -> Row:
+    """Make a row of a prompt."""
+    return Row(row=0, prompt=prompt, completion=completion, fields={})
+
+
+def make_conversation(*contents: str, system: str = "") -> Row:
+    """Make a conversation of turns that take turns."""
+    first = [Message(role="system", content=system)] if system else []
+    turns = [
+        Message(role="assistant" if place % 2 else "user", content=content)
+        for place, content in enumerate(contents)
+    ]
+    return Row(
+        row=0,
+        prompt="\n".join(contents[:-1]),
+        completion=contents[-1],
+        messages=(*first, *turns),
+        fields={},
+    )
 
 
 def write_rows(rows: list[Row], path: Path) -> None:

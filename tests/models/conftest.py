@@ -1,6 +1,6 @@
 """One tiny model of each family, and one fine-tune, for the whole folder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,13 +75,14 @@ def tune(
         model: Path | None = None,
         rows: Path = data,
         pulse: RecordingPulse | None = None,
+        inputs: Mapping[str, Path] | None = None,
     ) -> Tuned:
         pulse = RecordingPulse() if pulse is None else pulse
         output = tmp_path_factory.mktemp("tuned")
         outcome = finetune.run(
             settings_of() if settings is None else settings,
             Folders(
-                inputs={"model": model or model_of("llama"), "data": rows},
+                inputs={"model": model or model_of("llama"), "data": rows, **(inputs or {})},
                 output=output,
                 resume=tmp_path_factory.mktemp("resume"),
             ),

@@ -16,8 +16,8 @@ from modelmill.models.open import open_model, open_tokenizer
 from modelmill.models.prompt import (
     EncodedRow,
     contract_for,
-    encode_prompt,
     encode_row,
+    encode_text,
     load_contract,
 )
 from modelmill.spec.errors import DataError, DoesNotFit, Interrupted, SpecError
@@ -26,7 +26,7 @@ from modelmill.spec.settings import ContractSettings
 from modelmill.stages.finetune.trainer import IGNORED, Trainer
 from modelmill.stages.finetune.training import Training, dataset_of, micro_batch_size
 
-from ..tiny_stages import Family, RecordingPulse, make_model, make_rows, write_rows
+from ..tiny_stages import Family, RecordingPulse, make_model, make_row, make_rows, write_rows
 from .conftest import Tune, Tuned, settings_of
 
 CPU = torch.device("cpu")
@@ -91,7 +91,7 @@ def test_model_learns_to_stop(tune: Tune, tmp_path: Path) -> None:
     contract = load_contract(tuned.folder)
     assert contract.pad == contract.eos[0]
     tokenizer = open_tokenizer(tuned.folder / "tokenizer")
-    ids = encode_row(contract, tokenizer, rows[0].prompt, rows[0].completion).input_ids
+    ids = encode_row(contract, tokenizer, rows[0]).input_ids
     base = open_model(folder, dtype=torch.float32, device=CPU)
     model, _ = open_adapter(base, tuned.folder / "adapter")
 
@@ -113,15 +113,16 @@ def test_batches_hold_the_contracts_ids_with_eos_in_the_loss(
     tokenizer = open_tokenizer(model_of("llama"))
     contract = contract_for(model_of("llama"), tokenizer, ContractSettings(max_length=64))
     rows = [
-        encode_row(contract, tokenizer, "table t1\nsql: ", "select column"),
-        encode_row(contract, tokenizer, "t", "b"),
+        encode_row(contract, tokenizer, make_row("table t1\nsql: ", "select column")),
+        encode_row(contract, tokenizer, make_row("t", "b")),
     ]
     batch = DataCollatorForLanguageModeling(pad_token_id=contract.pad)(list(dataset_of(rows)))
     for row, ids, labels, mask in zip(
         rows, batch["input_ids"], batch["labels"], batch["attention_mask"], strict=True
     ):
         length = len(row.input_ids)
-        prompt = encode_prompt(contract, tokenizer, "t" if row is rows[1] else "table t1\nsql: ")
+        text = "t" if row is rows[1] else "table t1\nsql: "
+        prompt = encode_text(contract, tokenizer, text)
         assert ids.tolist()[: len(prompt)] == prompt
         assert labels.tolist()[: len(prompt)] == [-100] * len(prompt)
         assert labels.tolist()[len(prompt) : length] == row.input_ids[len(prompt) :]
@@ -241,12 +242,13 @@ def test_training_without_evaluation_keeps_the_last_weights(tune: Tune, tmp_path
 
 
 def test_unknown_target_modules_are_refused_with_those_that_exist(tune: Tune) -> None:
-    """A misspelt layer, and the tied head, are answered with the layers there are."""
+    """A misspelt layer, and an adapter on the head, are answered with the layers there are."""
     with pytest.raises(SpecError) as caught:
-        tune(settings_of(target_modules=("q_prj", "v_proj", "lm_head")))
+        tune(settings_of(target_modules=("q_prj", "v_proj", "lm_head"), modules_to_save=("nrm",)))
     assert [problem.key for problem in caught.value.problems] == [
         "finetune.target_modules.0",
         "finetune.target_modules.2",
+        "finetune.modules_to_save.0",
     ]
     assert "q_proj" in caught.value.problems[0].suggestion
 
@@ -302,7 +304,7 @@ def test_auto_micro_batch_divides_the_batch(batch: int, longest: int, device: st
     training = Training(
         finetune=FinetuneSpec(batch_size=batch),
         seed=0,
-        targets=(),
+        max_length=64,
         pad=0,
         dtype=torch.float32,
         device=torch.device(device),

@@ -15,13 +15,14 @@ from modelmill.models.open import open_model, open_tokenizer
 from modelmill.models.probe import load_probe, probe_logits, save_probe
 from modelmill.models.prompt import (
     contract_for,
-    encode_prompt,
     encode_row,
+    encode_text,
     load_contract,
     save_contract,
 )
 from modelmill.spec.closed import Dtype
 from modelmill.spec.errors import DataError, InternalError
+from modelmill.spec.finetune import FinetuneSpec
 from modelmill.spec.records import Merged
 from modelmill.spec.run import MergeSpec
 from modelmill.spec.settings import ContractSettings, MergeSettings
@@ -42,7 +43,7 @@ def adapter_of(base: Path, folder: Path, scale: float = 0.1) -> Path:
     tokenizer = open_tokenizer(base)
     contract = contract_for(base, tokenizer, ContractSettings(max_length=64))
     model = open_model(base, dtype=torch.float32, device=CPU)
-    targets = choose_targets(model, "all-linear")
+    targets = choose_targets(model, FinetuneSpec())
     torch.manual_seed(3)
     adapted = get_peft_model(
         model, LoraConfig(r=4, target_modules=list(targets), task_type="CAUSAL_LM")
@@ -54,7 +55,7 @@ def adapter_of(base: Path, folder: Path, scale: float = 0.1) -> Path:
     tokenizer.save_pretrained(folder / "tokenizer")
     save_contract(contract, folder)
     rows = make_rows(10, 4)
-    save_probe([encode_row(contract, tokenizer, r.prompt, r.completion) for r in rows], folder)
+    save_probe([encode_row(contract, tokenizer, row) for row in rows], folder)
     return folder
 
 
@@ -108,7 +109,7 @@ def test_merged_model_needs_nothing_else(
     served = tokenizer.apply_chat_template(
         [{"role": "user", "content": "table t1\nsql: "}], return_dict=False
     )
-    assert served == encode_prompt(contract, tokenizer, "table t1\nsql: ")
+    assert served == encode_text(contract, tokenizer, "table t1\nsql: ")
 
 
 def test_merge_of_a_trained_adapter_keeps_its_effect(
@@ -200,19 +201,6 @@ def test_every_adapter_tensor_must_find_its_place(
         tensors[name] = moved.clone()
     save_file(tensors, path)
     with pytest.raises(DataError, match=name):
-        merge_into(model_of("llama"), tuned, tmp_path / "merged")
-
-
-def test_adapter_on_a_tied_head_is_refused(
-    model_of: Callable[[Family], Path], tmp_path: Path
-) -> None:
-    """Where PEFT would merge into the embeddings as well, nothing is merged."""
-    tuned = adapter_of(model_of("llama"), tmp_path / "tuned")
-    path = tuned / "adapter" / "adapter_config.json"
-    config = json.loads(path.read_text())
-    config["target_modules"].append("lm_head")
-    path.write_text(json.dumps(config))
-    with pytest.raises(DataError, match="targets lm_head, which this model shares"):
         merge_into(model_of("llama"), tuned, tmp_path / "merged")
 
 

@@ -14,13 +14,14 @@ from modelmill.models.prompt import (
     contract_into_tokenizer,
     encode_prompt,
     encode_row,
+    encode_text,
     load_contract,
     save_contract,
 )
 from modelmill.spec.errors import DataError
 from modelmill.spec.settings import ContractSettings
 
-from ..tiny_stages import EOS, Family, make_tokenizer
+from ..tiny_stages import EOS, Family, make_row, make_tokenizer
 
 BOS = 0
 ASKED = ContractSettings(max_length=64)
@@ -46,14 +47,15 @@ def contract_and_template(uses_bos: bool) -> tuple[Contract, PreTrainedTokenizer
     return contract, tokenizer
 
 
-@given(prompt=st.text(), completion=st.text(), uses_bos=st.booleans())
+@given(prompt=st.text(min_size=1), completion=st.text(), uses_bos=st.booleans())
 def test_ids_are_equal_in_training_inference_and_any_server(
     prompt: str, completion: str, uses_bos: bool
 ) -> None:
     """A row begins with the ids of its prompt, which a chat server would produce as well."""
     contract, tokenizer = contract_and_template(uses_bos)
-    ids = encode_prompt(contract, tokenizer, prompt)
-    row = encode_row(contract, tokenizer, prompt, completion)
+    asked = make_row(prompt, completion)
+    ids = encode_prompt(contract, tokenizer, asked)
+    row = encode_row(contract, tokenizer, asked)
     served = tokenizer.apply_chat_template(
         [{"role": "system", "content": "no"}, {"role": "user", "content": prompt}],
         add_generation_prompt=True,
@@ -69,7 +71,7 @@ def test_bos_stands_once_if_the_family_uses_it(
     """Neither the tokenizer's template nor the prompt's own text doubles the BOS."""
     contract, tokenizer = contract_and_template(uses_bos)
     prompt = prompt.replace("<s>", "")
-    ids = encode_prompt(contract, tokenizer, "<s>" + prompt if given_bos else prompt)
+    ids = encode_text(contract, tokenizer, "<s>" + prompt if given_bos else prompt)
     assert ids.count(BOS) == int(uses_bos or given_bos)
     assert contract.bos == (BOS if uses_bos else None)
 
@@ -78,7 +80,7 @@ def test_bos_stands_once_if_the_family_uses_it(
 def test_eos_ends_every_row_inside_the_loss(completion: str) -> None:
     """The last id of a row is the EOS, and it is never part of the prompt."""
     contract, tokenizer = contract_and_template(uses_bos=True)
-    row = encode_row(contract, tokenizer, "q", completion)
+    row = encode_row(contract, tokenizer, make_row("q", completion))
     assert row.input_ids[-1] == contract.eos[0]
     assert row.prompt_length < len(row.input_ids)
 

@@ -4,9 +4,11 @@ Knows PEFT; must not know how an adapter was trained or what it is merged for.
 """
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils.save_and_load import get_peft_model_state_dict, set_peft_model_state_dict
 from pydantic import BaseModel, ConfigDict
@@ -16,6 +18,7 @@ from transformers import PreTrainedModel
 from modelmill.models.families import linear_in_features
 from modelmill.models.weights import make_readable
 from modelmill.spec.errors import DataError, Problem, SpecError
+from modelmill.spec.finetune import FinetuneSpec
 
 WEIGHTS: Final = "adapter_model.safetensors"
 CONFIG: Final = "adapter_config.json"
@@ -24,36 +27,74 @@ _SHOWN = 5
 
 
 class _StoredTargets(BaseModel):
-    """What of a stored adapter decides whether PEFT merges it right."""
+    """What of a stored adapter decides whether the base's head must be its own."""
 
     model_config = ConfigDict(extra="ignore")
 
     target_modules: tuple[str, ...] | str
+    modules_to_save: tuple[str, ...] | None = None
 
 
-def choose_targets(model: PreTrainedModel, asked: str | tuple[str, ...]) -> tuple[str, ...]:
+def choose_targets(model: PreTrainedModel, asked: FinetuneSpec) -> tuple[str, ...]:
     """Resolve `target_modules` to the last name parts of layers, sorted.
 
+    `all-linear` means the linear layers of the decoder blocks.  An output head can only be
+    trained whole, in `modules_to_save`.
+
     Raises:
-        SpecError: a name is not a quantizable layer of this model; lists those that are.
-            So the embeddings and the output head are refused: TRL's loss never passes
-            through an adapted head, and PEFT merges adapters on tied embeddings wrong.
+        SpecError: `target_modules` or `modules_to_save` names what is no such layer of this
+            model; lists those that are.
     """
-    present = {name.rpartition(".")[2] for name in linear_in_features(model)}
-    if isinstance(asked, str):
-        return tuple(sorted(present))
+    blocks = {name.rpartition(".")[2] for name in linear_in_features(model)}
+    # Not the output head: TRL's loss reads its own weight and would never train an adapter.
+    embeddings = {
+        name.rpartition(".")[2]
+        for name, module in model.named_modules()
+        if module is model.get_input_embeddings()
+    }
+    every = {name.rpartition(".")[2] for name, _ in model.named_modules()} - {""}
+    targets = () if isinstance(asked.target_modules, str) else asked.target_modules
     problems = [
         Problem(
-            f"finetune.target_modules.{index}",
-            f"'{name}' is no layer in the decoder blocks of this {model.config.model_type} model",
-            suggestion=f"its layers are {', '.join(sorted(present))}",
+            f"finetune.{field}.{index}",
+            f"'{name}' is no {what} of this {model.config.model_type} model",
+            suggestion=f"there are {', '.join(sorted(known))}",
         )
-        for index, name in enumerate(asked)
-        if name not in present
+        for field, names, known, what in (
+            ("target_modules", targets, blocks | embeddings, "layer that an adapter fits on"),
+            ("modules_to_save", asked.modules_to_save, every, "layer"),
+        )
+        for index, name in enumerate(names)
+        if name not in known
     ]
     if problems:
         raise SpecError("run", problems)
-    return tuple(sorted(set(asked)))
+    return tuple(sorted(set(targets) or blocks))
+
+
+def fresh_adapter(
+    base: PreTrainedModel, asked: FinetuneSpec, targets: tuple[str, ...]
+) -> PeftModel:
+    """Put a new adapter on a model, to be trained; the model itself is changed in place."""
+    _untie_for(base, (*targets, *asked.modules_to_save))
+    config = LoraConfig(
+        r=asked.r,
+        lora_alpha=asked.lora_alpha,
+        lora_dropout=asked.lora_dropout,
+        use_rslora=asked.use_rslora,
+        use_dora=asked.use_dora,
+        target_modules=list(targets),
+        modules_to_save=list(asked.modules_to_save) or None,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(base, config)
+
+
+def head_is_trained(model: PeftModel) -> bool:
+    """Tell whether the output head has an adapter or is trained itself."""
+    head = model.get_base_model().get_output_embeddings()
+    return any(weight.requires_grad for weight in head.parameters())
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
@@ -72,23 +113,36 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
         # PEFT keeps a set, whose order in the file would change with the hash seed.
         "target_modules": sorted(config["target_modules"]),
     }
+    if config["modules_to_save"] is not None:
+        config["modules_to_save"] = sorted(config["modules_to_save"])
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     make_readable(folder)
 
 
-def open_adapter(base: PreTrainedModel, folder: Path) -> tuple[PeftModel, int]:
+def open_adapter(
+    base: PreTrainedModel, folder: Path, *, is_trained: bool = False
+) -> tuple[PeftModel, int]:
     """Put a stored adapter on a model; the model itself is changed in place.
+
+    Args:
+        base: the model it was trained on.
+        folder: its config and weights.
+        is_trained: whether it will be trained further.
 
     Returns:
         The model with its adapter, and how many tensors the adapter has.
 
     Raises:
         DataError: a tensor of the file finds no place in the model or the other way round,
-            the adapter targets tied weights, or it does nothing at all.
+            or it does nothing at all.
     """
-    _refuse_tied_targets(base, folder)
+    stored = _StoredTargets.model_validate_json((folder / CONFIG).read_bytes())
+    targets = stored.target_modules if isinstance(stored.target_modules, tuple) else ()
+    _untie_for(base, (*targets, *(stored.modules_to_save or ())))
     tensors = load_file(folder / WEIGHTS)
-    model = get_peft_model(base, LoraConfig.from_pretrained(str(folder)))
+    config = LoraConfig.from_pretrained(str(folder))
+    config.inference_mode = not is_trained
+    model = get_peft_model(base, config)
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
     wrong = [
         f"{name} ({why})"
@@ -112,32 +166,34 @@ def open_adapter(base: PreTrainedModel, folder: Path) -> tuple[PeftModel, int]:
             at=str(folder),
             fix="merge onto the base the adapter was trained on",
         )
-    if not any(tensor.any() for name, tensor in tensors.items() if ".lora_B." in name):
+    if not any(tensor.any() for name, tensor in tensors.items() if ".lora_A." not in name):
         raise DataError(
             "the adapter has no effect: every lora_B is zero",
             at=str(folder),
             fix="train longer, or with a higher finetune.learning_rate",
         )
     set_peft_model_state_dict(model, tensors)
-    return model.eval(), len(tensors)
+    return model if is_trained else model.eval(), len(tensors)
 
 
-def _refuse_tied_targets(base: PreTrainedModel, folder: Path) -> None:
-    """PEFT changes the shared weight once and uses it twice: 21 to 1906 % off, no error."""
+def _untie_for(base: PreTrainedModel, names: Iterable[str]) -> None:
+    """Give the head a weight of its own where an adapter changes it or the embeddings.
+
+    On a shared weight PEFT adds the change once and uses it twice: 21 to 1906 % off, no error.
+    With two equal weights every change stays where it was learned, in training as after
+    merging.
+    """
     if not base.config.tie_word_embeddings:
         return
-    stored = _StoredTargets.model_validate_json((folder / CONFIG).read_bytes())
-    targets = stored.target_modules if isinstance(stored.target_modules, tuple) else ()
+    embeddings, head = base.get_input_embeddings(), base.get_output_embeddings()
     shared = {
-        name.removesuffix(".weight").rpartition(".")[2]
-        for pair in base.all_tied_weights_keys.items()
-        for name in pair
+        name.rpartition(".")[2]
+        for name, module in base.named_modules()
+        if module in (embeddings, head)
     }
-    found = sorted(shared & {name.rpartition(".")[2] for name in targets})
-    if found:
-        raise DataError(
-            f"the adapter targets {', '.join(found)}, which this model shares between its "
-            "embeddings and its output head; such an adapter cannot be merged",
-            at=str(folder),
-            fix="train an adapter on the decoder blocks only (target_modules: all-linear)",
-        )
+    if not shared & {name.rpartition(".")[2] for name in names}:
+        return
+    head.weight = torch.nn.Parameter(embeddings.weight.detach().clone(), requires_grad=False)
+    base.config.tie_word_embeddings = False
+    base.config.get_text_config().tie_word_embeddings = False
+    base.all_tied_weights_keys = {}

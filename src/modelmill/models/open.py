@@ -23,8 +23,8 @@ from modelmill.models.families import close_known_holes, expected_linears
 from modelmill.models.guard import check_loading, check_quantized
 from modelmill.spec.errors import DataError
 
-LoadIn = Literal["nf4", "nf4-single"] | None
-"""`nf4` holds the scales in 8 bits (double quantization), `nf4-single` in 32."""
+LoadIn = Literal["nf4", "nf4-single", "fp4", "int8"] | None
+"""`nf4` and `fp4` hold the scales in 8 bits (double quantization), `nf4-single` in 32."""
 
 
 def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -83,7 +83,7 @@ def open_model(
         folder,
         config=config,
         dtype=dtype,
-        quantization_config=None if load_in is None else _nf4(dtype, load_in),
+        quantization_config=None if load_in is None else _bitsandbytes(dtype, load_in),
         # Never "auto": it spreads layers over devices and disk, where PEFT merges wrong.
         device_map={"": 0 if device.type == "cuda" else "cpu"},
         attn_implementation=attn,
@@ -95,9 +95,10 @@ def open_model(
     )
     check_loading(info, model, str(folder))
     if load_in is not None or saved_by == "bitsandbytes":
-        from bitsandbytes.nn import Linear4bit
+        from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
-        check_quantized(model, expected_linears(config), (Linear4bit,), str(folder))
+        kinds = (Linear8bitLt,) if load_in == "int8" else (Linear4bit,)
+        check_quantized(model, expected_linears(config), kinds, str(folder))
     if load_in is not None:
         _keep_unpacked(model)
     return model
@@ -118,11 +119,13 @@ def _keep_unpacked(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _nf4(dtype: torch.dtype, load_in: LoadIn) -> BitsAndBytesConfig:
+def _bitsandbytes(dtype: torch.dtype, load_in: LoadIn) -> BitsAndBytesConfig:
+    if load_in == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",  # the library's default, fp4, is worse at the same size
-        bnb_4bit_use_double_quant=load_in == "nf4",
+        bnb_4bit_quant_type="fp4" if load_in == "fp4" else "nf4",
+        bnb_4bit_use_double_quant=load_in != "nf4-single",
         bnb_4bit_compute_dtype=dtype,
     )
 

@@ -42,7 +42,7 @@ def choose_precision(asked: Asked, device: torch.device) -> tuple[torch.dtype, s
     if device.type == "cuda":
         # Not measured: a block small enough for a second on a CPU does not fill a GPU, and an
         # H100 seemed to train it 0.9 times as fast in bfloat16.
-        return half, f"{_name(half)} is what this GPU has tensor cores for"
+        return half, f"{name_of(half)} is what this GPU has tensor cores for"
     blocks = {dtype: _AdapterBlock(dtype).to(device) for dtype in (torch.float32, half)}
     fastest = dict.fromkeys(blocks, float("inf"))
     for block in blocks.values():
@@ -63,8 +63,8 @@ def decide(
     ratio = full_seconds / half_seconds
     chosen = half if ratio >= CLEARLY_FASTER else torch.float32
     return chosen, (
-        f"{_name(half)} trains {ratio:.2f} times as fast as float32 on this {device} device "
-        f"(measured); {_name(chosen)} chosen, half precision from {CLEARLY_FASTER} on"
+        f"{name_of(half)} trains {ratio:.2f} times as fast as float32 on this {device} device "
+        f"(measured); {name_of(chosen)} chosen, half precision from {CLEARLY_FASTER} on"
     )
 
 
@@ -75,7 +75,8 @@ def _half_of(device: torch.device) -> torch.dtype:
     return torch.bfloat16
 
 
-def _name(dtype: torch.dtype) -> str:
+def name_of(dtype: torch.dtype) -> str:
+    """Name a dtype as the spec does."""
     return str(dtype).removeprefix("torch.")
 
 

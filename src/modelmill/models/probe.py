@@ -9,7 +9,7 @@ from typing import Final
 
 import torch
 from pydantic import ConfigDict
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modelmill.models.prompt import EncodedRow
 from modelmill.spec.records import Record
@@ -18,6 +18,17 @@ PROBE: Final = "probe.jsonl"
 PROMPTS: Final = 8
 LONGEST: Final = 256
 """Tokens of one prompt; keeps the comparison in seconds and 0.1 GB of memory."""
+TEXTS: Final = (
+    "The ship had left the harbour before sunrise, and nobody on the pier had seen who was on it.",
+    "Question: how many orders were placed in March by customers from Spain? Answer:",
+    "SELECT name, price FROM products WHERE price < 20 ORDER BY price DESC LIMIT 5;",
+    "def mean(values):\n    return sum(values) / len(values)\n",
+    "User: Can you tell me why the sky is blue?\nAssistant: Light of short wavelengths is",
+    "Die Prüfung ist am 14. Mai um 9:30 Uhr; wer krank ist, schreibt sie im Juni nach.",
+    '{"id": 17, "tags": ["new", "red"], "price": 12.5, "in_stock": true}',
+    "1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144",
+)
+"""Prose, questions, code, a chat, another language, data and numbers."""
 POSITIONS: Final = 32
 """The last so many positions are compared: where the completion is."""
 
@@ -42,6 +53,12 @@ def load_probe(folder: Path) -> tuple[ProbePrompt, ...]:
     """Read the probe prompts of a fine-tune."""
     with (folder / PROBE).open("rb") as lines:
         return tuple(ProbePrompt.model_validate_json(line) for line in lines)
+
+
+def built_in_probe(tokenizer: PreTrainedTokenizerBase) -> tuple[ProbePrompt, ...]:
+    """Make probe prompts of ordinary text, for an adapter that nothing is known about."""
+    encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
+    return tuple(ProbePrompt(input_ids=tuple(ids[:LONGEST])) for ids in encoded)
 
 
 @torch.inference_mode()

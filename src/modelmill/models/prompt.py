@@ -4,16 +4,26 @@ Training, calibration, inference and any server that applies the saved chat temp
 equal ids.  Knows tokenizers; must not know templates over data fields, rows or stages.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from modelmill.models.chat import (
+    answer_ids,
+    assistant_spans,
+    choose_template,
+    plain_ids,
+    render,
+    token_spans,
+    turn_end,
+)
 from modelmill.spec.errors import DataError
 from modelmill.spec.names import PROMPT
-from modelmill.spec.records import Record
+from modelmill.spec.records import Message, Record, Row
 from modelmill.spec.settings import ContractSettings
 
 
@@ -29,6 +39,8 @@ class Contract(Record):
     """The first ends every completion; all of them stop generation."""
     pad: int
     """Fills up batches; may equal an EOS, since masks are made from lengths."""
+    chat_template: str = ""
+    """For conversations: what turns them into text."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +50,9 @@ class EncodedRow:
     input_ids: list[int]
     """Prompt, completion and EOS."""
     prompt_length: int
-    """So many leading ids are not in the loss; everything after them is."""
+    """So many leading ids are the prompt; everything after them is in the loss."""
+    learned: tuple[tuple[int, int], ...] = ()
+    """Spans of the prompt that are in the loss too: earlier turns of the assistant."""
 
 
 def build_contract(
@@ -54,7 +68,8 @@ def build_contract(
         generation_eos: the ids the base's generation stops at, in its own order.
 
     Raises:
-        DataError: neither names an end of text, so a model could never learn to stop.
+        DataError: neither names an end of text, so a model could never learn to stop; or
+            the rows are conversations and the tokenizer has no chat template.
     """
     own = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
     eos = tuple(dict.fromkeys((*own, *generation_eos)))
@@ -64,8 +79,17 @@ def build_contract(
             at=str(tokenizer.name_or_path),
             fix="set eos_token in the model's tokenizer_config.json",
         )
-    pad = eos[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-    return Contract(max_length=settings.max_length, bos=_used_bos(tokenizer), eos=eos, pad=pad)
+    template, bos = "", _used_bos(tokenizer)
+    if settings.format == "messages":
+        template = choose_template(tokenizer, settings.chat_template, bos)
+        eos = tuple(dict.fromkeys((*turn_end(tokenizer, template), *eos)))
+    return Contract(
+        max_length=settings.max_length,
+        bos=bos,
+        eos=eos,
+        pad=eos[0] if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
+        chat_template=template,
+    )
 
 
 def contract_for(
@@ -107,27 +131,87 @@ def load_contract(folder: Path) -> Contract:
         raise DataError(f"the prompt contract cannot be read: {error}", at=str(path)) from error
 
 
-def encode_prompt(contract: Contract, tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Turn a prompt into ids, with BOS exactly once where the family uses it.
+def encode_prompt(contract: Contract, tokenizer: PreTrainedTokenizerBase, row: Row) -> list[int]:
+    """Turn what a row asks into ids, with BOS exactly once where the family uses it.
+
+    Raises:
+        ChatTemplateError: the template refuses the row's conversation.
+    """
+    if row.messages:
+        return encode_text(contract, tokenizer, render_prompt(contract, tokenizer, row.messages))
+    if row.is_text:
+        # Nothing comes before its first token, so nothing predicts it.
+        return encode_row(contract, tokenizer, row).input_ids[:1]
+    return encode_text(contract, tokenizer, row.prompt)
+
+
+def encode_text(contract: Contract, tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+    """Turn a prompt's text into ids, with BOS exactly once where the family uses it.
 
     BOS is put in front as text, as the chat template does: a tokenizer may treat what
     follows a special token differently from the beginning of a text.
     """
-    bos = "" if contract.bos is None else str(tokenizer.convert_ids_to_tokens(contract.bos))
-    return _plain(tokenizer, prompt if prompt.startswith(bos) else bos + prompt)
+    return plain_ids(tokenizer, _behind_bos(contract, tokenizer, prompt))
 
 
-def encode_row(
-    contract: Contract, tokenizer: PreTrainedTokenizerBase, prompt: str, completion: str
-) -> EncodedRow:
+def encode_row(contract: Contract, tokenizer: PreTrainedTokenizerBase, row: Row) -> EncodedRow:
     """Turn a row into ids.
 
-    Both texts are tokenised apart, so that the prompt's ids are those of inference
+    Prompt and completion are tokenised apart, so that the prompt's ids are those of inference
     whatever the completion starts with.
+
+    Raises:
+        ChatTemplateError: the template refuses the row's conversation.
     """
-    head = encode_prompt(contract, tokenizer, prompt)
-    tail = _plain(tokenizer, completion)
-    return EncodedRow([*head, *tail, contract.eos[0]], len(head))
+    if row.is_text:
+        ids = [*encode_text(contract, tokenizer, row.completion), contract.eos[0]]
+        return EncodedRow(ids, 1)
+    head = encode_prompt(contract, tokenizer, row)
+    if row.messages:
+        tail = answer_ids(tokenizer, contract.chat_template, row.messages, contract.eos)
+    else:
+        tail = [*plain_ids(tokenizer, row.completion), contract.eos[0]]
+    return EncodedRow([*head, *tail], len(head))
+
+
+def encode_conversation(
+    contract: Contract, tokenizer: PreTrainedTokenizerBase, row: Row
+) -> EncodedRow:
+    """Turn a conversation into ids of which every assistant turn is in the loss.
+
+    Raises:
+        ChatTemplateError: the template refuses the conversation, or rewrites earlier turns
+            as it goes on, so that no place in the text is theirs.
+    """
+    last = encode_row(contract, tokenizer, row)
+    text = _behind_bos(contract, tokenizer, render_prompt(contract, tokenizer, row.messages))
+    skipped = len(text) - len(render_prompt(contract, tokenizer, row.messages))
+    spans = assistant_spans(tokenizer, contract.chat_template, row.messages)
+    moved = [(start + skipped, end + skipped) for start, end in spans]
+    return replace(last, learned=token_spans(tokenizer, text, moved, contract.eos))
+
+
+def windows(row: EncodedRow, length: int) -> list[EncodedRow]:
+    """Cut a text into pieces of at most so many tokens; the first of each is not in the loss."""
+    ids = row.input_ids
+    pieces = [ids[start : start + length] for start in range(0, len(ids), length)]
+    return [EncodedRow(piece, 1) for piece in pieces if piece[1:]]
+
+
+def _behind_bos(contract: Contract, tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+    bos = "" if contract.bos is None else str(tokenizer.convert_ids_to_tokens(contract.bos))
+    return text if text.startswith(bos) else bos + text
+
+
+def render_prompt(
+    contract: Contract, tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
+) -> str:
+    """Write out a conversation up to where its last turn, the assistant's, begins.
+
+    Raises:
+        ChatTemplateError: the template refuses it.
+    """
+    return render(tokenizer, contract.chat_template, messages[:-1], ask=True)
 
 
 def contract_into_tokenizer(
@@ -135,10 +219,11 @@ def contract_into_tokenizer(
 ) -> None:
     """Write the contract where servers look for it, in place.
 
-    The chat template passes the last user message verbatim: a server that is sent the
-    rendered prompt as a message produces the ids of `encode_prompt`.
+    Of rows that are prompts, the chat template passes the last user message verbatim: a
+    server that is sent the rendered prompt as a message produces the ids of `encode_prompt`.
+    Of conversations, it is the template they were learned in.
     """
-    tokenizer.chat_template = _LAST_USER_MESSAGE.replace(
+    tokenizer.chat_template = contract.chat_template or _LAST_USER_MESSAGE.replace(
         "{bos}", "" if contract.bos is None else _BOS_ONCE
     )
     if tokenizer.pad_token_id is None:
@@ -175,11 +260,6 @@ def _generation_eos(folder: Path) -> tuple[int, ...]:
         if found is not None:
             return (found,) if isinstance(found, int) else found
     return ()
-
-
-def _plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids
 
 
 def _used_bos(tokenizer: PreTrainedTokenizerBase) -> int | None:

@@ -98,7 +98,13 @@ def _inferred(facts: RunFacts, name: str) -> Inferred | None:
 
 def _made(facts: RunFacts, model: str) -> list[StageFacts]:
     """Find the stages that turned the model before it into this one."""
-    names = {"base": (), "merged": ("finetune", "merge")}.get(model, (f"quantize-{model}",))
+    every = {
+        "base": (),
+        "adapter": ("finetune",),
+        "merged": ("finetune", "merge"),
+        "finetuned": ("finetune",),
+    }
+    names = every.get(model, (f"quantize-{model}",))
     return [stage for name in names if (stage := facts.find(name)) is not None]
 
 
@@ -134,8 +140,9 @@ def _bits_per_weight(made: list[StageFacts], inferred: Inferred | None) -> float
 
 
 def _size_share(facts: RunFacts, size_bytes: int | None) -> float | None:
-    """Compare with the merged model, or with the base where there is no merge."""
-    inferred = _inferred(facts, "infer-merged") or _inferred(facts, "infer-base")
+    """Compare with the tuned 16-bit model, or with the base where nothing was tuned."""
+    origin = facts.plan.run.quantized_from
+    inferred = _inferred(facts, f"infer-{origin}") or _inferred(facts, "infer-base")
     if size_bytes is None or inferred is None or not inferred.size_bytes:
         return None
     return size_bytes / inferred.size_bytes

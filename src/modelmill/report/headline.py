@@ -9,6 +9,7 @@ from typing import Final
 from modelmill.report import words
 from modelmill.report.document import MetricName, ModelEntry, Verdict
 from modelmill.report.judge import Judgement
+from modelmill.spec.run import TUNED
 
 _TUNED: Final[Mapping[Verdict, str]] = {
     "good": "Fine-tuning improved {metric} from {before} to {after}",
@@ -46,7 +47,8 @@ def _tuning(judgement: Judgement, metric: MetricName, by_name: Mapping[str, Mode
     if before is None:
         return ""
     name, value = words.metric_title(metric), words.metric_value(metric, before.value)
-    after = by_name["merged"].metrics.get(metric) if "merged" in by_name else None
+    tuned = next((by_name[name] for name in TUNED if name in by_name), None)
+    after = None if tuned is None else tuned.metrics.get(metric)
     if after is None or judgement.tuning is None:
         return f"{name} of the base is {value}"
     return _TUNED[judgement.tuning].format(
@@ -70,6 +72,6 @@ def _verdicts(by_name: Mapping[str, ModelEntry], judgement: Judgement) -> str:
 
 
 def _with_size(model: ModelEntry) -> str:
-    if model.size_share is None or model.model in ("base", "merged"):
+    if model.size_share is None or model.model in ("base", *TUNED):
         return model.model
     return f"{model.model} (at {100 * model.size_share:.0f} % of the size)"

@@ -73,7 +73,7 @@ class Judgement:
     deciding_metric: MetricName | None
     """The first that was computed; what the headline speaks of."""
     tuning: Verdict | None
-    """Whether merged is better (`good`) or worse (`bad`) than base by that metric."""
+    """Whether the tuned model is better (`good`) or worse (`bad`) than base by that metric."""
     sample_metric: MetricName | None
     """What calls a single answer right or wrong."""
     right: Mapping[str, Mapping[int, bool]]
@@ -167,7 +167,7 @@ def _quality(asked: Asked) -> tuple[float, ...]:
 
 def _verdicts(facts: RunFacts, chosen: Mapping[str, Asked]) -> dict[str, gates.Verdict]:
     gate = facts.plan.report.gate
-    if gate is None or gate.against not in chosen:
+    if gate is None or gate.against is None or gate.against not in chosen:
         return {}
     scores = {name: asked.scores[gate.metric] for name, asked in chosen.items()}
     given = gates.judge(scores, gate.against, gate.max_worse, facts.plan.report.seed)
@@ -175,8 +175,9 @@ def _verdicts(facts: RunFacts, chosen: Mapping[str, Asked]) -> dict[str, gates.V
 
 
 def _tuning(facts: RunFacts, chosen: Mapping[str, Asked], metric: MetricName) -> Verdict | None:
-    """Hold merged against base as a gate that allows no loss at all would."""
-    scores = {name: chosen[name].scores[metric] for name in ("base", "merged") if name in chosen}
+    """Hold the tuned model against base as a gate that allows no loss at all would."""
+    both = ("base", facts.plan.run.quantized_from)
+    scores = {name: chosen[name].scores[metric] for name in both if name in chosen}
     if len(scores) < 2:  # noqa: PLR2004 - both of them
         return None
     (verdict,) = gates.judge(scores, "base", 0.0, facts.plan.report.seed)

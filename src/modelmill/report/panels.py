@@ -6,7 +6,7 @@ every row carries the text that says the same.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from modelmill.report import words
 from modelmill.report.axis import SHARES, Axis, axis_over, linear_axis
@@ -19,6 +19,7 @@ from modelmill.report.document import (
     Score,
 )
 from modelmill.report.table import metric_names
+from modelmill.spec.run import TUNED
 
 
 @dataclass(frozen=True)
@@ -66,10 +67,10 @@ def metric_panels(document: ReportDocument) -> tuple[Panel, ...]:
 
 def size_panel(document: ReportDocument) -> Panel:
     """Draw the weight files beside each other."""
-    merged = any(model.model == "merged" for model in document.models)
+    origin = next((each.model for each in document.models if each.model in TUNED), "base")
     return Panel(
         title="Size on disk",
-        hint=f"weight files, embeddings included; share of the 16-bit {_origin(merged=merged)}",
+        hint=f"weight files, embeddings included; share of the 16-bit {_MAKES.get(origin, origin)}",
         marks=_bars(
             document.models,
             lambda model: model.size_bytes,
@@ -224,5 +225,4 @@ def _tick_label(metric: MetricName, value: float) -> str:
     return f"{value:g}" if metric == "nll" else f"{100 * value:.0f} %"
 
 
-def _origin(*, merged: bool) -> str:
-    return "merge" if merged else "base"
+_MAKES: Final = {"merged": "merge", "finetuned": "fine-tune"}

@@ -10,6 +10,7 @@ from modelmill.report.document import Answer, Sample, Samples
 from modelmill.report.facts import RunFacts
 from modelmill.report.judge import Judgement
 from modelmill.spec.records import Prediction
+from modelmill.spec.run import TUNED
 
 Answers = Mapping[str, Mapping[int, Prediction]]
 """By model, then by row."""
@@ -68,7 +69,8 @@ def _spread(patterns: list[tuple[int, ...]], rows: list[int]) -> list[int]:
 
 
 def _sample(row: int, answers: Answers, judgement: Judgement, field: str | None) -> Sample:
-    asked = answers.get("merged", next(iter(answers.values())))[row]
+    known = next((answers[name] for name in TUNED if name in answers), None)
+    asked = (next(iter(answers.values())) if known is None else known)[row]
     return Sample(
         row=row,
         slice=str(asked.fields.get(field, "")) if field is not None else "",

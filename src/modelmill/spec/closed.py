@@ -18,3 +18,11 @@ class Spec(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    def changed(self) -> frozenset[str]:
+        """Name the fields that do not have their default: a dump of all fields says no more."""
+        return frozenset(
+            name
+            for name, field in type(self).model_fields.items()
+            if field.is_required() or getattr(self, name) != field.default
+        )

@@ -191,6 +191,7 @@ STAGE_DEFAULTS: Final[Mapping[Kind, _Amounts]] = {
     "fetch-model": {"cpu": 2, "work": "60Gi"},
     "fetch-data": {},
     "fetch-test": {},
+    "fetch-adapter": {},
     "finetune": {**_MODEL_ON_GPU, "termination_grace_period_seconds": 300},
     "merge": {**_MODEL_ON_CPU},
     "quantize": {**_MODEL_ON_GPU},

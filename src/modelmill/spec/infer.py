@@ -52,6 +52,8 @@ class InferSpec(Spec):
     """One compute dtype for all models; `auto` is the profile's."""
     shots: int = Field(3, ge=1, le=16)
     """Examples in the base's own few-shot prompt."""
+    adapter: bool = False
+    """Judge the adapter unmerged too, on the base as it was held in training: row `adapter`."""
     metrics: MetricsSpec = MetricsSpec()
 
 
@@ -62,7 +64,7 @@ class GateSpec(Spec):
     """Those that must hold; the others get a verdict too."""
     metric: Literal["nll", "exact_match", "sql_execution"] = "nll"
     """What is compared, row by row; one of `infer.metrics`."""
-    against: str = "merged"
-    """The model they are compared with."""
+    against: str | None = None
+    """The model they are compared with; when absent, the 16-bit one that was quantized."""
     max_worse: float = Field(ge=0)
     """Absolute, in the metric's own unit."""

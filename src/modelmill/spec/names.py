@@ -11,6 +11,7 @@ Kind = Literal[
     "fetch-model",
     "fetch-data",
     "fetch-test",
+    "fetch-adapter",
     "finetune",
     "merge",
     "quantize",
@@ -28,6 +29,7 @@ ENVIRONMENT_OF: Final[dict[Kind, Environment]] = {
     "fetch-model": "light",
     "fetch-data": "light",
     "fetch-test": "light",
+    "fetch-adapter": "light",
     "finetune": "train",
     "merge": "train",
     "quantize": "quantize",
@@ -42,6 +44,7 @@ IMAGE_OF: Final[dict[Kind, Image]] = {
     "fetch-model": "light",
     "fetch-data": "light",
     "fetch-test": "light",
+    "fetch-adapter": "light",
     "finetune": "finetune",
     "merge": "merge",
     "quantize": "quantize",
@@ -110,6 +113,7 @@ MEASUREMENTS: Final = "measurements.json"
 PROMPT: Final = "prompt.json"
 PREDICTIONS: Final = "predictions.jsonl"
 FINGERPRINTS: Final = "fingerprints.json"
+NEAR_PRINTS: Final = "near"
 """Prompts by 64-bit digest, by split: overlap with the test rows can be counted without
 giving training stages a look at them."""
 
@@ -123,6 +127,11 @@ characters, NFD and `%41`, so a key outside this grammar can name two objects or
 
 RUN_NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 """A DNS label that starts with a letter: legal as a Helm release and a Service name."""
+
+
+def field_prints(name: str, split: str) -> str:
+    """Name the fingerprints of a field's values in a split."""
+    return f"field/{name}/{split}"
 
 
 def kind_of(stage: str) -> Kind:

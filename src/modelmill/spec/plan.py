@@ -21,6 +21,7 @@ from modelmill.spec.settings import (
     NEUTRAL,
     UNKEYED,
     ContractSettings,
+    FetchAdapterSettings,
     FetchDataSettings,
     FetchModelSettings,
     FetchTestSettings,
@@ -38,6 +39,7 @@ RECIPES: Final[Mapping[Kind, int]] = {
     "fetch-model": 1,
     "fetch-data": 1,
     "fetch-test": 1,
+    "fetch-adapter": 1,
     "finetune": 1,
     "merge": 1,
     "quantize": 1,
@@ -117,8 +119,16 @@ def report_digest(plan_sha256: str, commits: Mapping[str, str]) -> str:
 
 def sources_of(run: RunSpec) -> tuple[str, ...]:
     """List every source that must be pinned before there can be a plan."""
-    asked = [run.model.source, run.data.train, run.data.eval, run.data.test]
+    asked = [
+        *(run.model.source, run.data.train, run.data.eval, run.data.test),
+        given_adapter(run),
+    ]
     return tuple(dict.fromkeys(source for source in asked if isinstance(source, str)))
+
+
+def given_adapter(run: RunSpec) -> str | None:
+    """Name the adapter that a run begins with, to merge it or to go on from it."""
+    return (run.finetune.adapter or run.finetune.init_adapter) if run.finetune else None
 
 
 def make_plan(
@@ -142,7 +152,8 @@ def make_plan(
         stages=stages,
         report=ReportSettings(
             metrics=run.infer.metrics,
-            gate=run.gate,
+            gate=run.gate
+            and run.gate.model_copy(update={"against": run.gate.against or run.quantized_from}),
             samples=run.report.samples,
             slice=run.report.slice,
             model_note=run.model.note,
@@ -204,7 +215,11 @@ class _Layout:
         self.facts = facts
         self.pins = pins
         self.again = again
-        self.contract = ContractSettings(max_length=run.data.max_length)
+        self.contract = ContractSettings(
+            max_length=run.data.max_length,
+            format=run.data.format,
+            chat_template=run.data.chat_template,
+        )
 
     def stages(self) -> Iterator[Stage]:
         run = self.run
@@ -213,29 +228,24 @@ class _Layout:
         data = self._fetch_data()
         if data is not None:
             yield data
-        test = self._stage(
-            "fetch-test",
-            FetchTestSettings(
-                format=run.data.format,
-                test=self.pins[run.data.test],
-                template=run.data.template,
-            ),
-        )
+        test = self._fetch_test()
         yield test
-        final = model
-        if run.finetune is not None and data is not None:
-            adapter = self._finetune(model, data)
-            final = self._merge(model, adapter)
-            yield adapter
-            yield final
-        compared = [("merged", final)] if final is not model else []
+        adapter, final = None, model
+        for stage in self._tuned(model, data):
+            yield stage
+            if stage.kind in ("fetch-adapter", "finetune"):
+                adapter = stage
+            final = stage
+        compared = [(run.quantized_from, final)] if final is not model else []
         for spec in run.quantize:
             quantized = self._quantize(spec, final, data)
             yield quantized
             compared.append((variant_of(spec), quantized))
         yield self._infer("base", model, test)
-        if data is not None:
-            yield self._infer("base-own", model, test, data)
+        if data is not None and run.data.format != "text":
+            yield self._infer_own(model, test, data)
+        if adapter is not None and run.infer.adapter:
+            yield self._infer("adapter", model, test, adapter)
         for variant, source in compared:
             yield self._infer(variant, source, test)
 
@@ -251,11 +261,44 @@ class _Layout:
                 eval_source=self.pins[data.eval] if isinstance(data.eval, str) else None,
                 eval_share=data.eval if isinstance(data.eval, float) else None,
                 template=data.template,
+                text_field=self._text_field(),
                 seed=self.run.seed,
             ),
         )
 
-    def _finetune(self, model: Stage, data: Stage) -> Stage:
+    def _fetch_test(self) -> Stage:
+        data = self.run.data
+        return self._stage(
+            "fetch-test",
+            FetchTestSettings(
+                format=data.format,
+                test=self.pins[data.test],
+                template=data.template,
+                text_field=self._text_field(),
+            ),
+        )
+
+    def _text_field(self) -> str | None:
+        return self.run.data.dataset_text_field if self.run.data.format == "text" else None
+
+    def _tuned(self, model: Stage, data: Stage | None) -> Iterator[Stage]:
+        """Lay out what makes the tuned model; the last one holds it."""
+        asked, given = self.run.finetune, given_adapter(self.run)
+        if asked is None:
+            return
+        adapter = None
+        if given is not None:
+            adapter = self._stage("fetch-adapter", FetchAdapterSettings(source=self.pins[given]))
+            yield adapter
+        if asked.is_trained:
+            assert data is not None
+            adapter = self._finetune(model, data, adapter)
+            yield adapter
+        if asked.method == "lora":
+            assert adapter is not None
+            yield self._merge(model, adapter)
+
+    def _finetune(self, model: Stage, data: Stage, first: Stage | None) -> Stage:
         assert self.run.finetune is not None
         return self._stage(
             "finetune",
@@ -263,19 +306,28 @@ class _Layout:
                 finetune=self.run.finetune,
                 contract=self.contract,
                 too_long=self.run.data.too_long,
+                loss_on=self.run.data.loss_on,
+                dtype=self.run.merge.dtype if self.run.finetune.method == "full" else None,
                 seed=self.run.seed,
             ),
             _input("model", model),
             _input("data", data, "train.jsonl", "eval.jsonl"),
+            *([] if first is None else [_input("adapter", first)]),
         )
 
     def _merge(self, model: Stage, adapter: Stage) -> Stage:
         assert self.run.finetune is not None
+        is_ours = adapter.kind == "finetune"
+        parts = ("adapter", "tokenizer", "prompt.json", "probe.jsonl") if is_ours else ()
         return self._stage(
             "merge",
-            MergeSettings(merge=self.run.merge, load_in=self.run.finetune.load_in),
+            MergeSettings(
+                merge=self.run.merge,
+                load_in=self.run.finetune.load_in,
+                contract=None if is_ours else self.contract,
+            ),
             _input("model", model),
-            _input("adapter", adapter, "adapter", "tokenizer", "prompt.json", "probe.jsonl"),
+            _input("adapter", adapter, *parts),
         )
 
     def _quantize(self, spec: QuantizeSpec, model: Stage, data: Stage | None) -> Stage:
@@ -288,24 +340,37 @@ class _Layout:
             *inputs,
         )
 
-    def _infer(self, variant: str, model: Stage, test: Stage, data: Stage | None = None) -> Stage:
-        infer = self.run.infer
+    def _infer(
+        self, variant: str, model: Stage, test: Stage, adapter: Stage | None = None
+    ) -> Stage:
         inputs = [_input("model", model), _input("test", test, "test.jsonl")]
-        if data is not None:
-            inputs.append(_input("data", data, "train.jsonl", "eval.jsonl"))
+        if adapter is not None:
+            inputs.append(_input("adapter", adapter))
+        return self._stage(f"infer-{variant}", self._infer_settings(adapter), *inputs)
+
+    def _infer_own(self, model: Stage, test: Stage, data: Stage) -> Stage:
+        """Ask the base in its best form, chosen on rows that are no test rows."""
+        own = {"prompt": "own", "shots": self.run.infer.shots, "seed": self.run.seed}
         return self._stage(
-            f"infer-{variant}",
-            InferSettings(
-                prompt="contract" if data is None else "own",
-                shots=None if data is None else infer.shots,
-                max_new_tokens=infer.max_new_tokens,
-                batch_size=infer.batch_size,
-                dtype=self.facts.dtype if infer.dtype == "auto" else infer.dtype,
-                nll=infer.metrics.nll is not None,
-                contract=self.contract,
-                seed=None if data is None else self.run.seed,
-            ),
-            *inputs,
+            "infer-base-own",
+            self._infer_settings(None).model_copy(update=own),
+            _input("model", model),
+            _input("test", test, "test.jsonl"),
+            _input("data", data, "train.jsonl", "eval.jsonl"),
+        )
+
+    def _infer_settings(self, adapter: Stage | None) -> InferSettings:
+        infer, tuned = self.run.infer, self.run.finetune
+        return InferSettings(
+            prompt="contract",
+            shots=None,
+            max_new_tokens=infer.max_new_tokens,
+            batch_size=infer.batch_size,
+            dtype=self.facts.dtype if infer.dtype == "auto" else infer.dtype,
+            nll=infer.metrics.nll is not None,
+            contract=self.contract,
+            base_load_in=tuned.load_in if adapter is not None and tuned is not None else None,
+            seed=None,
         )
 
     def _stage(self, name: str, settings: StageSettings, *inputs: StageInput) -> Stage:

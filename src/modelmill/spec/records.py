@@ -95,6 +95,20 @@ class DataFetched(Record):
     """Rows equal to an earlier row of the same split."""
     overlap: Mapping[str, int] = {}
     """Rows of one split whose prompt stands in another, by `train/eval`."""
+    near_duplicates: Mapping[str, int] = {}
+    """Rows whose prompt has the words of an earlier one, numbers and order aside."""
+    near_overlap: Mapping[str, int] = {}
+    """As `overlap`, by the words of the prompts."""
+
+
+class AdapterFetched(Record):
+    """What fetch-adapter found."""
+
+    kind: Literal["fetch-adapter"] = "fetch-adapter"
+    r: int
+    targets: tuple[str, ...]
+    parameters: int
+    size_bytes: int
 
 
 class CurvePoint(Record):
@@ -105,6 +119,13 @@ class CurvePoint(Record):
     loss: float | None = None
     eval_loss: float | None = None
     learning_rate: float | None = None
+
+
+class LengthBin(Record):
+    """Rows of at most so many tokens, and more than the bin before."""
+
+    upto: int
+    rows: int
 
 
 class Finetuned(Record):
@@ -125,6 +146,12 @@ class Finetuned(Record):
     best_step: int | None = None
     best_eval_loss: float | None = None
     curve: tuple[CurvePoint, ...]
+    packed_to: int | None = None
+    """Sequences that the rows were packed to; None without packing."""
+    stopped_early: bool = False
+    lengths: tuple[LengthBin, ...] = ()
+    """Training rows by tokens, those left out included."""
+    max_length: int | None = None
 
 
 class Merged(Record):
@@ -193,7 +220,14 @@ class Reported(Record):
 
 
 Figures = Annotated[
-    ModelFetched | DataFetched | Finetuned | Merged | Quantized | Inferred | Reported,
+    ModelFetched
+    | DataFetched
+    | AdapterFetched
+    | Finetuned
+    | Merged
+    | Quantized
+    | Inferred
+    | Reported,
     Field(discriminator="kind"),
 ]
 
@@ -213,15 +247,32 @@ class Measurements(Record):
     """Sentences the report must show."""
 
 
+class Message(Record):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
 class Row(Record):
     """One checked and rendered example, as fetch commits it."""
 
     row: int
     """0-based position in its source; survives sorting, batching and resuming."""
     prompt: str
+    """What the model is given.  Of a conversation, all turns before the last, written out for
+    people; the model gets `messages` through a chat template.  Empty where a row is only text."""
     completion: str
+    """What it should answer; the whole row where a row is only text."""
+    messages: tuple[Message, ...] = ()
+    """The conversation, if the row is one; it ends with the assistant."""
     fields: Mapping[str, JsonValue]
     """The source row, for metrics and slices."""
+
+    @property
+    def is_text(self) -> bool:
+        """Whether nothing is asked: the row is only text to go on with."""
+        return not self.prompt and not self.messages
 
 
 class Prediction(Record):

@@ -6,7 +6,7 @@ Field names are trl's and PEFT's own.  Knows nothing about files, stores or devi
 
 import re
 from collections import Counter
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -33,7 +33,8 @@ class MergeSpec(Spec):
     onto: Literal["original"] = "original"
     """The unquantized base, also after QLoRA."""
     dtype: Dtype = "bfloat16"
-    """Of the merged weights as written; the sum itself is taken in float32."""
+    """Of the merged weights as written; the sum itself is taken in float32.  A full fine-tune
+    is written in it too."""
 
 
 class ReportSpec(Spec):
@@ -61,12 +62,25 @@ class RunSpec(Spec):
 
     def models(self) -> tuple[str, ...]:
         """List the rows of the comparison table."""
-        tuned = ("merged",) if self.finetune is not None else ()
-        return ("base", *tuned, *(variant_of(spec) for spec in self.quantize))
+        adapter = ("adapter",) if self.infer.adapter else ()
+        tuned = (self.quantized_from,) if self.finetune is not None else ()
+        return ("base", *adapter, *tuned, *(variant_of(spec) for spec in self.quantize))
+
+    @property
+    def quantized_from(self) -> str:
+        """The model that is quantized, and that every other is held against."""
+        if self.finetune is None:
+            return "base"
+        return "finetuned" if self.finetune.method == "full" else "merged"
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
-        wrong = [*self._naming_problems(), *self._data_problems(), *self._gate_problems()]
+        wrong = [
+            *self._naming_problems(),
+            *self._data_problems(),
+            *self._infer_problems(),
+            *self._gate_problems(),
+        ]
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
@@ -79,7 +93,7 @@ class RunSpec(Spec):
             if count > 1
         ]
         for name in variants:
-            if name in ("base", "base-own", "merged"):
+            if name in _TAKEN:
                 wrong.append(f"quantize: the name '{name}' is taken by another model")
             elif len(name) > VARIANT_LIMIT or not _VARIANT.fullmatch(name):
                 wrong.append(
@@ -92,28 +106,40 @@ class RunSpec(Spec):
         if self.data.train is not None:
             return []
         wrong = []
-        if self.finetune is not None:
+        if self.finetune is not None and self.finetune.is_trained:
             wrong.append("data.train: finetune needs training rows")
         if any(isinstance(spec, GptqSpec) for spec in self.quantize):
             wrong.append("data.train: gptq needs training rows to calibrate on")
+        return wrong
+
+    def _infer_problems(self) -> list[str]:
+        wrong = []
+        if self.infer.adapter and (self.finetune is None or self.finetune.method == "full"):
+            wrong.append("infer.adapter: this run has no adapter")
+        if self.data.format == "text":
+            wrong += [
+                f"infer.metrics.{name}: format text has no answers, only `nll` can judge it"
+                for name in self.infer.metrics.names()
+                if name != "nll"
+            ]
         return wrong
 
     def _gate_problems(self) -> list[str]:
         if self.gate is None:
             return []
         known = self.models()
+        against = self.gate.against or self.quantized_from
         wrong = [
             f"gate.models: '{name}' is not a model of this run ({', '.join(known)})"
             for name in self.gate.models
             if name not in known
         ]
-        if self.gate.against not in known:
+        if against not in known:
             wrong.append(
-                f"gate.against: '{self.gate.against}' is not a model of this run "
-                f"({', '.join(known)})"
+                f"gate.against: '{against}' is not a model of this run ({', '.join(known)})"
             )
-        if self.gate.against in self.gate.models:
-            wrong.append(f"gate.models: '{self.gate.against}' cannot be gated against itself")
+        if against in self.gate.models:
+            wrong.append(f"gate.models: '{against}' cannot be gated against itself")
         if self.gate.metric not in self.infer.metrics.names():
             wrong.append(
                 f"gate.metric: '{self.gate.metric}' is not computed; add it to infer.metrics"
@@ -121,4 +147,8 @@ class RunSpec(Spec):
         return wrong
 
 
-_VARIANT = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+TUNED: Final = ("merged", "finetuned")
+"""What the tuned 16-bit model of a run can be called."""
+
+_TAKEN: Final = ("base", "base-own", "adapter", *TUNED)
+_VARIANT: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")

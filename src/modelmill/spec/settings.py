@@ -9,9 +9,9 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, JsonValue
 
-from modelmill.spec.closed import Dtype, Spec
-from modelmill.spec.data import TemplateSpec
-from modelmill.spec.finetune import FinetuneSpec
+from modelmill.spec.closed import Dtype, FieldName, Spec
+from modelmill.spec.data import Format, TemplateSpec
+from modelmill.spec.finetune import FinetuneSpec, LoadIn
 from modelmill.spec.infer import GateSpec, MetricsSpec
 from modelmill.spec.quantize import BitsandbytesSpec, GptqSpec
 from modelmill.spec.run import MergeSpec
@@ -30,6 +30,8 @@ class ContractSettings(Spec):
     """What of the prompt contract the spec decides; the tokenizer decides the rest."""
 
     max_length: int
+    format: Format = "prompt_completion"
+    chat_template: Literal["tokenizer", "plain"] = "tokenizer"
 
 
 class Settings(Spec):
@@ -47,11 +49,12 @@ class FetchDataSettings(Settings):
     """Which rows to learn from, and how they become text."""
 
     kind: Literal["fetch-data"] = "fetch-data"
-    format: Literal["prompt_completion"]
+    format: Format
     train: Pin
     eval_source: Pin | None
     eval_share: float | None
-    template: TemplateSpec
+    template: TemplateSpec | None
+    text_field: FieldName | None = None
     seed: int
 
 
@@ -59,9 +62,17 @@ class FetchTestSettings(Settings):
     """Which rows to be judged on, and how they become text."""
 
     kind: Literal["fetch-test"] = "fetch-test"
-    format: Literal["prompt_completion"]
+    format: Format
     test: Pin
-    template: TemplateSpec
+    template: TemplateSpec | None
+    text_field: FieldName | None = None
+
+
+class FetchAdapterSettings(Settings):
+    """Which adapter, to be merged or to go on from."""
+
+    kind: Literal["fetch-adapter"] = "fetch-adapter"
+    source: Pin
 
 
 class FinetuneSettings(Settings):
@@ -70,7 +81,10 @@ class FinetuneSettings(Settings):
     kind: Literal["finetune"] = "finetune"
     finetune: FinetuneSpec
     contract: ContractSettings
-    too_long: Literal["error", "drop"]
+    too_long: Literal["error", "drop", "split"]
+    loss_on: Literal["assistant", "last_turn"] = "assistant"
+    dtype: Dtype | None = None
+    """Of a full fine-tune's weights as written."""
     seed: int
     micro_batch_halvings: int = 0
     """How often the rows of one forward pass are halved; set for an attempt, never planned."""
@@ -81,8 +95,10 @@ class MergeSettings(Settings):
 
     kind: Literal["merge"] = "merge"
     merge: MergeSpec
-    load_in: Literal["nf4"] | None
+    load_in: LoadIn | None
     """How the base was held while training; the distance to that model is reported."""
+    contract: ContractSettings | None = None
+    """For an adapter that brings no prompt contract of its own."""
 
 
 class QuantizeSettings(Settings):
@@ -107,6 +123,8 @@ class InferSettings(Settings):
     dtype: Dtype
     nll: bool
     contract: ContractSettings
+    base_load_in: LoadIn | None = None
+    """How to hold the base of an adapter that is judged unmerged."""
     seed: int | None
     """Picks the few-shot examples; None for the contract's form."""
 
@@ -127,6 +145,7 @@ StageSettings = Annotated[
     FetchModelSettings
     | FetchDataSettings
     | FetchTestSettings
+    | FetchAdapterSettings
     | FinetuneSettings
     | MergeSettings
     | QuantizeSettings
@@ -138,12 +157,30 @@ UNKEYED: Final[frozenset[str]] = frozenset(
     {
         "finetune.micro_batch_size",
         "finetune.gradient_checkpointing",
+        "finetune.init_adapter",  # the key of that input says which one it really is
         "micro_batch_halvings",
         "quantize.name",
     }
 )
 """Settings that cannot change the result: memory and naming."""
 
-NEUTRAL: Final[Mapping[str, JsonValue]] = {}
+NEUTRAL: Final[Mapping[str, JsonValue]] = {
+    "contract": None,
+    "contract.format": "prompt_completion",
+    "contract.chat_template": "tokenizer",
+    "text_field": None,
+    "loss_on": "assistant",
+    "dtype": None,
+    "base_load_in": None,
+    "finetune.adapter": None,
+    "finetune.use_rslora": False,
+    "finetune.use_dora": False,
+    "finetune.modules_to_save": [],
+    "finetune.neftune_noise_alpha": None,
+    "finetune.packing": False,
+    "finetune.early_stopping_patience": None,
+    "finetune.early_stopping_threshold": 0.0,
+    "finetune.tf32": None,
+}
 """Settings added after stages were committed without them, with the value that means what
 those stages did; so an upgrade of modelmill invalidates nothing."""

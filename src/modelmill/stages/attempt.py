@@ -18,6 +18,7 @@ from modelmill.spec.names import MEASUREMENTS, Kind
 from modelmill.spec.plan import Plan, Stage, StageInput
 from modelmill.spec.records import Manifest, Measurements
 from modelmill.spec.settings import (
+    FetchAdapterSettings,
     FetchDataSettings,
     FetchModelSettings,
     FetchTestSettings,
@@ -49,6 +50,7 @@ MODULES: Final[Mapping[Kind, str]] = {
     "fetch-model": "modelmill.stages.fetch",
     "fetch-data": "modelmill.stages.fetch",
     "fetch-test": "modelmill.stages.fetch",
+    "fetch-adapter": "modelmill.stages.fetch",
     "finetune": "modelmill.stages.finetune",
     "merge": "modelmill.stages.merge",
     "quantize": "modelmill.stages.quantize",
@@ -158,9 +160,9 @@ def _pull_inputs(given: Assignment, inputs: Mapping[str, Committed], pulse: Live
 
 def _check_safety(kind: Kind, folder: Path, pulse: LivePulse) -> None:
     """Look at what a model library is about to read, before any is imported."""
-    if kind == "finetune":
-        notes = check_adapter(folder / "adapter")
-    elif kind in ("fetch-model", "merge", "quantize"):
+    if kind in ("finetune", "fetch-adapter") and (folder / "adapter").is_dir():
+        notes = check_adapter(folder, "adapter")
+    elif kind in ("fetch-model", "finetune", "merge", "quantize"):
         notes = check_model(folder)
     else:
         return
@@ -180,7 +182,11 @@ def _wanted_bytes(stage: Stage, role: str, committed: Committed) -> int:
 def _sources(stage: Stage) -> Mapping[str, Pin]:
     """Name the outside sources of a fetch stage, by the role its function knows them by."""
     match stage.settings:
-        case FetchModelSettings(source=pin) | FetchTestSettings(test=pin):
+        case (
+            FetchModelSettings(source=pin)
+            | FetchAdapterSettings(source=pin)
+            | FetchTestSettings(test=pin)
+        ):
             return {"source": pin}
         case FetchDataSettings(train=pin, eval_source=None):
             return {"source": pin}

@@ -13,27 +13,28 @@ from pathlib import Path
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from modelmill.spec.errors import DataError
-from modelmill.spec.names import FINGERPRINTS, MEASUREMENTS
-from modelmill.spec.records import DataFetched, ModelFetched, Row
-from modelmill.spec.settings import FetchDataSettings, FetchModelSettings, FetchTestSettings
-from modelmill.stages.rows import (
-    duplicates,
-    fingerprints,
-    overlap,
-    read_rows,
-    split_rows,
-    write_rows,
+from modelmill.spec.names import FINGERPRINTS, MEASUREMENTS, NEAR_PRINTS, PROMPT
+from modelmill.spec.records import AdapterFetched, DataFetched, ModelFetched, Row
+from modelmill.spec.settings import (
+    FetchAdapterSettings,
+    FetchDataSettings,
+    FetchModelSettings,
+    FetchTestSettings,
 )
+from modelmill.stages.formats import row_maker, row_needs
+from modelmill.stages.likeness import duplicates, fingerprints, overlap
+from modelmill.stages.rows import read_rows, split_rows, write_rows
 from modelmill.stages.stage import Folders, Outcome, Pulse
-from modelmill.store.safety import check_model, read_safetensors_header
+from modelmill.stages.tables import Table
+from modelmill.store.safety import check_adapter, check_model, read_safetensors_header
 
 
 def run(
-    settings: FetchModelSettings | FetchDataSettings | FetchTestSettings,
+    settings: FetchModelSettings | FetchDataSettings | FetchTestSettings | FetchAdapterSettings,
     folders: Folders,
     pulse: Pulse,
 ) -> Outcome:
-    """Fetch a model, training rows or test rows."""
+    """Fetch a model, an adapter, training rows or test rows."""
     match settings:
         case FetchModelSettings():
             return _fetch_model(folders, pulse)
@@ -41,6 +42,8 @@ def run(
             return _fetch_data(settings, folders, pulse)
         case FetchTestSettings():
             return _fetch_test(settings, folders, pulse)
+        case FetchAdapterSettings():
+            return _fetch_adapter(folders, pulse)
 
 
 def _fetch_model(folders: Folders, pulse: Pulse) -> Outcome:
@@ -87,23 +90,79 @@ def _read_config(path: Path) -> _Config:
     try:
         return _Config.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        reason = ": ".join([*map(str, first["loc"]), first["msg"]])
         raise DataError(
-            f"config.json does not describe a model ({reason})",
+            f"config.json does not describe a model ({_reason(error)})",
             at="config.json",
             fix="copy or save the model again",
         ) from error
 
 
+def _reason(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return ": ".join([*map(str, first["loc"]), first["msg"]])
+
+
+def _fetch_adapter(folders: Folders, pulse: Pulse) -> Outcome:
+    """Take a PEFT folder, or what a fine-tune of ours has committed."""
+    source = folders.inputs["source"]
+    with pulse.part("work"):
+        inner = "adapter" if (source / "adapter").is_dir() else ""
+        for note in check_adapter(source, inner):
+            pulse.warn(note)
+        weights = source / inner
+        config = _read_adapter_config(weights / "adapter_config.json")
+        tensors = read_safetensors_header(weights / "adapter_model.safetensors").values()
+    with pulse.part("save"):
+        for name in ("adapter_config.json", "adapter_model.safetensors"):
+            _place(weights / name, folders.output / "adapter" / name)
+        if (source / PROMPT).is_file():
+            _place(source / PROMPT, folders.output / PROMPT)
+            for path in sorted((source / "tokenizer").rglob("*")):
+                _place(path, folders.output / path.relative_to(source))
+    return Outcome(
+        AdapterFetched(
+            r=config.r,
+            targets=tuple(sorted(config.target_modules))
+            if isinstance(config.target_modules, tuple)
+            else (config.target_modules,),
+            parameters=sum(tensor.elements for tensor in tensors),
+            size_bytes=(weights / "adapter_model.safetensors").stat().st_size,
+        )
+    )
+
+
+class _AdapterConfig(BaseModel):
+    """What of an adapter's config is looked at here."""
+
+    peft_type: str
+    r: int
+    target_modules: tuple[str, ...] | str
+
+
+def _read_adapter_config(path: Path) -> _AdapterConfig:
+    try:
+        config = _AdapterConfig.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise DataError(
+            f"adapter_config.json does not describe a LoRA adapter ({_reason(error)})",
+            at="adapter_config.json",
+            fix="name the folder that PEFT's save_pretrained wrote",
+        ) from error
+    if config.peft_type != "LORA":
+        raise DataError(
+            f"The adapter is of the kind {config.peft_type}; only LORA can be merged",
+            at="adapter_config.json",
+            fix="train a LoRA adapter, or merge this one with PEFT and name the merged model",
+        )
+    return config
+
+
 def _fetch_data(settings: FetchDataSettings, folders: Folders, pulse: Pulse) -> Outcome:
     with pulse.part("work"):
-        train = read_rows(_only_file(folders.inputs["source"]), settings.template, "data.train")
+        train = _read(settings, folders.inputs["source"], "data.train")
         evaluation: tuple[Row, ...] = ()
         if settings.eval_source is not None:
-            evaluation = read_rows(
-                _only_file(folders.inputs["eval"]), settings.template, "data.eval"
-            )
+            evaluation = _read(settings, folders.inputs["eval"], "data.eval")
         elif settings.eval_share is not None:
             train, evaluation = split_rows(train, settings.eval_share, settings.seed)
     return _write({"train": train, "eval": evaluation}, folders, pulse)
@@ -111,8 +170,16 @@ def _fetch_data(settings: FetchDataSettings, folders: Folders, pulse: Pulse) -> 
 
 def _fetch_test(settings: FetchTestSettings, folders: Folders, pulse: Pulse) -> Outcome:
     with pulse.part("work"):
-        test = read_rows(_only_file(folders.inputs["source"]), settings.template, "data.test")
+        test = _read(settings, folders.inputs["source"], "data.test")
     return _write({"test": test}, folders, pulse)
+
+
+def _read(
+    settings: FetchDataSettings | FetchTestSettings, folder: Path, asked: str
+) -> tuple[Row, ...]:
+    text_field = settings.text_field
+    make = row_maker(settings.format, settings.template, text_field)
+    return read_rows(_table(folder, asked), make, row_needs(settings.format, text_field))
 
 
 def _write(splits: Mapping[str, Sequence[Row]], folders: Folders, pulse: Pulse) -> Outcome:
@@ -123,7 +190,10 @@ def _write(splits: Mapping[str, Sequence[Row]], folders: Folders, pulse: Pulse) 
         document: Mapping[str, JsonValue] = {name: list(each) for name, each in prints.items()}
         (folders.output / FINGERPRINTS).write_text(json.dumps(document), encoding="utf-8")
     repeated = {name: duplicates(rows) for name, rows in splits.items()}
-    shared = {"train/eval": overlap(prints["eval"], prints["train"])} if "eval" in prints else {}
+    shared, near = {}, {}
+    if "eval" in splits:
+        shared["train/eval"] = overlap(prints["eval"], prints["train"])
+        near["train/eval"] = overlap(prints[f"{NEAR_PRINTS}/eval"], prints[f"{NEAR_PRINTS}/train"])
     for name, count in repeated.items():
         if count:
             pulse.warn(f"{count} of {len(splits[name])} {name} rows repeat an earlier row")
@@ -134,8 +204,17 @@ def _write(splits: Mapping[str, Sequence[Row]], folders: Folders, pulse: Pulse) 
             rows={name: len(rows) for name, rows in splits.items()},
             duplicates=repeated,
             overlap=shared,
+            near_overlap=near,
+            near_duplicates={
+                name: len(rows) - len(prints[f"{NEAR_PRINTS}/{name}"])
+                for name, rows in splits.items()
+            },
         )
     )
+
+
+def _table(folder: Path, asked: str) -> Table:
+    return Table([_only_file(folder)], asked)
 
 
 def _only_file(folder: Path) -> Path:

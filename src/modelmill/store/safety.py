@@ -81,8 +81,12 @@ def check_model(folder: Path) -> tuple[str, ...]:
     return notes
 
 
-def check_adapter(folder: Path) -> tuple[str, ...]:
+def check_adapter(folder: Path, inner: str = "") -> tuple[str, ...]:
     """Refuse an adapter folder for the reasons `check_model` has, config and tokenizer aside.
+
+    Args:
+        folder: all of it is looked at; a private copy.
+        inner: where in it the adapter itself lies.
 
     Returns:
         Sentences about what was removed from this private copy.
@@ -93,8 +97,8 @@ def check_adapter(folder: Path) -> tuple[str, ...]:
     """
     notes = _check_files(folder)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / name).is_file():
-            raise _missing(folder, name)
+        if not (folder / inner / name).is_file():
+            raise _missing(folder / inner, name)
     return notes
 
 

@@ -6,28 +6,31 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import JsonValue
 
 from modelmill.spec.data import TemplateSpec
 from modelmill.spec.errors import DataError
 from modelmill.spec.records import Row
-from modelmill.stages.rows import (
+from modelmill.stages.formats import row_maker, row_needs
+from modelmill.stages.likeness import (
     duplicates,
     fingerprint,
-    load_rows,
+    fingerprints,
+    near_fingerprint,
     overlap,
-    read_rows,
-    split_rows,
-    write_rows,
 )
+from modelmill.stages.rows import load_rows, read_rows, split_rows, write_rows
+from modelmill.stages.tables import Table
 
 TEMPLATE = TemplateSpec(prompt="Q: {question}\n", completion="{answer}")
+MAKE = row_maker("prompt_completion", TEMPLATE, None)
 
 
 def rows_from(tmp_path: Path, *lines: str | bytes) -> tuple[Row, ...]:
     """Read lines as a file of rows."""
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"\n".join(x if isinstance(x, bytes) else x.encode() for x in lines))
-    return read_rows(path, TEMPLATE, "data.train")
+    return read_rows(Table([path], "data.train"), MAKE, row_needs("prompt_completion", None))
 
 
 def test_rows_are_rendered_and_keep_their_numbers(tmp_path: Path) -> None:
@@ -105,6 +108,29 @@ def test_fingerprint_ignores_case_and_spacing_only() -> None:
     """What reads the same is the same; what differs in a word is not."""
     assert fingerprint("How  many\nRows") == fingerprint("how many rows ")
     assert fingerprint("how many rows") != fingerprint("how many row")
+
+
+def test_near_fingerprint_ignores_numbers_order_and_punctuation() -> None:
+    """Questions of one pattern are near duplicates; another word makes another question."""
+    assert near_fingerprint("How many rows, before 1999?") == near_fingerprint(
+        "before 7 how many ROWS"
+    )
+    assert near_fingerprint("how many rows") != near_fingerprint("how many columns")
+
+
+def test_fingerprints_know_prompts_and_fields_by_split() -> None:
+    """A schema that stands in two splits is found whatever is asked about it."""
+    fields: list[dict[str, JsonValue]] = [{"schema": "CREATE t", "n": 1}, {"schema": "create  T"}]
+    train = [row(n, f"q{n}").model_copy(update={"fields": each}) for n, each in enumerate(fields)]
+    test = [row(0, "q1").model_copy(update={"fields": fields[0]})]
+    prints = fingerprints({"train": train, "test": test})
+    assert set(prints) == {
+        *("train", "near/train", "field/schema/train"),
+        *("test", "near/test", "field/schema/test"),
+    }
+    assert len(prints["train"]) == 2
+    assert prints["field/schema/train"] == prints["field/schema/test"]
+    assert overlap(prints["test"], prints["train"]) == 1
 
 
 def test_duplicates_and_overlap_are_counted() -> None:

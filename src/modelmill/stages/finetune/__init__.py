@@ -1,20 +1,28 @@
-"""Fine-tune a base model: rows in, an adapter and the prompt contract out.
+"""Fine-tune a base model: rows in, an adapter or a model and the prompt contract out.
 
-Says in which order things happen; `examples` knows rows, `training` knows the trainer.
+Says in which order things happen; `examples` knows rows, `learner` what is trained and
+`training` the trainer.
 """
 
 import logging
 
-from modelmill.models.adapter import choose_targets, save_adapter
+import torch
+from transformers import PreTrainedModel, set_seed
+
+from modelmill.models.adapter import choose_targets, fresh_adapter, open_adapter
 from modelmill.models.guard import check_vocabulary
 from modelmill.models.open import open_model, open_tokenizer
-from modelmill.models.precision import choose_precision
+from modelmill.models.precision import choose_precision, name_of
 from modelmill.models.probe import save_probe
 from modelmill.models.prompt import contract_for, contract_into_tokenizer, save_contract
 from modelmill.models.weights import make_readable
 from modelmill.spec.records import Finetuned
 from modelmill.spec.settings import FinetuneSettings
+from modelmill.stages.finetune import learner
 from modelmill.stages.finetune.examples import read_examples
+from modelmill.stages.finetune.learner import Learner
+from modelmill.stages.finetune.lengths import histogram
+from modelmill.stages.finetune.packed import refuse_leaks
 from modelmill.stages.finetune.training import Training, present_device, train
 from modelmill.stages.stage import Folders, Outcome, Pulse
 
@@ -22,47 +30,54 @@ logger = logging.getLogger(__name__)
 
 
 def run(settings: FinetuneSettings, folders: Folders, pulse: Pulse) -> Outcome:
-    """Train an adapter on `data/train.jsonl`, keeping the weights that score best on eval.
+    """Train on `data/train.jsonl`, keeping the weights that score best on eval.
 
-    Writes `adapter/`, `tokenizer/`, `prompt.json` and `probe.jsonl`.
+    Writes `adapter/`, `tokenizer/`, `prompt.json` and `probe.jsonl`; of a full fine-tune a
+    model that needs nothing else.
 
     Raises:
         DataError: rows are too long or none is left, the model's files are not sound, or
             the loss is not a number.
-        SpecError: a target module does not exist.
+        SpecError: a target module does not exist, or packed rows would see each other.
         DoesNotFit: GPU memory is too small for one micro-batch.
     """
-    base = folders.inputs["model"]
+    base, spec = folders.inputs["model"], settings.finetune
     with pulse.part("load"):
         tokenizer = open_tokenizer(base)
         contract = contract_for(base, tokenizer, settings.contract)
-        examples = read_examples(folders.inputs["data"], tokenizer, contract, settings.too_long)
+        examples = read_examples(folders.inputs["data"], tokenizer, contract, settings)
         device = present_device()
-        dtype, reason = choose_precision(settings.finetune.precision, device)
-        logger.info("precision %s: %s", str(dtype).removeprefix("torch."), reason)
-        model = open_model(base, dtype=dtype, device=device, load_in=settings.finetune.load_in)
-        check_vocabulary(model, max(contract.pad, examples.highest_id), str(base))
-        targets = choose_targets(model, settings.finetune.target_modules)
+        dtype, reason = choose_precision(spec.precision, device)
+        logger.info("precision %s: %s", name_of(dtype), reason)
+        if spec.tf32 and device.type == "cpu":
+            pulse.warn("finetune.tf32 has no meaning on a CPU")
+        # All weights are trained in float32, whatever is computed in: 16 bits lose small steps.
+        held = torch.float32 if spec.method == "full" else dtype
+        opened = open_model(base, dtype=held, device=device, load_in=spec.load_in)
+        check_vocabulary(opened, max(contract.pad, examples.highest_id), str(base))
+        if spec.packing:
+            refuse_leaks(opened, [row.input_ids for row in examples.train])
+        set_seed(settings.seed)
+        learning = _learner(opened, settings, folders)
     training = Training(
-        finetune=settings.finetune,
+        finetune=spec,
         seed=settings.seed,
-        targets=targets,
+        max_length=contract.max_length,
         pad=contract.pad,
         dtype=dtype,
         device=device,
         scratch=folders.resume,
         halvings=settings.micro_batch_halvings,
+        head_is_trained=learning.head_is_trained,
     )
     with pulse.part("work"):
-        trained = train(model, examples, training, pulse)
+        trained = train(learning.model, examples, training, pulse)
     with pulse.part("save"):
-        save_adapter(trained.model, folders.output / "adapter")
-        contract_into_tokenizer(contract, tokenizer, model.generation_config)
-        tokenizer.save_pretrained(folders.output / "tokenizer")
+        contract_into_tokenizer(contract, tokenizer, opened.generation_config)
+        learning.save(folders.output, tokenizer)
         save_contract(contract, folders.output)
         save_probe((*examples.eval, *examples.train), folders.output)
         make_readable(folders.output)
-    precision = str(dtype).removeprefix("torch.")
     return Outcome(
         figures=Finetuned(
             steps=trained.steps,
@@ -71,18 +86,33 @@ def run(settings: FinetuneSettings, folders: Folders, pulse: Pulse) -> Outcome:
             too_long=examples.too_long,
             tokens=trained.tokens,
             trainable_parameters=trained.trainable_parameters,
-            parameters=trained.parameters,
+            parameters=learning.parameters,
             micro_batch_size=trained.micro_batch_size,
-            precision=precision,
+            precision=name_of(dtype),
             precision_reason=reason,
             best_step=trained.best_step,
             best_eval_loss=trained.best_eval_loss,
             curve=trained.curve,
+            packed_to=trained.sequences if spec.packing else None,
+            stopped_early=trained.stopped_early,
+            lengths=histogram(examples.lengths),
+            max_length=contract.max_length,
         ),
         effective={
-            "precision": precision,
+            "precision": name_of(dtype),
             "precision_reason": reason,
             "micro_batch_size": trained.micro_batch_size,
-            "target_modules": list(targets),
+            **learning.effective,
         },
     )
+
+
+def _learner(opened: PreTrainedModel, settings: FinetuneSettings, folders: Folders) -> Learner:
+    spec = settings.finetune
+    if spec.method == "full":
+        return learner.whole_model(opened, settings.dtype or "bfloat16")
+    if spec.init_adapter is not None:
+        first, _ = open_adapter(opened, folders.inputs["adapter"] / "adapter", is_trained=True)
+        return learner.adapter(first)
+    targets = choose_targets(opened, spec)
+    return learner.adapter(fresh_adapter(opened, spec, targets))

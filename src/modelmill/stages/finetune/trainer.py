@@ -22,6 +22,8 @@ class Trainer(SFTTrainer):
 
     tokens = 0
     """Seen in training so far, without padding."""
+    head_is_trained = False
+    """TRL's loss reads the head's own weight and passes by an adapter on it."""
 
     def compute_loss(
         self,
@@ -31,10 +33,12 @@ class Trainer(SFTTrainer):
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Sum the loss over all labels and divide by their number in the whole batch."""
-        if model.training:
-            self.tokens += int(inputs["attention_mask"].sum())
+        # Packed rows have places instead of a mask: there is no padding.
+        mask, places = inputs.get("attention_mask"), inputs.get("position_ids")
         labels = inputs["labels"]
-        if labels.device.type != "cpu":
+        if model.training:
+            self.tokens += labels.numel() if mask is None else int(mask.sum())
+        if labels.device.type != "cpu" and not self.head_is_trained:
             loss: torch.Tensor = super().compute_loss(
                 model, inputs, return_outputs, num_items_in_batch
             )
@@ -45,8 +49,9 @@ class Trainer(SFTTrainer):
         targets = targets[:, first:]
         logits = model(
             input_ids=inputs["input_ids"],
-            attention_mask=inputs["attention_mask"],
-            logits_to_keep=torch.arange(first, labels.shape[1] - 1),
+            attention_mask=mask,
+            position_ids=places,
+            logits_to_keep=torch.arange(first, labels.shape[1] - 1, device=labels.device),
             use_cache=False,
         ).logits
         total = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")

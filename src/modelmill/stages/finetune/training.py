@@ -1,26 +1,18 @@
 """One training run with TRL's trainer: our token ids, our masks, our best weights.
 
-Knows the trainer; must not know rows as text, nor what is written where.
+Knows the trainer; must not know rows as text, nor what is trained, nor what is written where.
 """
 
 import gc
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import (
-    PreTrainedModel,
-    PrinterCallback,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-    set_seed,
-)
+from peft import PeftModel
+from transformers import PreTrainedModel, PrinterCallback
+from trl.data_utils import pack_dataset
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
@@ -30,6 +22,7 @@ from modelmill.spec.finetune import FinetuneSpec
 from modelmill.spec.records import CurvePoint
 from modelmill.stages.finetune.examples import Examples
 from modelmill.stages.finetune.trainer import IGNORED, Trainer
+from modelmill.stages.finetune.watch import LOWER, Watch, kept, put_back, trainable
 from modelmill.stages.stage import Pulse
 
 CPU_ROWS = 4
@@ -52,25 +45,28 @@ class Training:
 
     finetune: FinetuneSpec
     seed: int
-    targets: tuple[str, ...]
+    max_length: int
     pad: int
     dtype: torch.dtype
     device: torch.device
     scratch: Path
     halvings: int = 0
     """Of the micro-batch, from the start: attempts before this one were killed for memory."""
+    head_is_trained: bool = False
+    """Whether the output head has an adapter or is trained itself."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A model with its best adapter, and how it got there."""
+    """How a model got its best weights, which it has now."""
 
-    model: PeftModel
     steps: int
     tokens: int
     trainable_parameters: int
-    parameters: int
     micro_batch_size: int
+    sequences: int
+    """Of a pass over the data: rows, or what they were packed to."""
+    stopped_early: bool
     best_step: int | None
     best_eval_loss: float | None
     curve: tuple[CurvePoint, ...]
@@ -103,31 +99,35 @@ def _divisor(number: int, limit: int) -> int:
     return max(each for each in range(1, max(1, limit) + 1) if number % each == 0)
 
 
-def train(base: PreTrainedModel, examples: Examples, training: Training, pulse: Pulse) -> Trained:
-    """Put an adapter on the base and train it; the result has the best weights in it.
+def train(
+    model: PreTrainedModel | PeftModel, examples: Examples, training: Training, pulse: Pulse
+) -> Trained:
+    """Train what of the model wants gradients; the model has the best weights afterwards.
 
-    Equal inputs give equal adapters on one CPU.  Where GPU memory is too small it begins again
+    Equal inputs give equal weights on one CPU.  Where GPU memory is too small it begins again
     with half the rows at a time, twice at most; the batch, and so the result, is the same.
 
     Raises:
         DataError: the loss or a weight stopped being a number.
         DoesNotFit: GPU memory is too small even so.
     """
-    set_seed(training.seed)
-    adapted = get_peft_model(base, _lora(training))
     longest = max(len(row.input_ids) for row in (*examples.train, *examples.eval))
-    first = {name: each.detach().clone() for name, each in _trainable(adapted).items()}
+    if training.finetune.packing:
+        longest = training.max_length
+    # A copy of a whole model is made only where there may be a second try: of GPU memory.
+    is_small = isinstance(model, PeftModel)
+    first = kept(model) if is_small or training.device.type == "cuda" else None
     for halvings in range(training.halvings, training.halvings + HALVINGS + 1):
         micro_batch = micro_batch_size(training, longest, halvings)
-        trained = _train_with(micro_batch, adapted, examples, training, pulse)
+        trained = _train_with(micro_batch, model, examples, training, pulse)
         if trained is not None:
             return trained
-        if micro_batch == 1 or halvings == training.halvings + HALVINGS:
+        if first is None or micro_batch == 1 or halvings == training.halvings + HALVINGS:
             break
         pulse.warn(f"GPU memory is too small for {micro_batch} rows at a time; taking half of them")
         gc.collect()  # the trainer and its optimizer are a cycle
         torch.cuda.empty_cache()
-        _put_back(first, adapted)
+        put_back(first, model)
     raise DoesNotFit(
         f"GPU memory is too small for {micro_batch} rows of up to {longest} tokens",
         fix="set finetune.micro_batch_size lower, or finetune.gradient_checkpointing: true",
@@ -135,53 +135,53 @@ def train(base: PreTrainedModel, examples: Examples, training: Training, pulse: 
 
 
 def _train_with(
-    micro_batch: int, adapted: PeftModel, examples: Examples, training: Training, pulse: Pulse
+    micro_batch: int,
+    model: PreTrainedModel | PeftModel,
+    examples: Examples,
+    training: Training,
+    pulse: Pulse,
 ) -> Trained | None:
     """Train with so many rows at a time; None where GPU memory is too small for them."""
-    watch = _Watch(pulse)
+    spec = training.finetune
+    watch = Watch(pulse, spec.early_stopping_patience, spec.early_stopping_threshold)
+    rows = dataset_of(examples.train)
+    if spec.packing:
+        rows = pack_dataset(rows, training.max_length, strategy="bfd")
     trainer = Trainer(
-        model=adapted,
+        model=model,
         args=_arguments(training, micro_batch, has_eval=bool(examples.eval)),
-        train_dataset=dataset_of(examples.train),
+        train_dataset=rows,
         eval_dataset=dataset_of(examples.eval) if examples.eval else None,
         # A collator of our own pads with the contract's id and masks by length, so that a
         # pad that equals EOS takes no EOS out of the loss.
-        data_collator=DataCollatorForLanguageModeling(pad_token_id=training.pad),
+        data_collator=DataCollatorForLanguageModeling(
+            pad_token_id=training.pad, padding_free=spec.packing
+        ),
         callbacks=[watch],
     )
+    trainer.head_is_trained = training.head_is_trained
     trainer.remove_callback(PrinterCallback)
     # The trainer casts a quantized model's adapter to bfloat16, whose 8 bits lose small
     # optimizer updates; on an unquantized base it keeps float32, and so do we.
-    for weight in _trainable(adapted).values():
+    for weight in trainable(model).values():
         weight.data = weight.data.float()
     try:
         trainer.train()
     except torch.OutOfMemoryError:
         return None
     if watch.best is not None:  # without an eval split the last weights are the best
-        _put_back(watch.best.weights, adapted)
-    _check_learned(adapted)
+        put_back(watch.best.weights, model)
+    _check_learned(trainable(model))
     return Trained(
-        model=adapted,
         steps=trainer.state.global_step,
         tokens=trainer.tokens,
-        trainable_parameters=sum(each.numel() for each in _trainable(adapted).values()),
-        parameters=adapted.get_base_model().num_parameters(),
+        trainable_parameters=sum(each.numel() for each in trainable(model).values()),
         micro_batch_size=micro_batch,
-        best_step=watch.best_step,
-        best_eval_loss=watch.best_eval_loss,
+        sequences=len(rows),
+        stopped_early=watch.has_stopped_early,
+        best_step=None if watch.best is None else watch.best.step,
+        best_eval_loss=None if watch.best is None else watch.best.loss,
         curve=tuple(watch.curve),
-    )
-
-
-def _lora(training: Training) -> LoraConfig:
-    return LoraConfig(
-        r=training.finetune.r,
-        lora_alpha=training.finetune.lora_alpha,
-        lora_dropout=training.finetune.lora_dropout,
-        target_modules=list(training.targets),
-        bias="none",
-        task_type="CAUSAL_LM",
     )
 
 
@@ -201,6 +201,8 @@ def _arguments(training: Training, micro_batch: int, *, has_eval: bool) -> SFTCo
         per_device_train_batch_size=micro_batch,
         per_device_eval_batch_size=EVAL_ROWS,
         gradient_accumulation_steps=spec.batch_size // micro_batch,
+        neftune_noise_alpha=spec.neftune_noise_alpha,
+        tf32=None if on_cpu else spec.tf32,
         activation_checkpointing=spec.gradient_checkpointing,
         bf16=training.dtype == torch.bfloat16,
         fp16=training.dtype == torch.float16,
@@ -223,136 +225,29 @@ def _arguments(training: Training, micro_batch: int, *, has_eval: bool) -> SFTCo
 
 
 def dataset_of(rows: Sequence[EncodedRow]) -> Dataset:
-    """Turn rows into what the collator takes: ids, and labels that ignore the prompt."""
+    """Turn rows into what the collator takes: ids, and labels that ignore what is not learned."""
     return Dataset.from_dict(
-        {
-            "input_ids": [row.input_ids for row in rows],
-            "labels": [
-                [IGNORED] * row.prompt_length + row.input_ids[row.prompt_length :] for row in rows
-            ],
-        }
+        {"input_ids": [row.input_ids for row in rows], "labels": [labels_of(row) for row in rows]}
     )
 
 
-def _trainable(model: PeftModel) -> dict[str, torch.nn.Parameter]:
-    return {name: each for name, each in model.named_parameters() if each.requires_grad}
-
-
-def _put_back(weights: Mapping[str, torch.Tensor], model: PeftModel) -> None:
-    for name, weight in _trainable(model).items():
-        weight.data.copy_(weights[name])
-
-
-def _check_learned(model: PeftModel) -> None:
-    weights = _trainable(model)
+def _check_learned(weights: Mapping[str, torch.Tensor]) -> None:
     broken = [name for name, each in weights.items() if not each.isfinite().all()]
     if broken:
         raise DataError(
-            f"{len(broken)} adapter weights are not numbers after training, first {broken[0]}",
-            fix=_LOWER,
+            f"{len(broken)} weights are not numbers after training, first {broken[0]}", fix=LOWER
         )
-    if not any(each.any() for name, each in weights.items() if ".lora_B." in name):
+    adapted = [each for name, each in weights.items() if ".lora_B." in name]
+    if adapted and not any(each.any() for each in adapted):
         raise DataError(
             "the adapter learned nothing: every lora_B is still zero",
             fix="train for more steps; a step of warm-up has a learning rate of 0",
         )
 
 
-_LOWER = "lower finetune.learning_rate, or set finetune.precision: float32"
-
-
-@dataclass
-class _Best:
-    step: int
-    loss: float
-    weights: dict[str, torch.Tensor]
-
-
-@dataclass
-class _Watch(TrainerCallback):
-    """Shows progress, keeps the curve and the best weights, and stops at a loss of nan."""
-
-    pulse: Pulse
-    curve: list[CurvePoint] = field(default_factory=list)
-    best: _Best | None = None
-    note: str = ""
-
-    @property
-    def best_step(self) -> int | None:
-        return None if self.best is None else self.best.step
-
-    @property
-    def best_eval_loss(self) -> float | None:
-        return None if self.best is None else self.best.loss
-
-    def on_substep_end(
-        self,
-        args: TrainingArguments,  # noqa: ARG002 - the trainer calls by name
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **_: object,
-    ) -> None:
-        self._show(state)
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **_: object,
-    ) -> None:
-        if state.global_step >= state.max_steps and args.eval_strategy != "no":
-            control.should_evaluate = True  # the last weights may be the best
-        self._show(state)
-
-    def on_log(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        logs: dict[str, float],
-        **_: object,
-    ) -> None:
-        loss, eval_loss = logs.get("loss"), logs.get("eval_loss")
-        for value in (loss, eval_loss):
-            if value is not None and not math.isfinite(value):
-                raise DataError(f"the loss is {value} at step {state.global_step}", fix=_LOWER)
-        if loss is not None:
-            self.note = f"loss {loss:.3f}"
-        if loss is not None or eval_loss is not None:
-            self.curve.append(
-                CurvePoint(
-                    step=state.global_step,
-                    epoch=state.epoch or 0.0,
-                    loss=loss,
-                    eval_loss=eval_loss,
-                    learning_rate=logs.get("learning_rate"),
-                )
-            )
-        self._show(state)
-
-    def on_prediction_step(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **_: object,
-    ) -> None:
-        self._show(state)
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        model: PeftModel,
-        metrics: dict[str, float],
-        **_: object,
-    ) -> None:
-        loss = metrics["eval_loss"]
-        if self.best is None or loss < self.best.loss:
-            weights = {name: each.detach().clone() for name, each in _trainable(model).items()}
-            self.best = _Best(state.global_step, loss, weights)
-
-    def _show(self, state: TrainerState) -> None:
-        self.pulse.progress(state.global_step, state.max_steps, "steps", self.note)
+def labels_of(row: EncodedRow) -> list[int]:
+    """Repeat the ids that are in the loss and ignore the others."""
+    labels = [IGNORED] * row.prompt_length + row.input_ids[row.prompt_length :]
+    for start, end in row.learned:
+        labels[start:end] = row.input_ids[start:end]
+    return labels

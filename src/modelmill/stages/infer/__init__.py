@@ -5,6 +5,7 @@ the last one.  Writes records that carry all that scoring needs; judges nothing.
 """
 
 from dataclasses import asdict
+from pathlib import Path
 
 import torch
 from pydantic import JsonValue
@@ -13,14 +14,14 @@ from modelmill.models.open import open_tokenizer
 from modelmill.models.prompt import contract_for
 from modelmill.models.weights import weight_bytes
 from modelmill.spec.errors import DataError
-from modelmill.spec.names import PREDICTIONS
+from modelmill.spec.names import PREDICTIONS, PROMPT
 from modelmill.spec.records import Inferred, Prediction
 from modelmill.spec.settings import InferSettings
 from modelmill.stages.infer.answering import Answerer
 from modelmill.stages.infer.batches import make_batches
 from modelmill.stages.infer.forms import ContractForm, Form, own_forms
 from modelmill.stages.infer.ledger import Ledger, write_predictions
-from modelmill.stages.infer.opened import DTYPES, open_any
+from modelmill.stages.infer.opened import DTYPES, Opened, open_any
 from modelmill.stages.infer.own_prompt import choose_form, choose_shots, judged_rows
 from modelmill.stages.rows import load_rows
 from modelmill.stages.stage import Folders, Outcome, Pulse
@@ -36,9 +37,14 @@ def run(settings: InferSettings, folders: Folders, pulse: Pulse) -> Outcome:
     with pulse.part("load"):
         rows = load_rows(folders.inputs["test"] / "test.jsonl")
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        opened = open_any(source, DTYPES[settings.dtype], device)
-        tokenizer = open_tokenizer(source)
-        contract = contract_for(source, tokenizer, settings.contract)
+        opened = _open(settings, folders, device)
+        # An adapter is asked as it was trained, if it says how.
+        told = folders.inputs.get("adapter", source)
+        teller = told / "tokenizer" if (told / "tokenizer").is_dir() else source
+        tokenizer = open_tokenizer(teller)
+        contract = contract_for(
+            told if (told / PROMPT).exists() else source, tokenizer, settings.contract
+        )
         answerer = Answerer(
             opened, tokenizer, contract, settings, ContractForm(contract, tokenizer)
         )
@@ -72,19 +78,35 @@ def run(settings: InferSettings, folders: Folders, pulse: Pulse) -> Outcome:
             quarantined=sum(bool(each.error) for each in predictions),
             generated_tokens=tokens,
             generate_seconds=ledger.generate_seconds,
-            tokens_per_second=tokens / ledger.generate_seconds,
+            tokens_per_second=tokens / ledger.generate_seconds if tokens else 0.0,
             engine=opened.engine,
             dtype=settings.dtype,
             device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
             batch_size=settings.batch_size,
             method=opened.method,
             bits=opened.bits,
-            size_bytes=weight_bytes(source),
+            size_bytes=sum(weight_bytes(each) for each in _weights(folders)),
             parameters=opened.parameters,
             prompt_form=answerer.form.name,
         ),
         effective=effective,
     )
+
+
+def _open(settings: InferSettings, folders: Folders, device: torch.device) -> Opened:
+    source, dtype = folders.inputs["model"], DTYPES[settings.dtype]
+    adapter = folders.inputs.get("adapter")
+    if adapter is None:
+        return open_any(source, dtype, device)
+    from modelmill.stages.infer.adapted import open_adapted  # PEFT takes seconds
+
+    return open_adapted(source, adapter / "adapter", dtype, device, settings.base_load_in)
+
+
+def _weights(folders: Folders) -> list[Path]:
+    """Name the folders of the files that hold the model's weights."""
+    adapter = folders.inputs.get("adapter")
+    return [folders.inputs["model"], *([] if adapter is None else [adapter / "adapter"])]
 
 
 def _own_form(

@@ -1,19 +1,22 @@
 """Answer rows with one opened model in one form; a row that cannot be answered says why."""
 
+import contextlib
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
 
-from modelmill.models.prompt import Contract, EncodedRow, encode_row
+from modelmill.models.chat import ChatTemplateError
+from modelmill.models.prompt import Contract, EncodedRow, encode_row, windows
 from modelmill.spec.records import Prediction, Row
 from modelmill.spec.settings import InferSettings
 from modelmill.stages.infer.forms import Form, cut
-from modelmill.stages.infer.generate import Generator
+from modelmill.stages.infer.generate import Answered, Generator
 from modelmill.stages.infer.likelihood import reference_nll
 from modelmill.stages.infer.opened import Opened
-from modelmill.stages.infer.prefix import Prefix, read_prefix
+from modelmill.stages.infer.prefix import NO_PREFIX, Prefix, read_prefix
 
 
 @dataclass(frozen=True)
@@ -48,25 +51,28 @@ class Answerer:
 
     def prepare(self, rows: Sequence[Row]) -> Prepared:
         """Tokenize the prompts and set aside those that the model cannot take."""
-        prompts = {row.row: self.form.encode(row.prompt) for row in rows}
-        problems = {row: self._problem(ids) for row, ids in prompts.items()}
+        prompts: dict[int, list[int]] = {}
+        problems: dict[int, str] = {}
+        for row in rows:
+            try:
+                prompts[row.row] = self.form.encode(row)
+                problems[row.row] = self._problem(prompts[row.row])
+            except ChatTemplateError as error:
+                problems[row.row] = str(error)
         answerable = {row: ids for row, ids in prompts.items() if not problems[row]}
         return Prepared(
             answerable,
             tuple(refuse(row, problems[row.row]) for row in rows if problems[row.row]),
-            read_prefix(self.opened.model, answerable.values()),
+            # Pieces of a text begin differently from texts.
+            NO_PREFIX
+            if any(row.is_text for row in rows)
+            else read_prefix(self.opened.model, answerable.values()),
         )
 
     def answer(self, rows: Sequence[Row], prepared: Prepared) -> tuple[list[Prediction], float]:
         """Answer one batch; returns its predictions and the seconds of pure generation."""
         ids = [prepared.prompts[row.row] for row in rows]
-        answered = Generator(
-            self.opened.model,
-            self.tokenizer,
-            self.contract,
-            self.settings.max_new_tokens,
-            self.form.stop_text,
-        ).answer(ids, prepared.prefix)
+        answered = self._answers(rows, ids, prepared.prefix)
         likelihoods = self._likelihoods(rows, ids, prepared.prefix)
         predictions = []
         for row, text, tokens in zip(rows, answered.texts, answered.tokens, strict=True):
@@ -88,23 +94,48 @@ class Answerer:
             )
         return predictions, answered.seconds
 
+    def _answers(self, rows: Sequence[Row], prompts: list[list[int]], prefix: Prefix) -> Answered:
+        if all(row.is_text for row in rows):  # nothing is asked
+            return Answered([""] * len(rows), [0] * len(rows), 0.0)
+        generator = Generator(
+            self.opened.model,
+            self.tokenizer,
+            self.contract,
+            self.settings.max_new_tokens,
+            self.form.stop_text,
+        )
+        return generator.answer(prompts, prefix)
+
     def _likelihoods(
         self, rows: Sequence[Row], prompts: Sequence[list[int]], prefix: Prefix
     ) -> dict[int, tuple[float, int]]:
         """Score the references, by row number; one that exceeds the model has no score."""
         if not self.settings.nll:
             return {}
-        encoded: dict[int, EncodedRow] = {}
+        pieces: list[tuple[int, EncodedRow]] = []
         for row, ids in zip(rows, prompts, strict=True):
-            alone = encode_row(self.contract, self.tokenizer, row.prompt, row.completion)
-            whole = EncodedRow([*ids, *alone.input_ids[alone.prompt_length :]], len(ids))
-            if self.opened.positions is None or len(whole.input_ids) <= self.opened.positions:
-                encoded[row.row] = whole
-        nlls = reference_nll(self.opened.model, list(encoded.values()), self.contract.pad, prefix)
-        return {
-            row: (nll, len(whole.input_ids) - whole.prompt_length)
-            for (row, whole), nll in zip(encoded.items(), nlls, strict=True)
-        }
+            with contextlib.suppress(ChatTemplateError):  # not every form's template refuses it
+                pieces += [(row.row, piece) for piece in self._pieces(row, ids)]
+        nlls = reference_nll(
+            self.opened.model, [piece for _, piece in pieces], self.contract.pad, prefix
+        )
+        sums: dict[int, float] = defaultdict(float)
+        tokens: dict[int, int] = defaultdict(int)
+        for (row_number, piece), nll in zip(pieces, nlls, strict=True):
+            count = len(piece.input_ids) - piece.prompt_length
+            sums[row_number] += nll * count
+            tokens[row_number] += count
+        return {each: (sums[each] / tokens[each], tokens[each]) for each in sums}
+
+    def _pieces(self, row: Row, prompt: list[int]) -> list[EncodedRow]:
+        """Put the reference behind the prompt in this form; a text is cut to what fits."""
+        alone = encode_row(self.contract, self.tokenizer, row)
+        positions = self.opened.positions
+        if row.is_text:
+            limit = self.contract.max_length
+            return windows(alone, limit if positions is None else min(limit, positions))
+        whole = EncodedRow([*prompt, *alone.input_ids[alone.prompt_length :]], len(prompt))
+        return [whole] if positions is None or len(whole.input_ids) <= positions else []
 
     def _problem(self, ids: list[int]) -> str:
         if not ids:

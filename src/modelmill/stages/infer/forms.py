@@ -10,8 +10,9 @@ from typing import Final, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from modelmill.models.prompt import Contract, encode_prompt
-from modelmill.spec.records import Row
+from modelmill.models.chat import choose_template, plain_ids, render
+from modelmill.models.prompt import Contract, encode_prompt, encode_text
+from modelmill.spec.records import Message, Row
 
 SEPARATOR: Final = "\n\n"
 """Between the examples of a few-shot prompt."""
@@ -35,8 +36,12 @@ class Form(Protocol):
         """Where it appears in an answer, the answer has ended."""
         ...
 
-    def encode(self, prompt: str) -> list[int]:
-        """Turn a row's prompt into ids."""
+    def encode(self, row: Row) -> list[int]:
+        """Turn what a row asks into ids.
+
+        Raises:
+            ChatTemplateError: the row's conversation does not fit the form's template.
+        """
         ...
 
 
@@ -54,9 +59,9 @@ class ContractForm:
         """No row of the training form is longer."""
         return self.contract.max_length
 
-    def encode(self, prompt: str) -> list[int]:
+    def encode(self, row: Row) -> list[int]:
         """Put BOS in front where the family uses it, and nothing else."""
-        return encode_prompt(self.contract, self.tokenizer, prompt)
+        return encode_prompt(self.contract, self.tokenizer, row)
 
 
 @dataclass(frozen=True)
@@ -68,12 +73,52 @@ class ChatForm:
     max_prompt_tokens: int | None = None
     stop_text: str | None = None
 
-    def encode(self, prompt: str) -> list[int]:
+    def encode(self, row: Row) -> list[int]:
         """Render the template up to where the model's turn begins."""
-        ids: list[int] = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], add_generation_prompt=True, return_dict=False
+        asked = row.messages[:-1] or (Message(role="user", content=row.prompt),)
+        template = choose_template(self.tokenizer, "tokenizer", None)
+        return plain_ids(self.tokenizer, render(self.tokenizer, template, asked, ask=True))
+
+
+@dataclass(frozen=True)
+class FewShotChatForm:
+    """A conversation after a few solved ones, as turns that came before it.
+
+    For a model without a template of its own: what it writes after its answer, the next
+    turn's beginning, ends it.
+    """
+
+    contract: Contract
+    tokenizer: PreTrainedTokenizerBase
+    shots: tuple[Row, ...]
+    max_prompt_tokens: int | None = None
+
+    @property
+    def name(self) -> str:
+        """`3-shot` for three examples."""
+        return f"{len(self.shots)}-shot"
+
+    @property
+    def stop_text(self) -> str | None:
+        """What the template puts between an answer and the next turn, as it is decoded."""
+        answered = (Message(role="user", content="a"), Message(role="assistant", content="b"))
+        template = self.contract.chat_template
+        whole = render(self.tokenizer, template, answered, ask=False)
+        more = render(self.tokenizer, template, (*answered, answered[0]), ask=False)
+        behind = whole.rpartition("b")[2] + more[len(whole) :].rpartition("a")[0]
+        ids = plain_ids(self.tokenizer, behind)
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True)).rstrip() or None
+
+    def encode(self, row: Row) -> list[int]:
+        """Render the examples' turns and the row's; its system turn comes first."""
+        turns = row.messages[:-1]
+        first = tuple(each for each in turns if each.role == "system")
+        solved = tuple(
+            each for shot in self.shots for each in shot.messages if each.role != "system"
         )
-        return ids
+        asked = (*first, *solved, *(each for each in turns if each.role != "system"))
+        text = render(self.tokenizer, self.contract.chat_template, asked, ask=True)
+        return encode_text(self.contract, self.tokenizer, text)
 
 
 @dataclass(frozen=True)
@@ -100,10 +145,11 @@ class FewShotForm:
         common = _common_start([shot.prompt for shot in self.shots])
         return SEPARATOR + common.partition("\n")[0]
 
-    def encode(self, prompt: str) -> list[int]:
+    def encode(self, row: Row) -> list[int]:
         """Render the examples and the prompt."""
         solved = [shot.prompt + shot.completion for shot in self.shots]
-        return encode_prompt(self.contract, self.tokenizer, SEPARATOR.join([*solved, prompt]))
+        text = SEPARATOR.join([*solved, row.prompt])
+        return encode_text(self.contract, self.tokenizer, text)
 
 
 def cut(text: str, form: Form) -> str:
@@ -118,7 +164,9 @@ def own_forms(
     forms: list[Form] = []
     if tokenizer.chat_template is not None:
         forms.append(ChatForm(tokenizer))
-    if shots:
+    if shots and shots[0].messages:
+        forms.append(FewShotChatForm(contract, tokenizer, tuple(shots)))
+    elif shots:
         forms.append(FewShotForm(contract, tokenizer, tuple(shots)))
     return forms
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import torch
 import transformers
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from modelmill.models.families import close_known_holes
 from modelmill.models.gptq import open_unpacked
@@ -24,7 +24,7 @@ DTYPES: Final[dict[Dtype, torch.dtype]] = {
     "bfloat16": torch.bfloat16,
 }
 
-_PLAIN_BITS: Final = 16
+PLAIN_BITS: Final = 16
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Opened:
 
     model: PreTrainedModel
     method: str
-    """`none`, `gptq` or `bitsandbytes-nf4`."""
+    """`none`, `gptq`, `bitsandbytes-nf4` or `lora`."""
     bits: int
     parameters: int
     engine: str
@@ -55,7 +55,7 @@ def open_any(folder: Path, dtype: torch.dtype, device: torch.device) -> Opened:
     config = open_config(folder)
     close_known_holes(config)
     stored = dict(config.quantization_config) if hasattr(config, "quantization_config") else {}
-    method, bits, engine = stored.get("quant_method", "none"), _PLAIN_BITS, ""
+    method, bits, engine = stored.get("quant_method", "none"), PLAIN_BITS, ""
     if method == "gptq":
         bits = int(stored["bits"])
         model, engine = _open_gptq(folder, bits, dtype, device)
@@ -64,6 +64,17 @@ def open_any(folder: Path, dtype: torch.dtype, device: torch.device) -> Opened:
     if method == "bitsandbytes":
         method, bits = "bitsandbytes-nf4", 4
         engine = _prepare_nf4(model, dtype, device)
+    return opened_of(model, config, method, bits, engine)
+
+
+def opened_of(
+    model: PreTrainedModel,
+    config: PreTrainedConfig,
+    method: str,
+    bits: int,
+    engine: str,
+) -> Opened:
+    """Put an opened model into evaluation and say what it is."""
     # Everything a model's own generation_config could say would change the comparison.
     model.generation_config = GenerationConfig()
     return Opened(

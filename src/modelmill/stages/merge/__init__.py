@@ -3,15 +3,22 @@
 Says in which order things happen; `proof` knows what is compared and what is enough.
 """
 
-import shutil
+from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from modelmill.models.adapter import open_adapter
 from modelmill.models.open import open_model, open_tokenizer
 from modelmill.models.precision import DTYPES
-from modelmill.models.probe import load_probe, probe_logits
-from modelmill.models.prompt import contract_into_tokenizer, load_contract
+from modelmill.models.probe import PROBE, built_in_probe, load_probe, probe_logits
+from modelmill.models.prompt import (
+    Contract,
+    contract_for,
+    contract_into_tokenizer,
+    load_contract,
+    save_contract,
+)
 from modelmill.models.weights import make_readable, save_weights, weight_bytes
 from modelmill.spec.names import PROMPT
 from modelmill.spec.records import Merged
@@ -33,8 +40,12 @@ def run(settings: MergeSettings, folders: Folders, pulse: Pulse) -> Outcome:
         InternalError: what was written does not answer like the base with its adapter.
     """
     base, tuned = folders.inputs["model"], folders.inputs["adapter"]
-    prompts = load_probe(tuned)
     with pulse.part("load"):
+        # An adapter from elsewhere brings neither, and was trained with the base's tokenizer.
+        own = tuned / "tokenizer"
+        tokenizer = open_tokenizer(own if own.is_dir() else base)
+        contract = _contract(settings, tuned, base, tokenizer)
+        prompts = load_probe(tuned) if (tuned / PROBE).exists() else built_in_probe(tokenizer)
         adapted, tensors = open_adapter(
             open_model(base, dtype=torch.float32, device=CPU), tuned / "adapter"
         )
@@ -52,12 +63,10 @@ def run(settings: MergeSettings, folders: Folders, pulse: Pulse) -> Outcome:
         before = Before(without, with_adapter, noise, settings.merge.dtype)
     with pulse.part("save"):
         merged.to(DTYPES[settings.merge.dtype])
-        contract = load_contract(tuned)
-        tokenizer = open_tokenizer(tuned / "tokenizer")
         contract_into_tokenizer(contract, tokenizer, merged.generation_config)
         save_weights(merged, folders.output)
         tokenizer.save_pretrained(folders.output)
-        shutil.copyfile(tuned / PROMPT, folders.output / PROMPT)
+        save_contract(contract, folders.output)
         make_readable(folders.output)
         del adapted, merged
     with pulse.part("verify"):
@@ -74,10 +83,10 @@ def run(settings: MergeSettings, folders: Folders, pulse: Pulse) -> Outcome:
                 "merge (merge.dtype: float32 keeps it)"
             )
     trained_distance = None
-    if settings.load_in == "nf4":
+    if settings.load_in is not None:
         with pulse.part("compare"):
             pulse.progress(0, 1, "steps", "logits of the quantized base that was trained on")
-            quantized = open_model(base, dtype=torch.float32, device=CPU, load_in="nf4")
+            quantized = open_model(base, dtype=torch.float32, device=CPU, load_in=settings.load_in)
             trained, _ = open_adapter(quantized, tuned / "adapter")
             trained_distance = distance_to_trained(before, answers, probe_logits(trained, prompts))
     return Outcome(
@@ -93,3 +102,12 @@ def run(settings: MergeSettings, folders: Folders, pulse: Pulse) -> Outcome:
             training_distance=trained_distance,
         )
     )
+
+
+def _contract(
+    settings: MergeSettings, tuned: Path, base: Path, tokenizer: PreTrainedTokenizerBase
+) -> Contract:
+    """Take the contract that the adapter was trained in, or what the run asks for."""
+    if (tuned / PROMPT).exists() or settings.contract is None:
+        return load_contract(tuned)
+    return contract_for(base, tokenizer, settings.contract)

@@ -95,7 +95,7 @@ def _calibrate_on(spec: GptqSpec, settings: QuantizeSettings, folders: Folders) 
     lines = (folders.inputs["data"] / "train.jsonl").read_text(encoding="utf-8").splitlines()
     return choose_sequences(
         [Row.model_validate_json(line) for line in lines],
-        lambda row: encode_row(contract, tokenizer, row.prompt, row.completion).input_ids,
+        lambda row: encode_row(contract, tokenizer, row).input_ids,
         max_tokens=spec.calibration.tokens,
         # The engine cuts sequences at the model's own limit without counting what it drops.
         length=min(contract.max_length, positions or contract.max_length),

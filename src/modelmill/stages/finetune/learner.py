@@ -1,0 +1,63 @@
+"""What is trained: an adapter on a frozen model, or the model itself.
+
+Knows what is written of it; must not know rows or the trainer.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from peft import PeftModel
+from pydantic import JsonValue
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from modelmill.models.adapter import head_is_trained, save_adapter
+from modelmill.models.precision import DTYPES
+from modelmill.models.weights import save_weights
+from modelmill.spec.closed import Dtype
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Something with weights that want gradients."""
+
+    model: PreTrainedModel | PeftModel
+    """What the trainer is given."""
+    parameters: int
+    """Of the whole model, without an adapter."""
+    save: Callable[[Path, PreTrainedTokenizerBase], None]
+    """Writes what was learned, and the tokenizer beside it."""
+    head_is_trained: bool = False
+    """Whether the loss must go through the output head's module."""
+    effective: Mapping[str, JsonValue] = field(default_factory=dict)
+    """What became of the settings."""
+
+
+def adapter(model: PeftModel) -> Learner:
+    """Train and write an adapter only."""
+
+    def save(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        save_adapter(model, folder / "adapter")
+        tokenizer.save_pretrained(folder / "tokenizer")
+
+    config = model.active_peft_config
+    return Learner(
+        model,
+        model.get_base_model().num_parameters(),
+        save,
+        head_is_trained(model),
+        {"target_modules": sorted(config.target_modules), "r": config.r},
+    )
+
+
+def whole_model(model: PreTrainedModel, dtype: Dtype) -> Learner:
+    """Train and write every weight.
+
+    TRL's loss reads the head's own weight, which is what is trained here.
+    """
+
+    def save(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        save_weights(model.to(DTYPES[dtype]), folder)
+        tokenizer.save_pretrained(folder)
+
+    return Learner(model.requires_grad_(), model.num_parameters(), save)
