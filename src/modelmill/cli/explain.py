@@ -81,7 +81,7 @@ def _cells_of(key: "ExplainedKey") -> tuple[str, ...]:
 def _anew_words(key: "ExplainedKey") -> str:
     """Say what another value costs."""
     if key.anew is None:
-        return ""
+        return "never by itself: it has one value, or changes together with other keys"
     if not key.anew:
         return "nothing: it says where and with how much, never what"
     *stages, report = key.anew

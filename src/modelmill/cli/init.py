@@ -15,9 +15,6 @@ if TYPE_CHECKING:
 TEMPLATES: Final = ("text-to-sql", "chat", "classification-by-text", "quantize-only")
 """Files in the folder `templates` beside this module."""
 
-EXAMPLES: Final = ("text-to-sql", "classification-by-text", "quantize-only")
-"""Those in which `explain` tries what another value changes; together they have every key."""
-
 
 @click.command()
 @click.argument(
@@ -71,8 +68,8 @@ def write_template(template: str, file: Path) -> None:
 
 
 def example_runs() -> "tuple[RunSpec, ...]":
-    """Read the templates as runs in which something can be tried."""
+    """Read the templates as runs in which `explain` tries what another value changes."""
     from modelmill.spec.loading import parse_run
     from modelmill.spec.reading import parse_yaml
 
-    return tuple(parse_run(parse_yaml(template_text(name), name)[0], name) for name in EXAMPLES)
+    return tuple(parse_run(parse_yaml(template_text(name), name)[0], name) for name in TEMPLATES)
