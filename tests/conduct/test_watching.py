@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sys
 
 import pytest
 
@@ -9,7 +10,8 @@ from modelmill.conduct.standing import run_row
 from modelmill.store.s3 import Store
 
 from ..processes import wait_for
-from ..workshop import Workshop
+from ..terminal import ESCAPE, on_a_terminal
+from ..workshop import Workshop, write_rows
 from .conftest import wait_until
 
 GATED = """\
@@ -84,3 +86,19 @@ def test_gate_decides_the_exit_code_of_a_run_that_finished(
     assert ended.returncode == code, ended.stderr
     report = json.loads(ended.stdout)
     assert report["gate"]["outcome"] == outcome
+
+
+def test_run_on_a_terminal_is_told_in_lines_where_it_is_read_aloud(workshop: Workshop) -> None:
+    """No bar, no colour and no moving cursor; the same run otherwise shows bars."""
+    write_rows(workshop.folder / "aloud.jsonl", 8)
+    run = (sys.executable, "-m", "modelmill", "run", "run.yaml", "--set", "data.test=aloud.jsonl")
+    code, told = on_a_terminal([*run, "--name", "aloud", "-o", "plain"], workshop.folder, {})
+    assert code == 0, told
+    assert ESCAPE not in told
+    assert b"infer-base committed" in told
+    assert b"\r\nmodel: base\r\n" in told
+    _, dumb = on_a_terminal([*run, "--name", "dumb"], workshop.folder, {"TERM": "dumb"})
+    assert ESCAPE not in dumb
+    assert b"fetch-test adopted from run aloud" in dumb
+    _, shown = on_a_terminal([*run, "--name", "bars"], workshop.folder, {})
+    assert ESCAPE in shown

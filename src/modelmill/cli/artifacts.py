@@ -1,17 +1,23 @@
-"""Commands that look at artifacts: ls, get, verify."""
+"""Commands about artifacts: ls, get, verify, rm."""
 
 import json
+import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from modelmill.cli.options import output_option, store_options
+from modelmill.cli.completing import complete_artifact
+from modelmill.cli.options import output_option, store_options, store_words
+
+if TYPE_CHECKING:
+    from modelmill.conduct.removing import Removal
 
 
 @click.group()
 def artifacts() -> None:
-    """List, fetch and verify what stages have committed."""
+    """List, fetch, verify and remove what stages have committed."""
 
 
 @artifacts.command("ls")
@@ -46,7 +52,7 @@ def list_(home: Path, store_url: str | None, output: str) -> None:
 
 
 @artifacts.command()
-@click.argument("key")
+@click.argument("key", shell_complete=complete_artifact)
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @store_options
 def get(key: str, folder: Path, home: Path, store_url: str | None) -> None:
@@ -62,7 +68,7 @@ def get(key: str, folder: Path, home: Path, store_url: str | None) -> None:
 
 
 @artifacts.command()
-@click.argument("key")
+@click.argument("key", shell_complete=complete_artifact)
 @store_options
 @output_option
 def verify(key: str, home: Path, store_url: str | None, output: str) -> None:
@@ -76,10 +82,58 @@ def verify(key: str, home: Path, store_url: str | None, output: str) -> None:
         problems = verify_artifact(place.store, committed)
     if output == "json":
         click.echo(json.dumps({"key": committed.manifest.key, "problems": problems}, indent=2))
-    for problem in problems if output == "table" else ():
+    for problem in problems if output != "json" else ():
         click.echo(problem)
     if problems:
         sys.exit(DigestMismatch.exit_code)
     click.echo(
         f"{committed.manifest.stage}: {len(committed.manifest.files)} files are good", err=True
     )
+
+
+@artifacts.command()
+@click.argument("key", shell_complete=complete_artifact)
+@click.option("--yes", "is_agreed", is_flag=True, help="Remove it; else only show what would go.")
+@store_options
+@output_option
+def rm(key: str, is_agreed: bool, home: Path, store_url: str | None, output: str) -> None:
+    """Remove the artifact whose key begins with KEY, and everything that was made from it."""
+    from modelmill.conduct.place import opened
+    from modelmill.conduct.removing import plan_removal, remove_artifacts
+
+    with opened(home, store_url) as place:
+        removal = plan_removal(place.store, key)
+        if is_agreed:
+            removal = remove_artifacts(place.store, removal)
+    _print_removal(removal, key, output)
+
+
+def _print_removal(removal: "Removal", key: str, output: str) -> None:
+    from modelmill.cli.show import bytes_text, print_table
+
+    if output == "json":
+        click.echo(removal.model_dump_json(indent=2))
+        return
+    print_table(
+        ("key", "stage", "made by", "used in", "files", "size"),
+        [
+            (
+                row.key[:12],
+                row.stage,
+                row.run,
+                ", ".join(row.used_in),
+                str(row.files),
+                bytes_text(row.size_bytes),
+            )
+            for row in removal.artifacts
+        ],
+        numbers_from=4,
+    )
+    amount = f"{len(removal.artifacts)} artifacts, {bytes_text(removal.size_bytes)}"
+    if removal.is_done:
+        click.echo(f"{amount}: removed", err=True)
+        return
+    for need in removal.needed_by:
+        click.echo(f"In the way: run '{need.run}' {need.reason}", err=True)
+    command = shlex.join(["modelmill", "artifacts", "rm", key, *store_words(), "--yes"])
+    click.echo(f"{amount}: nothing is removed yet; to remove it: {command}", err=True)

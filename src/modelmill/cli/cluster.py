@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from modelmill.cli.codes import NOT_FINISHED, ClusterCommand
+from modelmill.cli.completing import complete_run, complete_stage
 from modelmill.cli.look import wait_for
 from modelmill.cli.options import (
     context_option,
@@ -126,22 +127,30 @@ def _print_plan(rows: tuple["PlanRow", ...], output: str) -> None:
 
 
 def _print_submitted(submitted: "Submitted", output: str) -> None:
+    from modelmill.cli.show import print_record
+
     _print_plan(submitted.rows, output)
-    click.echo(
-        f"Run '{submitted.run}' is in namespace {submitted.namespace}.\n"
-        f"  where it is  modelmill status {submitted.run}\n"
-        f"  its logs     modelmill logs -f {submitted.run}\n"
-        f"  its end      modelmill wait {submitted.run}\n"
-        f"  stop it      modelmill cancel {submitted.run}",
-        err=True,
+    click.echo(f"Run '{submitted.run}' is in namespace {submitted.namespace}.", err=True)
+    next_commands = (
+        ("where it is", f"modelmill status {submitted.run}"),
+        ("its logs", f"modelmill logs -f {submitted.run}"),
+        ("its end", f"modelmill wait {submitted.run}"),
+        ("stop it", f"modelmill cancel {submitted.run}"),
     )
+    print_record(next_commands, err=True)
 
 
 @click.command(cls=ClusterCommand)
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @cluster_options
 @store_options
-@click.option("--again", multiple=True, metavar="STAGE", help="Compute a stage once more.")
+@click.option(
+    "--again",
+    multiple=True,
+    metavar="STAGE",
+    shell_complete=complete_stage,
+    help="Compute a stage once more.",
+)
 @click.option("--repin", is_flag=True, help="Look at s3:// sources anew.")
 def resume(
     run: str,
@@ -166,7 +175,7 @@ def resume(
 
 
 @click.command(cls=ClusterCommand)
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @click.option(
     "--timeout",
     "patience_seconds",
@@ -189,7 +198,7 @@ def cancel(run: str, patience_seconds: float, home: Path, store_url: str | None)
 
 
 @click.command(cls=ClusterCommand)
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @click.option("--force", is_flag=True, help="Forget it although its cluster cannot be asked.")
 @context_option
 @store_options

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from modelmill.cli.codes import INTERRUPTED, NO_SUCH_RUN, ClusterCommand, code_of_run
+from modelmill.cli.completing import complete_run, complete_stage
 from modelmill.cli.options import context_option, output_option, store_options
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ FOLLOW_SECONDS = 1.0
 
 
 @click.command(cls=ClusterCommand)
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete_run)
 @click.option("--exit-code", "tell_code", is_flag=True, help="Exit as RUN did; 4 until it has.")
 @context_option
 @store_options
@@ -137,8 +138,8 @@ def _print_stages(row: "RunRow") -> None:
 
 
 @click.command(cls=ClusterCommand)
-@click.argument("run")
-@click.argument("stage", required=False)
+@click.argument("run", shell_complete=complete_run)
+@click.argument("stage", required=False, shell_complete=complete_stage)
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run has ended.")
 @context_option
 @store_options
@@ -170,7 +171,7 @@ def logs(
 
 
 @click.command(cls=ClusterCommand)
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @store_options
 def wait(run: str, home: Path, store_url: str | None) -> None:
     """Show what happens to RUN until it has ended; exit as it did."""
@@ -205,7 +206,7 @@ def wait_for(store: "Store", run: str) -> int:
 
 
 @click.command()
-@click.argument("run")
+@click.argument("run", shell_complete=complete_run)
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),

@@ -10,7 +10,10 @@ import click
 
 from modelmill.cli.artifacts import artifacts
 from modelmill.cli.cluster import cancel, resume, rm, submit
+from modelmill.cli.completing import completion
 from modelmill.cli.doctor import doctor
+from modelmill.cli.explain import explain
+from modelmill.cli.init import init
 from modelmill.cli.look import list_, logs, report, status, wait
 from modelmill.cli.render import render
 from modelmill.cli.run import plan, run, validate, version
@@ -23,7 +26,7 @@ def cli() -> None:
 
 
 for command in (
-    *(run, validate, plan, report, artifacts, version),
+    *(init, explain, run, validate, plan, report, artifacts, completion, version),
     *(submit, status, list_, logs, wait, cancel, resume, rm, render, doctor),
 ):
     cli.add_command(command)

@@ -1,8 +1,9 @@
 """Options that several commands share, each declared once."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -53,16 +54,28 @@ def store_words() -> tuple[str, ...]:
     )
 
 
+OUTPUT_VARIABLE: Final = "MODELMILL_OUTPUT"
+
+
 def output_option(command: F) -> F:
     """Add the option that says how data is printed."""
     return click.option(
         "-o",
         "--output",
-        type=click.Choice(["table", "json"]),
+        type=click.Choice(["table", "json", "plain"]),
         default="table",
+        envvar=OUTPUT_VARIABLE,
         show_default=True,
-        help="How to print.",
+        show_envvar=True,
+        help="How to print; plain: a line for each value, to be read aloud.",
     )(command)
+
+
+def output_is_plain() -> bool:
+    """Tell whether this command, or everything in this terminal, is to be read aloud."""
+    context = click.get_current_context(silent=True)
+    asked = context.params.get("output") if context is not None else None
+    return (asked or os.environ.get(OUTPUT_VARIABLE)) == "plain"
 
 
 def file_argument(command: F) -> F:

@@ -63,7 +63,7 @@ def run(
 def _print_ended(ended: "Ended", output: str) -> None:
     from modelmill.cli.show import print_failures, print_summary
 
-    if output == "table":
+    if output != "json":
         print_summary(ended)
     elif ended.report_json:
         click.echo(ended.report_json)

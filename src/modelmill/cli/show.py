@@ -1,19 +1,27 @@
-"""Print rows as tables: boxed on a terminal, plain columns elsewhere."""
+"""Print rows: as columns on a terminal and in pipes, or value by value to be read aloud."""
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from modelmill.cli.options import store_words
+from modelmill.cli.options import output_is_plain, store_words
 
 if TYPE_CHECKING:
     from modelmill.conduct.local_run import Ended
 
 WORDS_COLUMNS = 2
 """Of the summary table; the others hold numbers and are aligned right."""
+
+
+SAYS_NOTHING: Final = ("", "\N{EN DASH}")
+"""Cells that are there for the columns' sake only."""
+
+PIPE_COLUMNS: Final = 10_000
+"""Elsewhere than on a terminal a line is never broken: grep reads it, or a log keeps it."""
 
 
 def print_table(
@@ -26,22 +34,48 @@ def print_table(
         rows: of one-line texts.
         numbers_from: columns from here on are aligned right.
     """
+    if output_is_plain():
+        _read_aloud(columns, rows)
+        return
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     is_terminal = sys.stdout.isatty()
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    # rich leaves out colours by itself, but nothing else.
+    style = "" if os.environ.get("NO_COLOR") else "bold"
+    table = Table(box=None, pad_edge=False, header_style=style)
     for index, column in enumerate(columns):
         is_number = numbers_from is not None and index >= numbers_from
         table.add_column(column, justify="right" if is_number else "left", no_wrap=not is_terminal)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    # Elsewhere a line is never broken: it is read by grep or kept in a log.
-    console = Console(
-        width=None if is_terminal else 400, highlight=False, soft_wrap=not is_terminal
-    )
-    console.print(table)
+    width = None if is_terminal else PIPE_COLUMNS
+    Console(width=width, highlight=False, soft_wrap=not is_terminal).print(table)
+
+
+def print_record(pairs: Sequence[tuple[str, str]], *, err: bool = False) -> None:
+    """Print one thing, a line for each of its values that says something.
+
+    Args:
+        pairs: name and value.
+        err: whether it is talk.
+    """
+    said = [(name, value) for name, value in pairs if value not in SAYS_NOTHING]
+    width = max((len(name) for name, _ in said), default=0)
+    for name, value in said:
+        line = f"{name}: {value}" if output_is_plain() else f"{name:<{width}}  {value}"
+        click.echo(line, err=err)
+
+
+def _read_aloud(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a paragraph for each row: nothing has to be held against the head of a column."""
+    if not rows:
+        click.echo("There is nothing to show.", err=True)
+    for index, row in enumerate(rows):
+        if index:
+            click.echo()
+        print_record(list(zip(columns, row, strict=True)))
 
 
 def print_summary(ended: "Ended") -> None:

@@ -3,6 +3,7 @@
 All of it is talk and goes to stderr.
 """
 
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from modelmill.cli.options import output_is_plain
 from modelmill.cli.show import bytes_text, seconds_text
 from modelmill.conduct.words import event_words
 
@@ -29,8 +31,8 @@ LINE_SECONDS: Final = 15.0
 
 @contextmanager
 def watcher() -> Iterator["Watcher"]:
-    """Choose how to show a run by where stderr goes."""
-    if not sys.stderr.isatty():
+    """Choose how to show a run by where stderr goes, and who listens."""
+    if not _has_bars():
         yield PlainWatcher()
         return
     from rich.console import Console
@@ -44,6 +46,12 @@ def watcher() -> Iterator["Watcher"]:
         transient=False,
     ) as bars:
         yield BarWatcher(bars)
+
+
+def _has_bars() -> bool:
+    """Tell whether stderr is a terminal that can move its cursor, for somebody who looks."""
+    is_able = sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+    return is_able and not output_is_plain()
 
 
 def progress_words(progress: "Progress") -> str:

@@ -12,7 +12,7 @@ from typing import Final
 from modelmill.conduct.helm import Helm
 from modelmill.conduct.prepare import Asked, preview, record_plan
 from modelmill.conduct.standing import PlanRow, find_run, is_driven, live_plan, plan_rows
-from modelmill.spec.errors import InputMissing
+from modelmill.spec.errors import InputMissing, WouldBeLost
 from modelmill.spec.profile import Profile
 from modelmill.spec.records import RunRecord
 from modelmill.spec.run import RunSpec
@@ -119,11 +119,11 @@ def remove(store: Store, run: str, uninstall: Callable[[RunRecord], None]) -> No
 
     Raises:
         NoSuchRun: there is no such run.
-        InputMissing: somebody drives it.
+        WouldBeLost: somebody drives it.
     """
     record = find_run(store, run)
     if is_driven(record):
-        raise InputMissing(
+        raise WouldBeLost(
             f"Run '{run}' is being driven", at=store.url, fix=f"modelmill cancel {run}"
         )
     uninstall(record)

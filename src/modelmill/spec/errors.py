@@ -8,18 +8,26 @@ conductor's retry decision and the documentation are all derived from this table
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Self
+
+from modelmill.spec.redaction import redacted
 
 
 class Retry(StrEnum):
-    """What the conductor does with an attempt that ended this way."""
+    """What the conductor does with an attempt that ended this way, and why."""
 
-    NEVER = "never"
-    """The same attempt would fail the same way."""
-    COUNTED = "counted"
-    """Worth another attempt, up to the limit."""
-    FREE = "free"
-    """The attempt did nothing wrong; start again without counting."""
+    NEVER = "never", "The same attempt would fail the same way."
+    COUNTED = "counted", "Worth another attempt, up to the limit."
+    FREE = "free", "The attempt did nothing wrong; start again without counting."
+
+    words: str
+
+    def __new__(cls, value: str, words: str) -> Self:
+        """Keep the words beside the value that is compared and printed."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.words = words
+        return member
 
 
 class ModelmillError(Exception):
@@ -33,6 +41,13 @@ class ModelmillError(Exception):
 
     exit_code: ClassVar[int] = 70
     retry: ClassVar[Retry] = Retry.NEVER
+    advice: ClassVar[str]
+    """What to do about any error of this kind; `fix` knows the single case better."""
+
+    @classmethod
+    def meaning(cls) -> str:
+        """Say in a sentence what an error of this kind is."""
+        return (cls.__doc__ or "").splitlines()[0]
 
     def __init__(self, what: str, *, at: str = "", fix: str = "") -> None:
         """Keep the three parts apart, so that each surface can lay them out."""
@@ -68,18 +83,28 @@ class Problem:
         hint = f"; {self.suggestion}" if self.suggestion else ""
         return f"  {where}{self.key + ': ' if self.key else ''}{self.reason}{hint}"
 
+    def redacted(self) -> "Problem":
+        """Leave out what looks like a secret: messages are kept in logs."""
+        return Problem(
+            redacted(self.key), redacted(self.reason), self.line, redacted(self.suggestion)
+        )
+
 
 class SpecError(ModelmillError):
     """The run or the profile is not something modelmill can do."""
 
     exit_code = 64
+    advice = (
+        "Correct what the message names, all of it at once; `modelmill explain KEY` says what "
+        "a key means."
+    )
 
     def __init__(self, source: str, problems: Sequence[Problem]) -> None:
-        """Report all problems of one document at once."""
-        self.source = source
-        self.problems = tuple(problems)
+        """Report all problems of one document at once, and no secret that it holds."""
+        self.source = redacted(source)
+        self.problems = tuple(each.redacted() for each in problems)
         count = len(self.problems)
-        head = f"{source}: {count} problem{'s' if count != 1 else ''}"
+        head = f"{self.source}: {count} problem{'s' if count != 1 else ''}"
         super().__init__("\n".join([head, *map(str, self.problems)]))
 
 
@@ -87,30 +112,42 @@ class DataError(ModelmillError):
     """Input data is not what the spec says it is."""
 
     exit_code = 65
+    advice = "Correct the rows or files that are named."
 
 
 class DigestMismatch(DataError):
     """Stored bytes are not the bytes that were committed."""
 
+    advice = "Make the artifact again with the command in the message."
+
 
 class LineageBroken(DataError):
     """A committed artifact was made from inputs that are no longer the committed ones."""
+
+    advice = "Make it again from the present inputs with the command in the message."
 
 
 class InputMissing(ModelmillError):
     """A source, an artifact or a bucket is not there."""
 
     exit_code = 66
+    advice = "Correct the address or the path, or make what it names."
 
 
 class NoSuchRun(InputMissing):
     """The store has no run of that name."""
+
+    advice = "Choose one of `modelmill list`."
 
 
 class InternalError(ModelmillError):
     """A defect of modelmill itself."""
 
     exit_code = 70
+    advice = (
+        "Keep `modelmill logs RUN STAGE` and report it; the same command may do better after "
+        "an upgrade."
+    )
 
 
 class DeviceFault(ModelmillError):
@@ -118,6 +155,10 @@ class DeviceFault(ModelmillError):
 
     exit_code = 71
     retry = Retry.COUNTED
+    advice = (
+        "Nothing, while attempts are left; if it comes back, look at the node, its driver and "
+        "its memory."
+    )
 
 
 class StoreUnreachable(ModelmillError):
@@ -125,16 +166,20 @@ class StoreUnreachable(ModelmillError):
 
     exit_code = 74
     retry = Retry.COUNTED
+    advice = "Look at the endpoint, the network and the store, then give the same command again."
 
 
 class StoreUnfit(StoreUnreachable):
     """The store lacks what commits rest on."""
 
     retry = Retry.NEVER
+    advice = "Use a store with conditional writes."
 
 
 class ClusterUnreachable(StoreUnreachable):
     """The cluster's API server does not answer."""
+
+    advice = "Look at the kubeconfig, its context and the network."
 
 
 class Interrupted(ModelmillError):
@@ -142,30 +187,50 @@ class Interrupted(ModelmillError):
 
     exit_code = 75
     retry = Retry.FREE
+    advice = "Go on with the same command, or with `modelmill resume RUN` on a cluster."
 
 
 class UnsafeArtifact(ModelmillError):
     """A file that could run code or lies about its shape was refused unread."""
 
     exit_code = 76
+    advice = (
+        "Replace the file with a safe form of it, such as safetensors; no option accepts it as "
+        "it is."
+    )
 
 
 class PermissionRefused(ModelmillError):
     """Credentials are missing, wrong, expired or do not cover this."""
 
     exit_code = 77
+    advice = "Set or renew the credentials, or ask for the permission that is named."
+
+
+class WouldBeLost(PermissionRefused):
+    """Something that is there already, or that a run still needs, would be lost."""
+
+    advice = "Choose another name, or end what needs it first; the message says which."
 
 
 class DoesNotFit(ModelmillError):
     """Memory, GPU memory or disk is too small, after every fallback."""
 
     exit_code = 78
+    advice = (
+        "Give the stage more in the profile, or ask for less: `max_length`, "
+        "`micro_batch_size`, `load_in`."
+    )
 
 
 class GateFailed(ModelmillError):
     """The run finished and a gated model is measurably worse than allowed."""
 
     exit_code = 79
+    advice = (
+        "Read the report; then quantize to more bits, fine-tune better, or allow more in "
+        "`gate.max_worse`."
+    )
 
 
 CLASSES: tuple[type[ModelmillError], ...] = (
@@ -182,6 +247,17 @@ CLASSES: tuple[type[ModelmillError], ...] = (
     GateFailed,
 )
 """One class per exit code; their docstrings are the documented meaning of the code."""
+
+
+def classes_of(exit_code: int) -> tuple[type[ModelmillError], ...]:
+    """List the class of an exit code, and the narrower causes that share it."""
+    return tuple(
+        each
+        for error in CLASSES
+        if error.exit_code == exit_code
+        for each in (error, *error.__subclasses__())
+    )
+
 
 _SIGNAL_CODES = frozenset({134, 137, 139})
 """SIGABRT, SIGKILL and SIGSEGV: a native crash or a kill from outside, not our verdict."""
@@ -201,6 +277,12 @@ def retry_for(exit_code: int) -> Retry:
         if error.exit_code == exit_code:
             return error.retry
     return Retry.NEVER
+
+
+def advice_for(exit_code: int) -> str:
+    """Say what to do about an exit code; empty for 0."""
+    code = code_of(exit_code)
+    return next((error.advice for error in CLASSES if error.exit_code == code), "")
 
 
 def code_of(exit_code: int) -> int:
@@ -223,5 +305,5 @@ def meaning_of(exit_code: int) -> str:
         return f"Killed by signal {exit_code - 128}."
     for error in CLASSES:
         if error.exit_code == exit_code:
-            return (error.__doc__ or "").splitlines()[0]
+            return error.meaning()
     return "An unexpected end: a defect of modelmill or of a library."

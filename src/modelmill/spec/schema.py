@@ -1,18 +1,17 @@
-"""Read JSON schemas the way a reader of the reference needs them: one row per key.
+"""Read JSON schemas the way a person needs them: one row per key a user can write.
 
-Knows JSON schema as pydantic writes it; knows nothing about what the keys mean.
+The reference page and `modelmill explain` are drawn from this.  Knows JSON schema as
+pydantic writes it; knows nothing about what the keys mean.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from pydantic import JsonValue
 
 Schema = Mapping[str, JsonValue]
-
-DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 _BOUNDS: Final = {
     "minimum": "at least {}",
@@ -39,21 +38,31 @@ class KeyRow:
     """Dotted; `[]` stands for each item of a list, `*` for a key of one's own."""
     type: str
     default: str
+    """As JSON; empty where there is none."""
     about: str
+    is_required: bool = False
+    node: Schema = field(default_factory=dict, compare=False, repr=False)
+    """What the schema says about it."""
 
 
 @dataclass(frozen=True)
 class Section:
     """The keys of one mapping, or of one of the forms it can have."""
 
-    title: str
+    name: str
+    """Its key; empty for the plain keys at the top."""
+    form: Mapping[str, str]
+    """What tells it from the other forms, such as `method: gptq`; empty where there is one."""
     about: str
     rows: tuple[KeyRow, ...]
 
-
-def schema_text(schema: Schema) -> str:
-    """Write a schema as the file that editors and validators read."""
-    return json.dumps({"$schema": DIALECT, **schema}, indent=2, ensure_ascii=False) + "\n"
+    @property
+    def title(self) -> str:
+        """What stands above it on a page."""
+        if not self.name:
+            return "At the top"
+        form = ", ".join(f"{name}: {value}" for name, value in self.form.items())
+        return f"{self.name} with {form}" if form else self.name
 
 
 def sections(schema: Schema) -> Iterator[Section]:
@@ -67,10 +76,25 @@ def sections(schema: Schema) -> Iterator[Section]:
         for form in forms:
             path = f"{name}[]" if is_list else f"{name}.*" if _values(node) else name
             rows = tuple(_rows(form, f"{path}.", schema))
-            title = name if len(forms) == 1 else f"{name} with {_form_name(form)}"
-            yield Section(title, _presence(name, node, schema) + _about(form), rows)
+            own = {} if len(forms) == 1 else _form(form)
+            yield Section(name, own, _presence(name, node, schema) + _about(form), rows)
     if plain:
-        yield Section("At the top", "", tuple(plain))
+        yield Section("", {}, "", tuple(plain))
+
+
+def forms_of(node: Schema, schema: Schema) -> tuple[Schema, ...]:
+    """List every form a value can have, none of them a reference or a union."""
+    here = _resolved(node, schema)
+    members = _members(here)
+    if not members:
+        return (here,)
+    return tuple(form for member in members for form in forms_of(member, schema))
+
+
+def choices_of(form: Schema) -> Sequence[JsonValue]:
+    """List the values of a form that has nothing but a few; empty where it has more."""
+    choices = form.get("enum", [form["const"]] if "const" in form else None)
+    return choices if isinstance(choices, list) else ()
 
 
 def _presence(name: str, node: Schema, schema: Schema) -> str:
@@ -100,22 +124,18 @@ def _row(key: str, node: Schema, schema: Schema, *, is_required: bool) -> KeyRow
         about = "Chooses this form."
     elif not about:
         about = " ".join(_about(form) for form in _mappings(node, schema))
-    if is_required:
-        default = "**required**"
-    elif node.get("default", ...) is None:
-        default = "none"
-    else:
-        default = f"`{json.dumps(node.get('default'), ensure_ascii=False)}`"
-    return KeyRow(key, _type(node, schema), default, about)
+    has_default = not is_required and node.get("default", ...) is not None
+    default = json.dumps(node.get("default"), ensure_ascii=False) if has_default else ""
+    return KeyRow(key, _type(node, schema), default, about, is_required, node)
 
 
 def _type(node: Schema, schema: Schema) -> str:
     members = [_resolved(each, schema) for each in _members(node) or (node,)]
-    choices = [f"`{choice}`" for member in members for choice in _choices(member)]
+    choices = [f"`{choice}`" for member in members for choice in choices_of(member)]
     kinds = [
         _kind(member, schema)
         for member in members
-        if not _choices(member) and member.get("type") != "null"
+        if not choices_of(member) and member.get("type") != "null"
     ]
     if "number" in kinds:
         kinds = [kind for kind in kinds if kind != _KINDS["integer"]]
@@ -128,11 +148,6 @@ def _kind(node: Schema, schema: Schema) -> str:
     if isinstance(items, dict):
         return f"list of {_type(items, schema)}s{_limits(node)}"
     return _KINDS.get(kind, kind) + _limits(node)
-
-
-def _choices(node: Schema) -> Sequence[JsonValue]:
-    choices = node.get("enum", [node["const"]] if "const" in node else None)
-    return choices if isinstance(choices, list) else ()
 
 
 def _limits(node: Schema) -> str:
@@ -194,13 +209,13 @@ def _required(mapping: Schema) -> Sequence[JsonValue]:
     return required if isinstance(required, list) else ()
 
 
-def _form_name(form: Schema) -> str:
-    """Name a form by what tells it from the others, such as `method: gptq`."""
-    return ", ".join(
-        f"{name}: {node['const']}"
+def _form(form: Schema) -> Mapping[str, str]:
+    """Find what tells a form from the others, such as `method: gptq`."""
+    return {
+        name: str(node["const"])
         for name, node in _properties(form).items()
         if "const" in node and name in _required(form)
-    )
+    }
 
 
 def _about(mapping: Schema) -> str:
