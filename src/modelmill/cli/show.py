@@ -58,6 +58,8 @@ def print_summary(ended: "Ended") -> None:
         click.echo(ended.report.headline)
         if ended.report.gate is not None:
             click.echo(ended.report.gate.sentence)
+    for problem in ended.report.problems:
+        click.echo(problem.message, err=True)
     click.echo(str(ended.report_html))
 
 

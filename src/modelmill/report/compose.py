@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from pydantic import JsonValue
 
+from modelmill.evaluate.plugin import Plugins
 from modelmill.report.describe import report_document
 from modelmill.report.document import ReportDocument
 from modelmill.report.facts import RunFacts
@@ -15,14 +16,20 @@ from modelmill.report.markdown import report_md
 from modelmill.report.page import report_html
 
 
-def render(facts: RunFacts) -> tuple[ReportDocument, Mapping[str, bytes]]:
+def render(
+    facts: RunFacts, plugins: Plugins | None = None
+) -> tuple[ReportDocument, Mapping[str, bytes]]:
     """Judge a run and write its report; equal facts give equal bytes.
+
+    Args:
+        facts: what became of the run.
+        plugins: the metric plug-ins it asks for.
 
     Returns:
         The document, and by name the files `report.json`, `report.md` and `report.html`,
         each drawn from it.
     """
-    document = report_document(facts, judge(facts))
+    document = report_document(facts, judge(facts, plugins))
     return document, {
         "report.json": report_json(document),
         "report.md": report_md(document),

@@ -9,12 +9,15 @@ from typing import Final
 
 from pydantic import JsonValue, TypeAdapter
 
+from modelmill.report.asked import inferred_by
 from modelmill.report.document import (
     Cost,
     DataEntry,
+    Flips,
     Lineage,
     ModelEntry,
     ReportDocument,
+    SliceField,
     SourceEntry,
     Span,
     StageEntry,
@@ -22,7 +25,7 @@ from modelmill.report.document import (
 from modelmill.report.facts import RunFacts, StageFacts
 from modelmill.report.headline import headline
 from modelmill.report.judge import JudgedModel, Judgement
-from modelmill.report.samples import pick_samples
+from modelmill.report.samples import gate_flips, pick_samples
 from modelmill.spec.plan import Stage
 from modelmill.spec.records import DataFetched, Event, Inferred, Measurements, Quantized
 
@@ -32,7 +35,10 @@ _ENDS: Final = {"committed": "committed", "failed": "failed", "stopped": "stoppe
 
 def report_document(facts: RunFacts, judgement: Judgement) -> ReportDocument:
     """Put everything together that the report says; equal facts give equal documents."""
-    models = tuple(_model(facts, judged) for judged in judgement.models)
+    flips = gate_flips(facts, judgement)
+    models = tuple(
+        _model(facts, judged, flips.get(judged.model, ())) for judged in judgement.models
+    )
     stages = tuple(_stage(facts, stage) for stage in facts.stages)
     settings = facts.plan.report
     return ReportDocument(
@@ -43,18 +49,39 @@ def report_document(facts: RunFacts, judgement: Judgement) -> ReportDocument:
         stages=stages,
         models=models,
         gate=judgement.gate,
-        slice=settings.slice,
+        slice=next(iter(settings.slice_fields), None),
+        slice_fields=tuple(
+            SliceField(
+                field=each.field,
+                values=each.values,
+                is_binned=each.is_binned,
+                problem=each.problem,
+            )
+            for each in judgement.slicings
+        ),
+        scales=judgement.scales,
+        problems=judgement.problems,
         data=tuple(_data(facts)),
         samples=pick_samples(facts, judgement),
         controls=judgement.controls,
         lineage=_lineage(facts),
-        notes=(*_notes(facts), *_crowded(stages)),
+        notes=(*_notes(facts), *_told_by(judgement), *_crowded(stages)),
     )
 
 
-def _model(facts: RunFacts, judged: JudgedModel) -> ModelEntry:
+def _told_by(judgement: Judgement) -> tuple[str, ...]:
+    """Say what of the asked slices and metrics is not there."""
+    sliced = [f"not scored apart: {each.problem}" for each in judgement.slicings if each.problem]
+    failed = [
+        " ".join([f"{each.model}:" if each.model else "", *each.message.split()]).strip()
+        for each in judgement.problems
+    ]
+    return (*failed, *sliced)
+
+
+def _model(facts: RunFacts, judged: JudgedModel, flips: tuple[Flips, ...]) -> ModelEntry:
     chosen = judged.chosen
-    inferred = _inferred(facts, chosen.stage) if chosen is not None else None
+    inferred = inferred_by(facts.find(chosen.stage)) if chosen is not None else None
     made = _made(facts, judged.model)
     held = inferred or _quantized(made)
     size_bytes = held.size_bytes if held is not None else None
@@ -71,6 +98,8 @@ def _model(facts: RunFacts, judged: JudgedModel) -> ModelEntry:
         prompt=chosen.form if chosen is not None else "",
         prompts={scores.form: scores for scores in judged.prompts},
         slices=chosen.slices if chosen is not None else {},
+        sliced=chosen.sliced if chosen is not None else {},
+        flips=flips,
         bits_per_weight=_bits_per_weight(made, inferred),
         parameters=held.parameters if held is not None else None,
         size_share=_size_share(facts, size_bytes),
@@ -86,14 +115,6 @@ def _model(facts: RunFacts, judged: JudgedModel) -> ModelEntry:
 
 def _answering(facts: RunFacts, judged: JudgedModel) -> StageFacts | None:
     return None if judged.chosen is None else facts.find(judged.chosen.stage)
-
-
-def _inferred(facts: RunFacts, name: str) -> Inferred | None:
-    stage = facts.find(name)
-    if stage is None or stage.measurements is None:
-        return None
-    figures = stage.measurements.figures
-    return figures if isinstance(figures, Inferred) else None
 
 
 def _made(facts: RunFacts, model: str) -> list[StageFacts]:
@@ -135,7 +156,7 @@ def _bits_per_weight(made: list[StageFacts], inferred: Inferred | None) -> float
 
 def _size_share(facts: RunFacts, size_bytes: int | None) -> float | None:
     """Compare with the merged model, or with the base where there is no merge."""
-    inferred = _inferred(facts, "infer-merged") or _inferred(facts, "infer-base")
+    inferred = inferred_by(facts.find("infer-merged")) or inferred_by(facts.find("infer-base"))
     if size_bytes is None or inferred is None or not inferred.size_bytes:
         return None
     return size_bytes / inferred.size_bytes

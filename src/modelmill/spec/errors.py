@@ -97,6 +97,10 @@ class LineageBroken(DataError):
     """A committed artifact was made from inputs that are no longer the committed ones."""
 
 
+class MetricFailed(DataError):
+    """A metric plug-in raised on a row, or gave a score it had promised not to give."""
+
+
 class InputMissing(ModelmillError):
     """A source, an artifact or a bucket is not there."""
 

@@ -118,9 +118,20 @@ class ReportSettings(Settings):
     metrics: MetricsSpec
     gate: GateSpec | None
     samples: int
-    slice: str | None
+    slice: str | tuple[str, ...] | None
     model_note: str
     seed: int
+
+    @property
+    def slice_fields(self) -> tuple[str, ...]:
+        """The data fields whose values are scored apart."""
+        match self.slice:
+            case None:
+                return ()
+            case str(field):
+                return (field,)
+            case fields:
+                return fields
 
 
 StageSettings = Annotated[

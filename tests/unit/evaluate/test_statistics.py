@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill.evaluate.gate import gate_failed, judge
-from modelmill.evaluate.scores import MetricName, Scores, summarize
-from modelmill.evaluate.slices import summarize_by
+from modelmill.evaluate.scale import SCALES
+from modelmill.evaluate.scores import Scores, summarize
+from modelmill.evaluate.slices import slicing, summarize_by
 from modelmill.evaluate.statistics import (
     difference_interval,
     mean_interval,
@@ -15,16 +16,14 @@ from modelmill.evaluate.statistics import (
     wilson_interval,
 )
 from modelmill.spec.errors import InputMissing
+from modelmill.spec.infer import MetricName
 from modelmill.spec.records import Prediction
 
 
 def _scores(values: list[float], *, metric: MetricName = "nll", first_row: int = 0) -> Scores:
-    is_share = metric != "nll"
     return Scores(
         metric=metric,
-        unit="",
-        higher_is_better=is_share,
-        is_share=is_share,
+        scale=SCALES[metric],
         values=dict(enumerate(values, first_row)),
     )
 
@@ -186,9 +185,7 @@ def test_summary_counts_what_it_leaves_out() -> None:
     """Excluded rows are counted by reason, and a metric without rows has no value."""
     scores = Scores(
         metric="exact_match",
-        unit="share",
-        higher_is_better=True,
-        is_share=True,
+        scale=SCALES["exact_match"],
         values={0: 1.0, 1: 0.0},
         excluded={2: "no schema", 3: "no schema"},
     )
@@ -207,7 +204,8 @@ def test_slices_split_rows_by_a_field() -> None:
         for row, fields in enumerate([{"level": 1}, {"level": "join"}, {"level": 1}, {}])
     ]
     scores = _scores([1.0, 0.0, 0.0, 1.0], metric="exact_match")
-    slices = summarize_by("level", predictions, scores, seed=0)
+    groups = slicing("level", [each.fields for each in predictions])
+    slices = summarize_by(groups, predictions, scores, seed=0)
     assert [(each.value, each.score.value, each.score.n) for each in slices] == [
         ("1", 0.5, 2),
         ("join", 0.0, 1),
