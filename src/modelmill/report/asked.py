@@ -12,11 +12,11 @@ from modelmill.evaluate.plugin import Plugins
 from modelmill.evaluate.scale import Scale, in_order
 from modelmill.evaluate.scores import MetricValue, Scores, summarize
 from modelmill.evaluate.slices import Slicing, slicing, summarize_by
-from modelmill.report.document import MetricProblem, PromptScores, Score
+from modelmill.report.costs import inferred_by
+from modelmill.report.document import MetricProblem, PromptScores, Score, SliceField
 from modelmill.report.facts import RunFacts, StageFacts
 from modelmill.spec.errors import MetricFailed, SpecError
-from modelmill.spec.infer import PLUGINS, MetricName
-from modelmill.spec.records import Inferred
+from modelmill.spec.infer import PLUGINS, MetricName, MetricsSpec
 
 
 @dataclass(frozen=True)
@@ -50,21 +50,27 @@ class Asked:
         return score.value if self.scores[metric].scale.higher_is_better else -score.value
 
 
-def measures_of(facts: RunFacts, plugins: Plugins) -> Measures:
-    """Choose what the answers of a run are scored by, as it asks for."""
-    settings = facts.plan.report
+def measures_of(
+    metrics: MetricsSpec, slicings: tuple[Slicing, ...], plugins: Plugins, seed: int
+) -> Measures:
+    """Choose what answers are scored by.
+
+    Args:
+        metrics: what is asked for.
+        slicings: how rows are grouped.
+        plugins: every plug-in that is asked for, or why it cannot be used.
+        seed: of resampling.
+    """
     usable = [each for each in plugins.values() if not isinstance(each, SpecError)]
     return Measures(
-        metrics=(*metrics_of(settings.metrics), *usable),
-        slicings=slicings_of(settings.slice_fields, [facts]),
+        metrics=(*metrics_of(metrics), *usable),
+        slicings=slicings,
         problems=tuple(
-            MetricProblem(
-                metric=f"{PLUGINS}{name}", message=str(each), exit_code=SpecError.exit_code
-            )
+            MetricProblem(metric=f"{PLUGINS}{name}", message=str(each), exit_code=each.exit_code)
             for name, each in plugins.items()
             if isinstance(each, SpecError)
         ),
-        seed=settings.seed,
+        seed=seed,
     )
 
 
@@ -145,12 +151,24 @@ def _sliced(
     return {value: found[value] for value in groups.values if value in found}
 
 
-def inferred_by(stage: StageFacts | None) -> Inferred | None:
-    """Read what an infer stage found out about its model."""
-    if stage is None or stage.measurements is None:
-        return None
-    figures = stage.measurements.figures
-    return figures if isinstance(figures, Inferred) else None
+def failures_of(asked: Mapping[str, Sequence[Asked]]) -> list[MetricProblem]:
+    """List the metrics that failed on a row, by model."""
+    return [
+        MetricProblem(metric=name, model=model, message=str(each), exit_code=each.exit_code)
+        for model, forms in asked.items()
+        for form in forms
+        for name, each in form.problems.items()
+    ]
+
+
+def slice_field(groups: Slicing) -> SliceField:
+    """Put a way of grouping into the document's words."""
+    return SliceField(
+        field=groups.field,
+        values=groups.values,
+        is_binned=groups.is_binned,
+        problem=groups.problem,
+    )
 
 
 def shown(value: MetricValue) -> Score | None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pydantic import JsonValue
 
 from modelmill.evaluate.plugin import Plugins
+from modelmill.report.compare_page import comparison_html
+from modelmill.report.comparison import ComparisonDocument
 from modelmill.report.describe import report_document
 from modelmill.report.document import ReportDocument
 from modelmill.report.facts import RunFacts
@@ -40,6 +42,21 @@ def render(
 def report_json(document: ReportDocument) -> bytes:
     """Write the document itself, in ASCII, so that a terminal can show it safely."""
     return (document.model_dump_json(indent=2, ensure_ascii=True) + "\n").encode("ascii")
+
+
+def render_comparison(document: ComparisonDocument) -> Mapping[str, bytes]:
+    """Write the files `compare.json` and `compare.html`; equal documents give equal bytes."""
+    return {"compare.json": comparison_json(document), "compare.html": comparison_html(document)}
+
+
+def comparison_json(document: ComparisonDocument) -> bytes:
+    """Write the document itself, in ASCII, so that a terminal can show it safely."""
+    return (document.model_dump_json(indent=2, ensure_ascii=True) + "\n").encode("ascii")
+
+
+def comparison_schema() -> dict[str, JsonValue]:
+    """Describe `compare.json` as a JSON schema."""
+    return ComparisonDocument.model_json_schema(mode="serialization")
 
 
 def report_schema() -> dict[str, JsonValue]:

@@ -9,15 +9,21 @@ from typing import Final
 
 from pydantic import JsonValue, TypeAdapter
 
-from modelmill.report.asked import inferred_by
+from modelmill.report.asked import slice_field
+from modelmill.report.costs import (
+    bits_per_weight,
+    cost_of,
+    inferred_by,
+    made_by,
+    quantized_by,
+    size_share,
+)
 from modelmill.report.document import (
-    Cost,
     DataEntry,
     Flips,
     Lineage,
     ModelEntry,
     ReportDocument,
-    SliceField,
     SourceEntry,
     Span,
     StageEntry,
@@ -27,7 +33,7 @@ from modelmill.report.headline import headline
 from modelmill.report.judge import JudgedModel, Judgement
 from modelmill.report.samples import gate_flips, pick_samples
 from modelmill.spec.plan import Stage
-from modelmill.spec.records import DataFetched, Event, Inferred, Measurements, Quantized
+from modelmill.spec.records import DataFetched, Event
 
 _SETTINGS: Final = TypeAdapter(dict[str, JsonValue])
 _ENDS: Final = {"committed": "committed", "failed": "failed", "stopped": "stopped"}
@@ -50,15 +56,7 @@ def report_document(facts: RunFacts, judgement: Judgement) -> ReportDocument:
         models=models,
         gate=judgement.gate,
         slice=next(iter(settings.slice_fields), None),
-        slice_fields=tuple(
-            SliceField(
-                field=each.field,
-                values=each.values,
-                is_binned=each.is_binned,
-                problem=each.problem,
-            )
-            for each in judgement.slicings
-        ),
+        slice_fields=tuple(map(slice_field, judgement.slicings)),
         scales=judgement.scales,
         problems=judgement.problems,
         data=tuple(_data(facts)),
@@ -82,8 +80,8 @@ def _told_by(judgement: Judgement) -> tuple[str, ...]:
 def _model(facts: RunFacts, judged: JudgedModel, flips: tuple[Flips, ...]) -> ModelEntry:
     chosen = judged.chosen
     inferred = inferred_by(facts.find(chosen.stage)) if chosen is not None else None
-    made = _made(facts, judged.model)
-    held = inferred or _quantized(made)
+    made = made_by(facts, judged.model)
+    held = inferred or quantized_by(made)
     size_bytes = held.size_bytes if held is not None else None
     return ModelEntry(
         model=judged.model,
@@ -100,11 +98,11 @@ def _model(facts: RunFacts, judged: JudgedModel, flips: tuple[Flips, ...]) -> Mo
         slices=chosen.slices if chosen is not None else {},
         sliced=chosen.sliced if chosen is not None else {},
         flips=flips,
-        bits_per_weight=_bits_per_weight(made, inferred),
+        bits_per_weight=bits_per_weight(made, inferred),
         parameters=held.parameters if held is not None else None,
-        size_share=_size_share(facts, size_bytes),
-        made=_cost(made),
-        answering=_cost([stage] if (stage := _answering(facts, judged)) is not None else []),
+        size_share=size_share(facts, size_bytes),
+        made=cost_of(made),
+        answering=cost_of([stage] if (stage := _answering(facts, judged)) is not None else []),
         engine=inferred.engine if inferred is not None else "",
         dtype=inferred.dtype if inferred is not None else "",
         device=inferred.device if inferred is not None else "",
@@ -115,51 +113,6 @@ def _model(facts: RunFacts, judged: JudgedModel, flips: tuple[Flips, ...]) -> Mo
 
 def _answering(facts: RunFacts, judged: JudgedModel) -> StageFacts | None:
     return None if judged.chosen is None else facts.find(judged.chosen.stage)
-
-
-def _made(facts: RunFacts, model: str) -> list[StageFacts]:
-    """Find the stages that turned the model before it into this one."""
-    names = {"base": (), "merged": ("finetune", "merge")}.get(model, (f"quantize-{model}",))
-    return [stage for name in names if (stage := facts.find(name)) is not None]
-
-
-def _cost(stages: list[StageFacts]) -> Cost | None:
-    taken = [(each.stage.name, each.measurements) for each in stages]
-    known: list[tuple[str, Measurements]] = [
-        (name, measured) for name, measured in taken if measured is not None
-    ]
-    if not known or len(known) < len(stages):
-        return None
-    return Cost(
-        stages=tuple(name for name, _ in known),
-        seconds=sum(measured.seconds for _, measured in known),
-        peak_rss_bytes=max(measured.peak_rss_bytes for _, measured in known),
-        peak_gpu_bytes=max(measured.peak_gpu_bytes for _, measured in known),
-    )
-
-
-def _quantized(made: list[StageFacts]) -> Quantized | None:
-    for stage in made:
-        if stage.measurements is not None and isinstance(stage.measurements.figures, Quantized):
-            return stage.measurements.figures
-    return None
-
-
-def _bits_per_weight(made: list[StageFacts], inferred: Inferred | None) -> float | None:
-    quantized = _quantized(made)
-    if quantized is not None:
-        return quantized.bits_per_weight
-    if inferred is None or not inferred.parameters:
-        return None
-    return 8 * inferred.size_bytes / inferred.parameters
-
-
-def _size_share(facts: RunFacts, size_bytes: int | None) -> float | None:
-    """Compare with the merged model, or with the base where there is no merge."""
-    inferred = inferred_by(facts.find("infer-merged")) or inferred_by(facts.find("infer-base"))
-    if size_bytes is None or inferred is None or not inferred.size_bytes:
-        return None
-    return size_bytes / inferred.size_bytes
 
 
 def _stage(facts: RunFacts, stage: StageFacts) -> StageEntry:

@@ -20,7 +20,15 @@ from modelmill.evaluate.plugin import Plugins
 from modelmill.evaluate.scale import Scale, in_order
 from modelmill.evaluate.slices import Slicing
 from modelmill.report import words
-from modelmill.report.asked import Asked, Measures, ask, best_of, measures_of, scales_of
+from modelmill.report.asked import (
+    Asked,
+    ask,
+    best_of,
+    failures_of,
+    measures_of,
+    scales_of,
+    slicings_of,
+)
 from modelmill.report.document import (
     Control,
     Difference,
@@ -78,21 +86,18 @@ class Judgement:
     """How rows are grouped by data fields."""
     problems: tuple[MetricProblem, ...]
     """Metric plug-ins that could not be used, or failed."""
-    chosen: Mapping[str, Asked]
-    """By model: the form its row shows, with the scores behind it."""
 
 
-def judge(
-    facts: RunFacts, plugins: Plugins | None = None, measures: Measures | None = None
-) -> Judgement:
+def judge(facts: RunFacts, plugins: Plugins | None = None) -> Judgement:
     """Score every model that answered, and hold it against the gate; deterministic.
 
     Args:
         facts: what became of the run.
         plugins: the metric plug-ins it asks for.
-        measures: how answers are scored, where that is not the run's own choice.
     """
-    measures = measures or measures_of(facts, plugins or {})
+    settings = facts.plan.report
+    slicings = slicings_of(settings.slice_fields, [facts])
+    measures = measures_of(settings.metrics, slicings, plugins or {}, settings.seed)
     names = facts.plan.run.models()
     asked = {name: ask(facts, name, measures) for name in names}
     best = {name: best_of(forms) for name, forms in asked.items()}
@@ -116,18 +121,8 @@ def judge(
         right=_right(chosen, readers[0]) if readers else {},
         scales=scales,
         slicings=measures.slicings,
-        problems=(*measures.problems, *_failures(asked)),
-        chosen=chosen,
+        problems=(*measures.problems, *failures_of(asked)),
     )
-
-
-def _failures(asked: Mapping[str, Sequence[Asked]]) -> list[MetricProblem]:
-    return [
-        MetricProblem(metric=name, model=model, message=str(each), exit_code=each.exit_code)
-        for model, forms in asked.items()
-        for form in forms
-        for name, each in form.problems.items()
-    ]
 
 
 def _verdicts(facts: RunFacts, chosen: Mapping[str, Asked]) -> dict[str, gates.Verdict]:

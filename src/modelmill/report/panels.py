@@ -131,7 +131,7 @@ def gate_panel(document: ReportDocument, gate: GateEntry) -> Panel | None:
             )
             for model, difference in known
         ),
-        ticks=_ticks(axis, lambda value: _difference_label(scale, value)),
+        ticks=_ticks(axis, lambda value: difference_label(scale, value)),
         lines=(Tick(axis.at(0.0), f"as {gate.against}"), *allowed),
     )
 
@@ -222,7 +222,8 @@ def _ticks(axis: Axis, label: Callable[[float], str]) -> tuple[Tick, ...]:
     return tuple(Tick(axis.at(value), label(value)) for value in axis.ticks)
 
 
-def _difference_label(scale: Scale, value: float) -> str:
+def difference_label(scale: Scale, value: float) -> str:
+    """Label a tick of a difference: with its sign, shares in percentage points."""
     if not value:
         return "0"
     return f"{100 * value:+g}" if scale.is_share else f"{value:+g}"

@@ -4,6 +4,7 @@ Knows which columns there are.  Must not know how a table is drawn.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from modelmill.evaluate.scale import in_order
 from modelmill.report import words
@@ -51,7 +52,21 @@ def verdict_words(model: ModelEntry, document: ReportDocument) -> str:
     return model.verdict if model.gated else f"{model.verdict} (not gated)"
 
 
-def method_words(model: ModelEntry) -> str:
+class IsHeld(Protocol):
+    """What says how a model's weights are held."""
+
+    @property
+    def method(self) -> str:
+        """The quantizer's name, or `none`."""
+        ...
+
+    @property
+    def bits(self) -> int | None:
+        """Per weight, without embeddings."""
+        ...
+
+
+def method_words(model: IsHeld) -> str:
     """Say how a model's weights are held."""
     if model.bits is None:
         return words.NOTHING
