@@ -1,6 +1,7 @@
 """How every model answers the test rows, and how the answers are judged."""
 
 import math
+import operator
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Final, Literal, Self
 
@@ -42,7 +43,8 @@ class MetricsSpec(Spec):
     nll: NllMetric | None = NllMetric()
     exact_match: ExactMatchMetric | None = None
     sql_execution: SqlExecutionMetric | None = None
-    plugins: Mapping[PluginName, Mapping[str, JsonValue]] = {}
+    # Left out where there are none, so that plans keep the digests they had without plug-ins.
+    plugins: Mapping[PluginName, Mapping[str, JsonValue]] = Field({}, exclude_if=operator.not_)
     """Metrics of other packages, by name, each with settings of its own; see metrics.md."""
 
     def names(self) -> tuple[MetricName, ...]:
