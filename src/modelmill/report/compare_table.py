@@ -104,6 +104,11 @@ def cost_words(model: ComparedModel) -> Iterator[tuple[str, str, str]]:
         ("tokens/s", *(_speed(each) for each in (model.a, model.b))),
         ("time to make", *(_time(each) for each in (model.a, model.b))),
         ("peak memory to make", *(_memory(each) for each in (model.a, model.b))),
+        ("time to answer", *(_answering(each) for each in (model.a, model.b))),
+        (
+            "answered on",
+            *(words.one_line(each.device) or words.NOTHING for each in (model.a, model.b)),
+        ),
     )
     for what, a, b in rows:
         if {a, b} != {words.NOTHING}:
@@ -125,6 +130,10 @@ def _speed(held: Held) -> str:
 
 def _time(held: Held) -> str:
     return words.duration(held.made.seconds if held.made is not None else None)
+
+
+def _answering(held: Held) -> str:
+    return words.duration(held.answering.seconds if held.answering is not None else None)
 
 
 def _memory(held: Held) -> str:
