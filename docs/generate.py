@@ -16,7 +16,7 @@ from pathlib import Path
 from docs.chart import role_rules, values_page
 from docs.reference import reference_page
 from modelmill.conduct.render import rendered_jobs
-from modelmill.report.compose import report_schema
+from modelmill.report.compose import comparison_schema, report_schema
 from modelmill.spec.loading import load_profile, load_run
 from modelmill.spec.names import kind_of
 from modelmill.spec.profile import Profile
@@ -37,6 +37,7 @@ def generated() -> Iterator[tuple[str, str]]:
         "docs/run.schema.json": run,
         "docs/profile.schema.json": profile,
         "docs/report.schema.json": report_schema(),
+        "docs/compare.schema.json": comparison_schema(),
         "helm/modelmill/values.schema.json": Values.model_json_schema(),
     }
     for name, schema in schemas.items():

@@ -54,6 +54,9 @@ REPORT: Final = """\
 
 `report.json` holds everything that `report.html` and `report.md` show.  Its keys are in
 [report.schema.json](report.schema.json); keys are added, never renamed.
+
+`modelmill report --compare RUN_A RUN_B` writes two runs side by side, as `compare.html` and
+`compare.json`: [compare.schema.json](compare.schema.json).
 """
 
 COMMANDS: Final = """\

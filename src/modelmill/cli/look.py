@@ -206,25 +206,49 @@ def wait_for(store: "Store", run: str) -> int:
 
 
 @click.command()
-@click.argument("run", shell_complete=complete_run)
+@click.argument("run", required=False, shell_complete=complete_run)
+@click.option(
+    "--compare",
+    "compared",
+    nargs=2,
+    metavar="RUN_A RUN_B",
+    help="Set two runs side by side instead.",
+)
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("reports"),
     show_default=True,
-    help="Where the report is put, in a folder named after the run.",
+    help="Where the report is put, in a folder named after the run, or after both.",
 )
 @store_options
 @output_option
-def report(run: str, folder: Path, home: Path, store_url: str | None, output: str) -> None:
-    """Fetch the newest report of RUN and print its summary."""
-    from modelmill.cli.show import WORDS_COLUMNS, print_table
+def report(
+    run: str | None,
+    compared: tuple[str, str] | None,
+    folder: Path,
+    home: Path,
+    store_url: str | None,
+    output: str,
+) -> None:
+    """Fetch the newest report of RUN and print its summary, or compare two runs."""
     from modelmill.conduct.place import opened
+
+    if (run is None) == (compared is None):
+        raise click.UsageError("name either a RUN, or two runs after --compare")
+    with opened(home, store_url) as place:
+        if compared is not None:
+            _print_comparison(place.store, compared, folder, output)
+        elif run is not None:
+            _print_report(place.store, run, folder / run, output)
+
+
+def _print_report(store: "Store", run: str, folder: Path, output: str) -> None:
+    from modelmill.cli.show import WORDS_COLUMNS, print_table
     from modelmill.conduct.standing import fetch_report
     from modelmill.report.table import summary_table
 
-    with opened(home, store_url) as place:
-        document, html = fetch_report(place.store, run, folder / run)
+    document, html = fetch_report(store, run, folder)
     if output == "json":
         click.echo((html.parent / "report.json").read_text(encoding="ascii"))
         return
@@ -233,3 +257,14 @@ def report(run: str, folder: Path, home: Path, store_url: str | None, output: st
     click.echo()
     click.echo(document.headline)
     click.echo(str(html))
+
+
+def _print_comparison(store: "Store", runs: tuple[str, str], folder: Path, output: str) -> None:
+    from modelmill.cli.show import print_comparison
+    from modelmill.conduct.compare import COMPARE_JSON, compare_runs
+
+    document, html = compare_runs(store, runs, folder / "-vs-".join(runs))
+    if output == "json":
+        click.echo((html.parent / COMPARE_JSON).read_text(encoding="ascii"))
+    else:
+        print_comparison(document, html)

@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -12,6 +13,7 @@ from modelmill.cli.options import output_is_plain, store_words
 
 if TYPE_CHECKING:
     from modelmill.conduct.local_run import Ended
+    from modelmill.report.comparison import ComparisonDocument
 
 WORDS_COLUMNS = 2
 """Of the summary table; the others hold numbers and are aligned right."""
@@ -92,7 +94,32 @@ def print_summary(ended: "Ended") -> None:
         click.echo(ended.report.headline)
         if ended.report.gate is not None:
             click.echo(ended.report.gate.sentence)
+    for problem in ended.report.problems:
+        click.echo(problem.message, err=True)
     click.echo(str(ended.report_html))
+
+
+def print_comparison(document: "ComparisonDocument", html: Path) -> None:
+    """Print two runs side by side: what differs, what came of it, and where the page is."""
+    from modelmill.report.compare_table import comparison_table, settings_table
+
+    settings, table = settings_table(document), comparison_table(document)
+    if settings.rows:
+        print_table(settings.columns, settings.rows)
+    else:
+        click.echo(f"{document.a.run} and {document.b.run} ask for the same.")
+    click.echo()
+    print_table(table.columns, table.rows)
+    click.echo()
+    for run in (document.a, document.b):
+        for sentence in (run.state, *run.unfinished):
+            if sentence != "done":
+                click.echo(f"{run.run}: {sentence}", err=True)
+    for sentence in (*(each.message for each in document.problems), *document.notes):
+        click.echo(sentence, err=True)
+    click.echo(document.rows.sentence)
+    click.echo(document.headline)
+    click.echo(str(html))
 
 
 def print_failures(ended: "Ended", command: str) -> None:

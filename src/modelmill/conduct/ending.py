@@ -25,8 +25,13 @@ def read_report(
 
 
 def final_code(verdict: Verdict, document: ReportDocument) -> int:
-    """Fold the gate's verdict into the exit code of a run that has a report."""
-    has_failed = document.gate is not None and document.gate.outcome == "failed"
-    if verdict.exit_code == 0 and has_failed:
+    """Fold what the report found into the exit code of a run.
+
+    A stage that failed comes first, then a failed gate: what is known to be bad outweighs
+    what is not known, a metric that could not be computed.
+    """
+    if verdict.exit_code:
+        return verdict.exit_code
+    if document.gate is not None and document.gate.outcome == "failed":
         return GateFailed.exit_code
-    return verdict.exit_code
+    return next((problem.exit_code for problem in document.problems), 0)

@@ -167,6 +167,7 @@ def drive(told: Told, namespace: Namespace) -> int:
         logger.info("revision %s is the live one; nothing to do for %s", live, told.revision)
         return 0
     spec, profile = _read_config()
+    _check_metrics(spec)
     store = open_store(told.store)
     check_conditional_writes(store)
     asked = Asked(
@@ -216,6 +217,17 @@ def _read_config() -> tuple[RunSpec, Profile]:
     return parse_run(read("run"), "values: run"), check_cluster(profile, "values: profile")
 
 
+def _check_metrics(spec: RunSpec) -> None:
+    """Find out before a GPU is asked for whether the report will have its metric plug-ins.
+
+    The report's image is the conductor's own.
+    """
+    if spec.infer.metrics.plugins:
+        from modelmill.gather.plugins import check_plugins
+
+        check_plugins(spec.infer.metrics)
+
+
 def _tell_run(told: Told, namespace: Namespace, code: int, words: str) -> None:
     """Write down why this conductor gave up, where `modelmill status` reads it."""
 
@@ -261,6 +273,8 @@ def _code_of(verdict: Verdict, store: Store) -> int:
         return verdict.exit_code
     with tempfile.TemporaryDirectory() as folder:
         document, _ = read_report(store, verdict.report, Path(folder), (REPORT_JSON,))
+    for problem in document.problems:
+        logger.error("%s", problem.message)
     return final_code(verdict, document)
 
 

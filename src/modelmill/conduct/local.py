@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from modelmill.conduct.backend import Attempt, Order
-from modelmill.spec.errors import InputMissing, meaning_of
+from modelmill.spec.errors import InputMissing, InternalError, Problem, SpecError, meaning_of
+from modelmill.spec.infer import MetricsSpec
 from modelmill.spec.names import (
     ENV_ATTEMPT,
     ENV_HALVINGS,
@@ -28,6 +29,7 @@ from modelmill.spec.names import (
     ENV_STORE,
     ENV_TERMINATION,
     ENV_WORK,
+    ENVIRONMENT_OF,
     Environment,
 )
 from modelmill.spec.records import Ending, Progress
@@ -205,6 +207,30 @@ def interpreter(home: Path, environment: Environment) -> Path:
             fix="make environments",
         )
     return Path(sys.executable)
+
+
+def check_metrics(home: Path, metrics: MetricsSpec) -> None:
+    """Find out before any work whether the environment of the report has the metric plug-ins.
+
+    Raises:
+        SpecError: with every plug-in that cannot be used there.
+        InputMissing: that environment has not been made.
+    """
+    if not metrics.plugins:
+        return
+    python = interpreter(home, ENVIRONMENT_OF["report"])
+    asked = subprocess.run(
+        [str(python), "-m", "modelmill.gather"],
+        input=metrics.model_dump_json().encode(),
+        capture_output=True,
+        check=False,
+    )
+    if asked.returncode == SpecError.exit_code:
+        problems = TypeAdapter(tuple[Problem, ...]).validate_json(asked.stdout)
+        raise SpecError(f"metric plug-ins of {python}", problems)
+    if asked.returncode:
+        last = asked.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise InternalError("Metric plug-ins could not be looked for", at=" ".join(last))
 
 
 _PROOF: Final[Mapping[Environment, tuple[str, ...]]] = {

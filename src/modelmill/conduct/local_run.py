@@ -9,7 +9,7 @@ from pathlib import Path
 from modelmill.conduct.conductor import Conductor, Verdict
 from modelmill.conduct.ending import final_code, read_report
 from modelmill.conduct.history import Watcher
-from modelmill.conduct.local import LocalBackend
+from modelmill.conduct.local import LocalBackend, check_metrics
 from modelmill.conduct.place import Opened, opened
 from modelmill.conduct.prepare import Asked, prepare
 from modelmill.report.document import ReportDocument
@@ -50,6 +50,7 @@ def run_locally(local: LocalRun, watcher: Watcher) -> Ended:
         KeyboardInterrupt: asked to stop; everything that was started is gone.
         ModelmillError: the run could not be prepared, or its store was lost.
     """
+    check_metrics(local.home, local.spec.infer.metrics)
     with _terminated_like_interrupted(), opened(local.home, local.store_url) as place:
         if local.store_url is not None:
             check_conditional_writes(place.store)

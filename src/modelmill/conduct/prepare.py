@@ -11,6 +11,7 @@ from pathlib import Path
 
 from modelmill.conduct.clock import now
 from modelmill.conduct.conductor import Conducted
+from modelmill.conduct.decide import REPORT
 from modelmill.spec.closed import Dtype
 from modelmill.spec.errors import InputMissing, PermissionRefused, Problem, SpecError
 from modelmill.spec.names import RUN_NAME, RUN_NAME_LIMIT
@@ -207,7 +208,7 @@ def _plan(
 ) -> Plan:
     again = dict(record.again) if record is not None else {}
     facts = asked.facts or facts_of(profile)
-    known = [stage.name for stage in make_plan(run, facts, pins).stages]
+    known = [*(stage.name for stage in make_plan(run, facts, pins).stages), REPORT]
     unknown = [name for name in asked.again if name not in known]
     if unknown:
         raise SpecError(

@@ -159,7 +159,7 @@ def run_row(store: Store, run: str, look: Look = lambda _: "") -> RunRow:
         heartbeat=record.heartbeat,
         is_live=is_driven(record),
         exit_code=record.exit_code,
-        state=_state_of(record, look),
+        state=state_of(record, look),
         committed=sum(row.state == "committed" for row in stages),
         stages=stages,
     )
@@ -170,7 +170,8 @@ def is_driven(record: RunRecord) -> bool:
     return bool(record.conductor) and not record.absence and is_young(record.heartbeat)
 
 
-def _state_of(record: RunRecord, look: Look) -> str:
+def state_of(record: RunRecord, look: Look) -> str:
+    """Say in words who drives a run, or how it ended."""
     if is_driven(record):
         return "running"
     if record.exit_code is None:

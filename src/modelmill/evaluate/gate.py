@@ -74,7 +74,7 @@ def gate_failed(verdicts: Iterable[Verdict], gated: Collection[str]) -> bool:
 def paired_differences(candidate: Scores, against: Scores) -> Floats:
     """Subtract row by row over the shared rows, signed so that positive is worse."""
     shared = sorted(candidate.values.keys() & against.values.keys())
-    sign = -1.0 if candidate.higher_is_better else 1.0
+    sign = -1.0 if candidate.scale.higher_is_better else 1.0
     return np.array([sign * (candidate.values[row] - against.values[row]) for row in shared])
 
 
@@ -94,7 +94,7 @@ def _verdict(
     )
     if not n:
         return blank
-    of_shares = scores[model].is_share
+    of_shares = scores[model].scale.is_share
     interval = difference_interval(differences, seed, of_shares=of_shares)
     outcome = _outcome(interval, max_worse) if n >= FEWEST_ROWS else "undecided"
     needed = rows_needed(differences, max_worse, of_shares=of_shares)

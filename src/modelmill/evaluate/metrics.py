@@ -9,20 +9,34 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from modelmill.evaluate.answers import extract_answer, is_query
-from modelmill.evaluate.scores import MetricName, Scores
+from modelmill.evaluate.scale import SCALES, Scale
+from modelmill.evaluate.scores import Scores
 from modelmill.evaluate.sql.tokens import canonical_text, statements_of, tokens_of
 from modelmill.evaluate.sql_execution import SqlExecution
-from modelmill.spec.infer import MetricsSpec
+from modelmill.spec.infer import MetricName, MetricsSpec
 from modelmill.spec.records import Prediction
 
 
 class Metric(Protocol):
     """Anything that scores the predictions of one model."""
 
-    name: ClassVar[MetricName]
+    @property
+    def name(self) -> MetricName:
+        """What the spec calls it."""
+        ...
+
+    @property
+    def scale(self) -> Scale:
+        """How its values are read."""
+        ...
 
     def score(self, predictions: Sequence[Prediction]) -> Scores:
-        """Score or exclude every row."""
+        """Score or exclude every row.
+
+        Raises:
+            MetricFailed: only a plug-in does.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -35,6 +49,7 @@ class Nll:
     """
 
     name: ClassVar[MetricName] = "nll"
+    scale: ClassVar[Scale] = SCALES["nll"]
 
     def score(self, predictions: Sequence[Prediction]) -> Scores:
         """Take each row's nll; quarantined and unmeasured rows are excluded."""
@@ -49,9 +64,7 @@ class Nll:
                 values[prediction.row] = prediction.nll
         return Scores(
             metric=self.name,
-            unit="nats/token",
-            higher_is_better=False,
-            is_share=False,
+            scale=self.scale,
             values=values,
             excluded=excluded,
         )
@@ -62,6 +75,7 @@ class ExactMatch:
     """Share of answers whose normal form equals the reference's; quarantined rows are wrong."""
 
     name: ClassVar[MetricName] = "exact_match"
+    scale: ClassVar[Scale] = SCALES["exact_match"]
 
     def score(self, predictions: Sequence[Prediction]) -> Scores:
         """Compare the normal forms of answer and reference, row by row."""
@@ -75,9 +89,7 @@ class ExactMatch:
         }
         return Scores(
             metric=self.name,
-            unit="share",
-            higher_is_better=True,
-            is_share=True,
+            scale=self.scale,
             values=values,
         )
 

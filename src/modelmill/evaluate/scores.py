@@ -5,15 +5,14 @@ Knows rows by number and nothing of what was asked or answered.
 
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from modelmill.evaluate.scale import Scale
 from modelmill.evaluate.statistics import mean_interval, wilson_interval
+from modelmill.spec.infer import MetricName
 from modelmill.spec.records import Record
-
-MetricName = Literal["nll", "exact_match", "sql_execution"]
 
 
 class Control(Record):
@@ -38,14 +37,26 @@ class Scores:
     """One model's score on each row; every row is either scored or excluded."""
 
     metric: MetricName
-    unit: str
-    higher_is_better: bool
-    is_share: bool
-    """Whether every score is 0 or 1."""
+    scale: Scale
     values: Mapping[int, float]
     excluded: Mapping[int, str] = field(default_factory=dict)
     """Why a row has no score, by row."""
     control: Control | None = None
+
+    def right(self) -> Mapping[int, bool]:
+        """Tell by row whether the answer is right; nothing where the scale does not say."""
+        if not self.scale.is_share:
+            return {}
+        best = float(self.scale.higher_is_better)
+        return {row: value == best for row, value in self.values.items()}
+
+    def renumbered(self, rows: Mapping[int, int]) -> "Scores":
+        """Give rows the numbers they have elsewhere; those that have none are dropped."""
+        return replace(
+            self,
+            values={rows[row]: value for row, value in self.values.items() if row in rows},
+            excluded={rows[row]: why for row, why in self.excluded.items() if row in rows},
+        )
 
 
 class MetricValue(Record):
@@ -74,7 +85,7 @@ def summarize(scores: Scores, seed: int, rows: Collection[int] | None = None) ->
         return MetricValue(value=None, low=None, high=None, n=0, excluded=excluded)
     interval = (
         wilson_interval(float(values.sum()), len(values))
-        if scores.is_share
+        if scores.scale.is_share
         else mean_interval(values, seed)
     )
     return MetricValue(

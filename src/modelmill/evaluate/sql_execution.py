@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from modelmill.evaluate.answers import extract_query
-from modelmill.evaluate.scores import Control, MetricName, Scores
+from modelmill.evaluate.scale import SCALES, Scale
+from modelmill.evaluate.scores import Control, Scores
 from modelmill.evaluate.sql.execution import QueryError
 from modelmill.evaluate.sql.suite import Suite, Unusable, is_equivalent, suite_for
 from modelmill.evaluate.sql.tokens import statements_of, tokens_of
+from modelmill.spec.infer import MetricName
 from modelmill.spec.records import Prediction
 
 
@@ -29,6 +31,7 @@ class SqlExecution:
     """The data field that holds the CREATE TABLE statements."""
 
     name: ClassVar[MetricName] = "sql_execution"
+    scale: ClassVar[Scale] = SCALES["sql_execution"]
 
     def score(self, predictions: Sequence[Prediction]) -> Scores:
         """Judge every row; the same reference is prepared once for all models."""
@@ -48,9 +51,7 @@ class SqlExecution:
         )
         return Scores(
             metric=self.name,
-            unit="share",
-            higher_is_better=True,
-            is_share=True,
+            scale=self.scale,
             values=values,
             excluded=excluded,
             control=control,

@@ -74,6 +74,30 @@ def difference_interval(differences: Floats, seed: int, *, of_shares: bool) -> I
     )
 
 
+def independent_difference(before: Interval, after: Interval) -> Interval:
+    """Estimate how far apart two estimates are that were taken over different rows.
+
+    The distances of both estimates to their own bounds are added as squares (Zou and Donner,
+    https://doi.org/10.1002/sim.3095); for two Wilson intervals that is Newcombe's method 10.
+    """
+    value = after.value - before.value
+    down = math.hypot(after.value - after.low, before.high - before.value)
+    up = math.hypot(after.high - after.value, before.value - before.low)
+    return Interval(value=value, low=value - down, high=value + up)
+
+
+def mcnemar(lost: int, gained: int) -> float:
+    """Test by McNemar's exact test whether as many rows were lost as gained; returns p.
+
+    Only rows that flipped say anything: if neither direction is favoured, `lost` of them is a
+    throw of as many fair coins.  Two-sided; 1 where nothing flipped.
+    """
+    flipped = lost + gained
+    tail = sum(math.comb(flipped, count) for count in range(min(lost, gained) + 1))
+    # Whole numbers until the last step: 2 to the power of some thousands is no float.
+    return min(1.0, 2 * tail / (1 << flipped))
+
+
 def rows_needed(differences: Floats, bound: float, *, of_shares: bool) -> int | None:
     """Estimate how many rows would put the bound outside the interval.
 

@@ -43,6 +43,71 @@ def training_curve(document: ReportDocument) -> Curve | None:
     return None
 
 
+@dataclass(frozen=True)
+class Line:
+    """The losses of one run in a drawing that several share."""
+
+    run: str
+    train: str
+    """SVG path data; empty where nothing was logged."""
+    evaluated: str
+    dots: tuple[str, ...]
+    summary: str
+    evals: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class SharedCurve:
+    """The losses of several runs over the same steps."""
+
+    lines: tuple[Line, ...]
+    x_ticks: tuple[Tick, ...]
+    y_ticks: tuple[Tick, ...]
+    summary: str
+
+
+def shared_curve(trainings: Sequence[tuple[str, Finetuned]]) -> SharedCurve | None:
+    """Draw the training of several runs on one pair of scales; None where no loss was logged.
+
+    Args:
+        trainings: name of a run and how its training went.
+    """
+    series = [
+        (
+            run,
+            _series(each.curve, [point.loss for point in each.curve]),
+            _series(each.curve, [point.eval_loss for point in each.curve]),
+        )
+        for run, each in trainings
+    ]
+    drawn = [point for _, train, evaluated in series for point in train + evaluated]
+    if not drawn:
+        return None
+    x = linear_axis(0.0, max(step for step, _ in drawn))
+    y = linear_axis(min(0.0, *(loss for _, loss in drawn)), max(loss for _, loss in drawn))
+
+    def places(points: Points) -> Points:
+        return [(x.at(step), _flipped(y, loss)) for step, loss in points]
+
+    lines = tuple(
+        Line(
+            run=run,
+            train=_path(places(train)),
+            evaluated=_path(places(evaluated)),
+            dots=tuple(f"M{left:g},{top:g}h0" for left, top in places(evaluated)),
+            summary=_summary(train, evaluated) if train or evaluated else "No loss was logged.",
+            evals=tuple((int(step), loss) for step, loss in evaluated),
+        )
+        for run, train, evaluated in series
+    )
+    return SharedCurve(
+        lines=lines,
+        x_ticks=tuple(Tick(x.at(step), f"{step:g}") for step in x.ticks),
+        y_ticks=tuple(Tick(y.at(loss), f"{loss:g}") for loss in y.ticks),
+        summary=" ".join(f"{line.run}: {line.summary}" for line in lines),
+    )
+
+
 def _curve(figures: Finetuned) -> Curve:
     train = _series(figures.curve, [point.loss for point in figures.curve])
     evaluated = _series(figures.curve, [point.eval_loss for point in figures.curve])

@@ -9,9 +9,18 @@ from typing import Final
 
 from pydantic import JsonValue, TypeAdapter
 
+from modelmill.report.asked import slice_field
+from modelmill.report.costs import (
+    bits_per_weight,
+    cost_of,
+    inferred_by,
+    made_by,
+    quantized_by,
+    size_share,
+)
 from modelmill.report.document import (
-    Cost,
     DataEntry,
+    Flips,
     Lineage,
     ModelEntry,
     ReportDocument,
@@ -22,9 +31,9 @@ from modelmill.report.document import (
 from modelmill.report.facts import RunFacts, StageFacts
 from modelmill.report.headline import headline
 from modelmill.report.judge import JudgedModel, Judgement
-from modelmill.report.samples import pick_samples
+from modelmill.report.samples import gate_flips, pick_samples
 from modelmill.spec.plan import Stage
-from modelmill.spec.records import DataFetched, Event, Inferred, Measurements, Quantized
+from modelmill.spec.records import DataFetched, Event
 
 _SETTINGS: Final = TypeAdapter(dict[str, JsonValue])
 _ENDS: Final = {"committed": "committed", "failed": "failed", "stopped": "stopped"}
@@ -32,7 +41,10 @@ _ENDS: Final = {"committed": "committed", "failed": "failed", "stopped": "stoppe
 
 def report_document(facts: RunFacts, judgement: Judgement) -> ReportDocument:
     """Put everything together that the report says; equal facts give equal documents."""
-    models = tuple(_model(facts, judged) for judged in judgement.models)
+    flips = gate_flips(facts, judgement)
+    models = tuple(
+        _model(facts, judged, flips.get(judged.model, ())) for judged in judgement.models
+    )
     stages = tuple(_stage(facts, stage) for stage in facts.stages)
     settings = facts.plan.report
     return ReportDocument(
@@ -43,20 +55,33 @@ def report_document(facts: RunFacts, judgement: Judgement) -> ReportDocument:
         stages=stages,
         models=models,
         gate=judgement.gate,
-        slice=settings.slice,
+        slice=next(iter(settings.slice_fields), None),
+        slice_fields=tuple(map(slice_field, judgement.slicings)),
+        scales=judgement.scales,
+        problems=judgement.problems,
         data=tuple(_data(facts)),
         samples=pick_samples(facts, judgement),
         controls=judgement.controls,
         lineage=_lineage(facts),
-        notes=(*_notes(facts), *_crowded(stages)),
+        notes=(*_notes(facts), *_told_by(judgement), *_crowded(stages)),
     )
 
 
-def _model(facts: RunFacts, judged: JudgedModel) -> ModelEntry:
+def _told_by(judgement: Judgement) -> tuple[str, ...]:
+    """Say what of the asked slices and metrics is not there."""
+    sliced = [f"not scored apart: {each.problem}" for each in judgement.slicings if each.problem]
+    failed = [
+        " ".join([f"{each.model}:" if each.model else "", *each.message.split()]).strip()
+        for each in judgement.problems
+    ]
+    return (*failed, *sliced)
+
+
+def _model(facts: RunFacts, judged: JudgedModel, flips: tuple[Flips, ...]) -> ModelEntry:
     chosen = judged.chosen
-    inferred = _inferred(facts, chosen.stage) if chosen is not None else None
-    made = _made(facts, judged.model)
-    held = inferred or _quantized(made)
+    inferred = inferred_by(facts.find(chosen.stage)) if chosen is not None else None
+    made = made_by(facts, judged.model)
+    held = inferred or quantized_by(made)
     size_bytes = held.size_bytes if held is not None else None
     return ModelEntry(
         model=judged.model,
@@ -71,11 +96,13 @@ def _model(facts: RunFacts, judged: JudgedModel) -> ModelEntry:
         prompt=chosen.form if chosen is not None else "",
         prompts={scores.form: scores for scores in judged.prompts},
         slices=chosen.slices if chosen is not None else {},
-        bits_per_weight=_bits_per_weight(made, inferred),
+        sliced=chosen.sliced if chosen is not None else {},
+        flips=flips,
+        bits_per_weight=bits_per_weight(made, inferred),
         parameters=held.parameters if held is not None else None,
-        size_share=_size_share(facts, size_bytes),
-        made=_cost(made),
-        answering=_cost([stage] if (stage := _answering(facts, judged)) is not None else []),
+        size_share=size_share(facts, size_bytes),
+        made=cost_of(made),
+        answering=cost_of([stage] if (stage := _answering(facts, judged)) is not None else []),
         engine=inferred.engine if inferred is not None else "",
         dtype=inferred.dtype if inferred is not None else "",
         device=inferred.device if inferred is not None else "",
@@ -86,66 +113,6 @@ def _model(facts: RunFacts, judged: JudgedModel) -> ModelEntry:
 
 def _answering(facts: RunFacts, judged: JudgedModel) -> StageFacts | None:
     return None if judged.chosen is None else facts.find(judged.chosen.stage)
-
-
-def _inferred(facts: RunFacts, name: str) -> Inferred | None:
-    stage = facts.find(name)
-    if stage is None or stage.measurements is None:
-        return None
-    figures = stage.measurements.figures
-    return figures if isinstance(figures, Inferred) else None
-
-
-def _made(facts: RunFacts, model: str) -> list[StageFacts]:
-    """Find the stages that turned the model before it into this one."""
-    every = {
-        "base": (),
-        "adapter": ("finetune",),
-        "merged": ("finetune", "merge"),
-        "finetuned": ("finetune",),
-    }
-    names = every.get(model, (f"quantize-{model}",))
-    return [stage for name in names if (stage := facts.find(name)) is not None]
-
-
-def _cost(stages: list[StageFacts]) -> Cost | None:
-    taken = [(each.stage.name, each.measurements) for each in stages]
-    known: list[tuple[str, Measurements]] = [
-        (name, measured) for name, measured in taken if measured is not None
-    ]
-    if not known or len(known) < len(stages):
-        return None
-    return Cost(
-        stages=tuple(name for name, _ in known),
-        seconds=sum(measured.seconds for _, measured in known),
-        peak_rss_bytes=max(measured.peak_rss_bytes for _, measured in known),
-        peak_gpu_bytes=max(measured.peak_gpu_bytes for _, measured in known),
-    )
-
-
-def _quantized(made: list[StageFacts]) -> Quantized | None:
-    for stage in made:
-        if stage.measurements is not None and isinstance(stage.measurements.figures, Quantized):
-            return stage.measurements.figures
-    return None
-
-
-def _bits_per_weight(made: list[StageFacts], inferred: Inferred | None) -> float | None:
-    quantized = _quantized(made)
-    if quantized is not None:
-        return quantized.bits_per_weight
-    if inferred is None or not inferred.parameters:
-        return None
-    return 8 * inferred.size_bytes / inferred.parameters
-
-
-def _size_share(facts: RunFacts, size_bytes: int | None) -> float | None:
-    """Compare with the tuned 16-bit model, or with the base where nothing was tuned."""
-    origin = facts.plan.run.quantized_from
-    inferred = _inferred(facts, f"infer-{origin}") or _inferred(facts, "infer-base")
-    if size_bytes is None or inferred is None or not inferred.size_bytes:
-        return None
-    return size_bytes / inferred.size_bytes
 
 
 def _stage(facts: RunFacts, stage: StageFacts) -> StageEntry:

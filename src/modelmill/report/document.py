@@ -7,23 +7,20 @@ what is here: fields are added, never renamed.
 """
 
 from collections.abc import Mapping
-from typing import Final, Literal
+from typing import Literal
 
 from pydantic import JsonValue
 
+from modelmill.evaluate.scale import SCALES, Scale
 from modelmill.report.facts import Status
+from modelmill.spec.infer import MetricName
 from modelmill.spec.names import Kind
 from modelmill.spec.records import Device, Figures, InputRecord, Part, Record
 from modelmill.spec.settings import Pin
 
-MetricName = Literal["nll", "exact_match", "sql_execution"]
-
 Verdict = Literal["good", "bad", "undecided"]
 """`good`: measurably within what the gate allows; `bad`: measurably beyond it; `undecided`:
 the test rows cannot tell."""
-
-METRIC_ORDER: Final[tuple[MetricName, ...]] = ("sql_execution", "exact_match", "nll")
-"""Which metric speaks first: one that reads answers before one that reads probabilities."""
 
 RunOutcome = Literal["passed", "failed", "undecided", "ungated", "incomplete"]
 """How the run came out: `incomplete` where a stage or a verdict is missing."""
@@ -54,6 +51,55 @@ class Difference(Record):
     """Rows that would settle an undecided verdict, if the difference stays as it is."""
 
 
+class Answer(Record):
+    """What one model said to one prompt."""
+
+    model: str
+    output: str
+    right: bool | None
+    """By the metric of the samples; None where it has no say."""
+    nll: float | None
+    problem: str = ""
+
+
+class FlippedRow(Record):
+    """One test row that one model has right and the other wrong."""
+
+    row: int
+    change: Literal["lost", "gained"]
+    prompt: str
+    reference: str
+    before: Answer
+    after: Answer
+
+
+class Flips(Record):
+    """What became of single answers between two models, by one metric."""
+
+    metric: MetricName
+    n: int
+    """Rows that both have a score for."""
+    lost: int
+    """Right before, wrong after."""
+    gained: int
+    """Wrong before, right after."""
+    p_value: float
+    """Of McNemar's exact test, two-sided: how likely a split at least as uneven is if neither
+    model is better."""
+    rows: tuple[FlippedRow, ...] = ()
+    """At most `report.samples` of them, and by the metric of the samples only."""
+
+
+class MetricProblem(Record):
+    """Why a metric plug-in has no scores, of all models or of one."""
+
+    metric: MetricName
+    model: str = ""
+    """Empty for all."""
+    message: str
+    exit_code: int
+
+
 class PromptScores(Record):
     """How one way of asking a model came out."""
 
@@ -62,7 +108,9 @@ class PromptScores(Record):
     """`contract`, `chat` or `3-shot`."""
     metrics: Mapping[MetricName, Score]
     slices: Mapping[str, Mapping[MetricName, Score]] = {}
-    """By the value of the slice field."""
+    """By the value of the first slice field."""
+    sliced: Mapping[str, Mapping[str, Mapping[MetricName, Score]]] = {}
+    """By every slice field, then by its value."""
     rows: int
     quarantined: int
     """Rows without an answer."""
@@ -100,6 +148,12 @@ class ModelEntry(Record):
     prompts: Mapping[str, PromptScores] = {}
     """Every form it was asked in; the base has two."""
     slices: Mapping[str, Mapping[MetricName, Score]] = {}
+    """By the value of the first slice field."""
+    sliced: Mapping[str, Mapping[str, Mapping[MetricName, Score]]] = {}
+    """By every slice field, then by its value."""
+    flips: tuple[Flips, ...] = ()
+    """Of a gated model: held against the one the gate names, one for each metric that tells
+    right from wrong."""
     bits_per_weight: float | None = None
     """All bytes of the weight files over all parameters, embeddings included."""
     parameters: int | None = None
@@ -181,22 +235,14 @@ class Control(Record):
     """Below this share the metric is not to be trusted."""
 
 
-class Answer(Record):
-    """What one model said to one prompt."""
-
-    model: str
-    output: str
-    right: bool | None
-    """By the metric of the samples; None where it has no say."""
-    nll: float | None
-    problem: str = ""
-
-
 class Sample(Record):
     """One test row with every model's answer."""
 
     row: int
     slice: str
+    """Its value of the first slice field."""
+    sliced: Mapping[str, str] = {}
+    """Its value of every slice field that it has."""
     prompt: str
     reference: str
     answers: tuple[Answer, ...]
@@ -208,6 +254,18 @@ class Samples(Record):
     rows: tuple[Sample, ...]
     metric: MetricName | None
     """What right and wrong go by; None where no metric judges a single answer."""
+
+
+class SliceField(Record):
+    """How rows were put into groups by one field."""
+
+    field: str
+    values: tuple[str, ...]
+    """The groups in their order."""
+    is_binned: bool = False
+    """Whether they are ranges of numbers."""
+    problem: str = ""
+    """Why there are none."""
 
 
 class SourceEntry(Record):
@@ -250,9 +308,21 @@ class ReportDocument(Record):
     models: tuple[ModelEntry, ...]
     gate: GateEntry | None
     slice: str | None
+    """The first field whose values are scored apart."""
+    slice_fields: tuple[SliceField, ...] = ()
+    """All of them."""
+    scales: Mapping[MetricName, Scale] = {}
+    """How the values of each metric of the run are read."""
+    problems: tuple[MetricProblem, ...] = ()
+    """Metric plug-ins that could not be computed; they end the run with their exit code."""
     data: tuple[DataEntry, ...]
     samples: Samples
     controls: tuple[Control, ...]
     lineage: Lineage
     notes: tuple[str, ...]
     """Sentences a reader must know: about the model, and every stage's warnings."""
+
+
+def scale_of(scales: Mapping[MetricName, Scale], metric: MetricName) -> Scale:
+    """Find how a metric is read, also where an older report does not say."""
+    return scales.get(metric) or SCALES.get(metric) or Scale(title=metric)

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from modelmill.report import words
-from modelmill.report.document import MetricName, ModelEntry, Verdict
+from modelmill.report.document import ModelEntry, Verdict, scale_of
 from modelmill.report.judge import Judgement
+from modelmill.spec.infer import MetricName
 from modelmill.spec.run import TUNED
 
 _TUNED: Final[Mapping[Verdict, str]] = {
@@ -46,13 +47,14 @@ def _tuning(judgement: Judgement, metric: MetricName, by_name: Mapping[str, Mode
     before = by_name["base"].metrics.get(metric)
     if before is None:
         return ""
-    name, value = words.metric_title(metric), words.metric_value(metric, before.value)
+    scale = scale_of(judgement.scales, metric)
+    name, value = words.metric_title(scale), words.metric_value(scale, before.value)
     tuned = next((by_name[name] for name in TUNED if name in by_name), None)
     after = None if tuned is None else tuned.metrics.get(metric)
     if after is None or judgement.tuning is None:
         return f"{name} of the base is {value}"
     return _TUNED[judgement.tuning].format(
-        metric=name, before=value, after=words.metric_value(metric, after.value)
+        metric=name, before=value, after=words.metric_value(scale, after.value)
     )
 
 

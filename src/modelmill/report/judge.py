@@ -15,35 +15,36 @@ from dataclasses import dataclass
 from typing import Final
 
 from modelmill.evaluate import gate as gates
-from modelmill.evaluate.metrics import Metric, metrics_of
-from modelmill.evaluate.scores import MetricValue, Scores, summarize
-from modelmill.evaluate.slices import summarize_by
+from modelmill.evaluate.flips import Flipped, flipped
+from modelmill.evaluate.plugin import Plugins
+from modelmill.evaluate.scale import Scale, in_order
+from modelmill.evaluate.slices import Slicing
 from modelmill.report import words
+from modelmill.report.asked import (
+    Asked,
+    ask,
+    best_of,
+    failures_of,
+    measures_of,
+    scales_of,
+    slicings_of,
+)
 from modelmill.report.document import (
-    METRIC_ORDER,
     Control,
     Difference,
     GateEntry,
-    MetricName,
+    MetricProblem,
     PromptScores,
     RunOutcome,
-    Score,
     Verdict,
+    scale_of,
 )
-from modelmill.report.facts import RunFacts, StageFacts
-from modelmill.spec.infer import GateSpec
-from modelmill.spec.records import Inferred
+from modelmill.report.facts import RunFacts
+from modelmill.spec.infer import MetricName
+from modelmill.spec.settings import GateSettings
 
 LEAST_CAUGHT: Final = 0.95
 """A metric that misses more mutations than this lets pass is not to be trusted."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One model asked in one form: what the report shows, and the scores behind it."""
-
-    shown: PromptScores
-    scores: Mapping[MetricName, Scores]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class JudgedModel:
     verdict: Verdict | None
     gated: bool
     difference: Difference | None
+    flips: Mapping[MetricName, Flipped]
+    """Of a gated model: what became of single answers since the one it is held against."""
     problem: str
     """Why there are no scores."""
 
@@ -78,25 +81,38 @@ class Judgement:
     """What calls a single answer right or wrong."""
     right: Mapping[str, Mapping[int, bool]]
     """By model and row, for the metric of the samples."""
+    scales: Mapping[MetricName, Scale]
+    """How each metric is read."""
+    slicings: tuple[Slicing, ...]
+    """How rows are grouped by data fields."""
+    problems: tuple[MetricProblem, ...]
+    """Metric plug-ins that could not be used, or failed."""
 
 
-def judge(facts: RunFacts) -> Judgement:
-    """Score every model that answered, and hold it against the gate; deterministic."""
+def judge(facts: RunFacts, plugins: Plugins | None = None) -> Judgement:
+    """Score every model that answered, and hold it against the gate; deterministic.
+
+    Args:
+        facts: what became of the run.
+        plugins: the metric plug-ins it asks for.
+    """
+    settings = facts.plan.report
+    slicings = slicings_of(settings.slice_fields, [facts])
+    measures = measures_of(settings.metrics, slicings, plugins or {}, settings.seed)
     names = facts.plan.run.models()
-    asked = {name: _ask(facts, name) for name in names}
-    chosen = {
-        name: max(forms, key=_quality) for name, forms in asked.items() if forms
-    }  # the first of equals: the contract's form
+    asked = {name: ask(facts, name, measures) for name in names}
+    best = {name: best_of(forms) for name, forms in asked.items()}
+    chosen = {name: each for name, each in best.items() if each is not None}
+    scales = scales_of(measures, chosen.values())
     verdicts = _verdicts(facts, chosen)
     gate = facts.plan.report.gate
-    gate_entry = None if gate is None else _gate_entry(gate, verdicts)
-    computed = [name for name in METRIC_ORDER if name in facts.plan.report.metrics.names()]
-    readers = [name for name in computed if name != "nll"]
+    gate_entry = None if gate is None else _gate_entry(gate, verdicts, scales)
+    computed = in_order(scales)
+    readers = [name for name in computed if scales[name].is_share]
     return Judgement(
         outcome=_outcome(facts, gate_entry),
         models=tuple(
-            _judged(facts, name, asked[name], chosen.get(name), verdicts.get(name))
-            for name in names
+            _judged(facts, name, asked[name], chosen, verdicts.get(name)) for name in names
         ),
         gate=gate_entry,
         controls=_controls(chosen),
@@ -104,80 +120,34 @@ def judge(facts: RunFacts) -> Judgement:
         tuning=_tuning(facts, chosen, computed[0]) if computed else None,
         sample_metric=readers[0] if readers else None,
         right=_right(chosen, readers[0]) if readers else {},
+        scales=scales,
+        slicings=measures.slicings,
+        problems=(*measures.problems, *failures_of(asked)),
     )
-
-
-def _ask(facts: RunFacts, model: str) -> list[Asked]:
-    stages = [facts.find(f"infer-{model}")]
-    if model == "base":
-        stages.append(facts.find("infer-base-own"))
-    metrics = metrics_of(facts.plan.report.metrics)
-    return [_score(facts, stage, metrics) for stage in stages if stage and stage.predictions]
-
-
-def _score(facts: RunFacts, stage: StageFacts, metrics: Sequence[Metric]) -> Asked:
-    settings = facts.plan.report
-    scores = {metric.name: metric.score(stage.predictions) for metric in metrics}
-    slices: dict[str, dict[MetricName, Score]] = {}
-    for name, each in scores.items():
-        if settings.slice is None:
-            break
-        for part in summarize_by(settings.slice, stage.predictions, each, settings.seed):
-            if (shown := _shown(part.score)) is not None:
-                slices.setdefault(part.value, {})[name] = shown
-    inferred = _inferred(stage)
-    summaries = {name: _shown(summarize(each, settings.seed)) for name, each in scores.items()}
-    return Asked(
-        shown=PromptScores(
-            stage=stage.stage.name,
-            form=inferred.prompt_form if inferred is not None else "contract",
-            metrics={name: score for name, score in summaries.items() if score is not None},
-            slices=slices,
-            rows=len(stage.predictions),
-            quarantined=sum(bool(each.error) for each in stage.predictions),
-            tokens_per_second=inferred.tokens_per_second if inferred is not None else None,
-        ),
-        scores=scores,
-    )
-
-
-def _inferred(stage: StageFacts) -> Inferred | None:
-    if stage.measurements is None or not isinstance(stage.measurements.figures, Inferred):
-        return None
-    return stage.measurements.figures
-
-
-def _shown(value: MetricValue) -> Score | None:
-    if value.value is None or value.low is None or value.high is None:
-        return None
-    return Score(
-        value=value.value, low=value.low, high=value.high, n=value.n, excluded=value.excluded
-    )
-
-
-def _quality(asked: Asked) -> tuple[float, ...]:
-    """Order forms of one model: larger is better, the deciding metric first."""
-    quality = []
-    for name in METRIC_ORDER:
-        score = asked.shown.metrics.get(name)
-        if score is not None:
-            quality.append(score.value if asked.scores[name].higher_is_better else -score.value)
-    return tuple(quality)
 
 
 def _verdicts(facts: RunFacts, chosen: Mapping[str, Asked]) -> dict[str, gates.Verdict]:
     gate = facts.plan.report.gate
-    if gate is None or gate.against is None or gate.against not in chosen:
+    if gate is None:
         return {}
-    scores = {name: asked.scores[gate.metric] for name, asked in chosen.items()}
+    scores = {
+        name: asked.scores[gate.metric]
+        for name, asked in chosen.items()
+        if gate.metric in asked.scores
+    }
+    if gate.against not in scores:
+        return {}
     given = gates.judge(scores, gate.against, gate.max_worse, facts.plan.report.seed)
     return {verdict.model: verdict for verdict in given}
 
 
 def _tuning(facts: RunFacts, chosen: Mapping[str, Asked], metric: MetricName) -> Verdict | None:
     """Hold the tuned model against base as a gate that allows no loss at all would."""
-    both = ("base", facts.plan.run.quantized_from)
-    scores = {name: chosen[name].scores[metric] for name in both if name in chosen}
+    scores = {
+        name: chosen[name].scores[metric]
+        for name in ("base", facts.plan.run.quantized_from)
+        if name in chosen and metric in chosen[name].scores
+    }
     if len(scores) < 2:  # noqa: PLR2004 - both of them
         return None
     (verdict,) = gates.judge(scores, "base", 0.0, facts.plan.report.seed)
@@ -188,19 +158,35 @@ def _judged(
     facts: RunFacts,
     model: str,
     asked: Sequence[Asked],
-    chosen: Asked | None,
+    chosen: Mapping[str, Asked],
     verdict: gates.Verdict | None,
 ) -> JudgedModel:
     gate = facts.plan.report.gate
+    own = chosen.get(model)
     return JudgedModel(
         model=model,
         prompts=tuple(each.shown for each in asked),
-        chosen=None if chosen is None else chosen.shown,
+        chosen=None if own is None else own.shown,
         verdict=None if verdict is None else verdict.verdict,
         gated=gate is not None and model in gate.models,
         difference=None if verdict is None else _difference(verdict),
-        problem="" if chosen is not None else _problem(facts, model),
+        flips=_flips(gate, model, chosen),
+        problem="" if own is not None else _problem(facts, model),
     )
+
+
+def _flips(
+    gate: GateSettings | None, model: str, chosen: Mapping[str, Asked]
+) -> Mapping[MetricName, Flipped]:
+    """Hold a gated model's single answers against those of the model the gate names."""
+    if gate is None or model not in gate.models or not {model, gate.against} <= chosen.keys():
+        return {}
+    before, after = chosen[gate.against].scores, chosen[model].scores
+    return {
+        name: flipped(before[name].right(), after[name].right())
+        for name in in_order(before.keys() & after.keys())
+        if before[name].scale.is_share
+    }
 
 
 def _difference(verdict: gates.Verdict) -> Difference | None:
@@ -220,8 +206,11 @@ def _problem(facts: RunFacts, model: str) -> str:
     return f"infer-{model} {'missing' if stage is None else stage.status}"
 
 
-def _gate_entry(gate: GateSpec, verdicts: Mapping[str, gates.Verdict]) -> GateEntry:
-    told = [_told(name, verdicts.get(name), gate) for name in gate.models]
+def _gate_entry(
+    gate: GateSettings, verdicts: Mapping[str, gates.Verdict], scales: Mapping[MetricName, Scale]
+) -> GateEntry:
+    scale = scale_of(scales, gate.metric)
+    told = [_told(name, verdicts.get(name), scale) for name in gate.models]
     given = [verdicts[name] for name in gate.models if name in verdicts]
     if gates.gate_failed(given, gate.models):
         outcome: RunOutcome = "failed"
@@ -229,10 +218,10 @@ def _gate_entry(gate: GateSpec, verdicts: Mapping[str, gates.Verdict]) -> GateEn
         outcome = "incomplete"
     else:
         outcome = "undecided" if any(each.verdict != "good" for each in given) else "passed"
-    allowed = words.metric_difference(gate.metric, gate.max_worse).removeprefix("+")
+    allowed = words.metric_difference(scale, gate.max_worse).removeprefix("+")
     asked = (
         f"Gate {outcome}: {words.listing(gate.models)} may be at most {allowed} worse than "
-        f"{gate.against} in {words.metric_title(gate.metric)}"
+        f"{gate.against} in {words.metric_title(scale)}"
     )
     return GateEntry(
         metric=gate.metric,
@@ -244,12 +233,12 @@ def _gate_entry(gate: GateSpec, verdicts: Mapping[str, gates.Verdict]) -> GateEn
     )
 
 
-def _told(name: str, verdict: gates.Verdict | None, gate: GateSpec) -> str:
+def _told(name: str, verdict: gates.Verdict | None, scale: Scale) -> str:
     if verdict is None:
         return f"{name} could not be judged"
     if verdict.difference is None:
         return f"{name} is undecided, because no row has a score for both"
-    by = words.metric_difference(gate.metric, verdict.difference)
+    by = words.metric_difference(scale, verdict.difference)
     if verdict.verdict != "undecided":
         return f"{name} is {verdict.verdict} ({by})"
     if verdict.rows_needed is None:
@@ -281,8 +270,9 @@ def _controls(chosen: Mapping[str, Asked]) -> tuple[Control, ...]:
     return tuple(found.values())
 
 
-def _right(chosen: Mapping[str, Asked], metric: MetricName) -> dict[str, dict[int, bool]]:
+def _right(chosen: Mapping[str, Asked], metric: MetricName) -> dict[str, Mapping[int, bool]]:
     return {
-        model: {row: value > 0 for row, value in asked.scores[metric].values.items()}
+        model: asked.scores[metric].right()
         for model, asked in chosen.items()
+        if metric in asked.scores
     }

@@ -6,6 +6,7 @@ out, and Jinja escapes the rest.  The page has no script and its policy forbids 
 """
 
 import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,13 +14,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from pydantic import JsonValue
 
+from modelmill.evaluate.scale import Scale
 from modelmill.report import words
 from modelmill.report.curve import training_curve
-from modelmill.report.document import MetricName, ReportDocument
+from modelmill.report.document import ModelEntry, ReportDocument, Score, SliceField, scale_of
 from modelmill.report.panels import gate_panel, metric_panels, size_panel, speed_panel
 from modelmill.report.table import method_words, metric_names, verdict_words
 from modelmill.report.timeline import PARTS, timeline
 from modelmill.spec.errors import meaning_of
+from modelmill.spec.infer import MetricName
 from modelmill.spec.records import Merged
 
 _TEMPLATE: Final = "report.html.j2"
@@ -43,6 +46,14 @@ class SliceGroup:
 
 
 @dataclass(frozen=True)
+class SliceTable:
+    """The scores of all models by the values of one field."""
+
+    field: SliceField
+    groups: tuple[SliceGroup, ...]
+
+
+@dataclass(frozen=True)
 class Fact:
     """A named value in a list of facts."""
 
@@ -52,27 +63,23 @@ class Fact:
 
 def report_html(document: ReportDocument) -> bytes:
     """Draw the page; equal documents give equal bytes."""
-    environment = Environment(
-        loader=PackageLoader("modelmill.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_harmless,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["json"] = _pretty
-    page = environment.get_template(_TEMPLATE).render(
+    page = page_environment().get_template(_TEMPLATE)
+    scales = {name: scale_of(document.scales, name) for name in metric_names(document)}
+    text = page.render(
         document=document,
         words=words,
         base=document.models[0],
         verdict_of={model.model: verdict_words(model, document) for model in document.models},
+        scales={**document.scales, **scales},
         metric_names=metric_names(document),
         method_words=method_words,
         metrics=metric_panels(document),
         size=size_panel(document),
         speed=speed_panel(document),
         gate=None if document.gate is None else gate_panel(document, document.gate),
-        slices=_slice_groups(document),
+        flipped=[model for model in document.models if model.flips],
+        slices=_slice_tables(document),
+        unsliced=[each for each in document.slice_fields if each.problem],
         curve=training_curve(document),
         merge=_merge_facts(document),
         timeline=timeline(document),
@@ -85,7 +92,21 @@ def report_html(document: ReportDocument) -> bytes:
         excluded=_exclusions(document),
         model_note=_model_note(document),
     )
-    return page.encode()
+    return text.encode()
+
+
+def page_environment() -> Environment:
+    """Make what templates are drawn with: everything escaped, nothing undefined, no scripts."""
+    environment = Environment(
+        loader=PackageLoader("modelmill.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_harmless,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["json"] = _pretty
+    return environment
 
 
 def _harmless(value: object) -> object:
@@ -105,22 +126,43 @@ def _model_note(document: ReportDocument) -> str:
     return str(model["note"])
 
 
-def _slice_groups(document: ReportDocument) -> tuple[SliceGroup, ...]:
-    """Lay out one group per metric: values of the slice field downwards, models across."""
-    values = sorted({value for model in document.models for value in model.slices})
-    if not values:
-        return ()
+def _slice_tables(document: ReportDocument) -> tuple[SliceTable, ...]:
+    """Lay out one table per field, in it one group per metric: values downwards, models across."""
     return tuple(
-        SliceGroup(
-            title=words.metric_title(metric),
-            rows=tuple(_slice_row(document, metric, value) for value in values),
-        )
-        for metric in metric_names(document)
+        SliceTable(field, groups)
+        for field in _slice_fields(document)
+        if (groups := tuple(_slice_groups(document, field)))
     )
 
 
-def _slice_row(document: ReportDocument, metric: MetricName, value: str) -> SliceRow:
-    scores = [model.slices.get(value, {}).get(metric) for model in document.models]
+def _slice_fields(document: ReportDocument) -> tuple[SliceField, ...]:
+    """List the fields; an older report has at most one and does not say its order."""
+    if document.slice_fields or document.slice is None:
+        return document.slice_fields
+    values = sorted({value for model in document.models for value in model.slices})
+    return (SliceField(field=document.slice, values=tuple(values)),)
+
+
+def _slice_groups(document: ReportDocument, field: SliceField) -> Iterator[SliceGroup]:
+    by_model = [_sliced(model, field) for model in document.models]
+    for metric in metric_names(document):
+        rows = tuple(
+            _slice_row(
+                value,
+                [each.get(value, {}).get(metric) for each in by_model],
+                scale_of(document.scales, metric),
+            )
+            for value in field.values
+        )
+        if rows:
+            yield SliceGroup(words.metric_title(scale_of(document.scales, metric)), rows)
+
+
+def _sliced(model: ModelEntry, field: SliceField) -> Mapping[str, Mapping[MetricName, Score]]:
+    return model.sliced.get(field.field, model.slices if not model.sliced else {})
+
+
+def _slice_row(value: str, scores: Sequence[Score | None], scale: Scale) -> SliceRow:
     return SliceRow(
         value=value,
         rows=max((score.n for score in scores if score is not None), default=0),
@@ -128,8 +170,8 @@ def _slice_row(document: ReportDocument, metric: MetricName, value: str) -> Slic
             (words.NOTHING, "")
             if score is None
             else (
-                words.metric_value(metric, score.value),
-                words.metric_interval(metric, score.low, score.high),
+                words.metric_value(scale, score.value),
+                words.metric_interval(scale, score.low, score.high),
             )
             for score in scores
         ),
@@ -175,7 +217,7 @@ def _exclusions(document: ReportDocument) -> tuple[Fact, ...]:
                 found.setdefault((metric, reason, rows), []).append(model.model)
     return tuple(
         Fact(
-            words.metric_title(metric),
+            words.metric_title(scale_of(document.scales, metric)),
             f"{words.counted(rows, 'row')} left out for "
             f"{'every model' if len(names) == len(document.models) else words.listing(names)}: "
             f"{reason}",

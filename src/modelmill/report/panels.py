@@ -8,17 +8,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from modelmill.evaluate.scale import Scale
 from modelmill.report import words
 from modelmill.report.axis import SHARES, Axis, axis_over, linear_axis
 from modelmill.report.document import (
     Difference,
     GateEntry,
-    MetricName,
     ModelEntry,
     ReportDocument,
     Score,
+    scale_of,
 )
 from modelmill.report.table import metric_names
+from modelmill.spec.infer import MetricName
 from modelmill.spec.run import TUNED
 
 
@@ -110,39 +112,46 @@ def gate_panel(document: ReportDocument, gate: GateEntry) -> Panel | None:
     known = [(model, model.difference) for model in document.models if model.difference is not None]
     if not known:
         return None
+    scale = scale_of(document.scales, gate.metric)
     rows = words.counted(max(difference.n for _, difference in known), "row")
     axis = _difference_axis(gate, [difference for model, difference in known if model.gated])
     allowed = (Tick(axis.at(gate.max_worse), "still allowed"),) if gate.max_worse else ()
     return Panel(
         title=f"Worse than {gate.against} by",
-        hint=f"{words.metric_title(gate.metric)}, paired over {rows}, with the 95 % interval",
+        hint=f"{words.metric_title(scale)}, paired over {rows}, with the 95 % interval",
         marks=tuple(
             Mark(
                 name=model.model,
-                text=words.metric_difference(gate.metric, difference.worse),
+                text=words.metric_difference(scale, difference.worse),
                 at=axis.at(difference.worse),
                 low=axis.at(difference.low),
                 high=axis.at(difference.high),
-                note=_difference_note(gate.metric, difference, gated=model.gated),
+                note=_difference_note(scale, difference, gated=model.gated),
                 tone=model.verdict or "",
                 beyond=_beyond(axis, difference.worse),
             )
             for model, difference in known
         ),
-        ticks=_ticks(axis, lambda value: _difference_label(gate.metric, value)),
+        ticks=_ticks(axis, lambda value: difference_label(scale, value)),
         lines=(Tick(axis.at(0.0), f"as {gate.against}"), *allowed),
     )
 
 
 def _metric_panel(document: ReportDocument, metric: MetricName) -> Panel:
-    scores = [model.metrics[metric] for model in document.models if metric in model.metrics]
-    axis = SHARES if metric != "nll" else _score_axis(scores)
-    hint = "lower is better" if metric == "nll" else "higher is better"
+    scale = scale_of(document.scales, metric)
+    scores = {
+        model.model: model.metrics[metric] for model in document.models if metric in model.metrics
+    }
+    axis = SHARES if scale.is_share else _score_axis(list(scores.values()))
+    unit = "" if scale.is_share or not scale.unit else f", {scale.unit}"
     return Panel(
-        title=words.metric_title(metric),
-        hint=f"{hint}{', logarithmic scale' if axis.is_log else ''}",
-        marks=tuple(_score_mark(model, metric, axis) for model in document.models),
-        ticks=_ticks(axis, lambda value: _tick_label(metric, value)),
+        title=words.metric_title(scale),
+        hint=f"{words.direction(scale)}{unit}{', logarithmic scale' if axis.is_log else ''}",
+        marks=tuple(
+            _score_mark(model.model, scale, scores.get(model.model), axis)
+            for model in document.models
+        ),
+        ticks=_ticks(axis, lambda value: _tick_label(scale, value)),
     )
 
 
@@ -150,17 +159,16 @@ def _score_axis(scores: list[Score]) -> Axis:
     return axis_over([edge for score in scores for edge in (score.low, score.high)])
 
 
-def _score_mark(model: ModelEntry, metric: MetricName, axis: Axis) -> Mark:
-    score = model.metrics.get(metric)
+def _score_mark(name: str, scale: Scale, score: Score | None, axis: Axis) -> Mark:
     if score is None:
-        return Mark(name=model.model, text=words.NOTHING, at=None)
+        return Mark(name=name, text=words.NOTHING, at=None)
     return Mark(
-        name=model.model,
-        text=words.metric_value(metric, score.value),
+        name=name,
+        text=words.metric_value(scale, score.value),
         at=axis.at(score.value),
         low=axis.at(score.low),
         high=axis.at(score.high),
-        note=words.metric_interval(metric, score.low, score.high),
+        note=words.metric_interval(scale, score.low, score.high),
     )
 
 
@@ -202,8 +210,8 @@ def _beyond(axis: Axis, value: float) -> Literal["", "left", "right"]:
     return "left" if value < axis.low else "right"
 
 
-def _difference_note(metric: MetricName, difference: Difference, *, gated: bool) -> str:
-    told = [words.metric_interval(metric, difference.low, difference.high)]
+def _difference_note(scale: Scale, difference: Difference, *, gated: bool) -> str:
+    told = [words.metric_interval(scale, difference.low, difference.high)]
     if difference.n_to_decide is not None:
         told.append(f"about {difference.n_to_decide:,} rows would decide")
     if not gated:
@@ -215,14 +223,15 @@ def _ticks(axis: Axis, label: Callable[[float], str]) -> tuple[Tick, ...]:
     return tuple(Tick(axis.at(value), label(value)) for value in axis.ticks)
 
 
-def _difference_label(metric: MetricName, value: float) -> str:
+def difference_label(scale: Scale, value: float) -> str:
+    """Label a tick of a difference: with its sign, shares in percentage points."""
     if not value:
         return "0"
-    return f"{value:+g}" if metric == "nll" else f"{100 * value:+g}"
+    return f"{100 * value:+g}" if scale.is_share else f"{value:+g}"
 
 
-def _tick_label(metric: MetricName, value: float) -> str:
-    return f"{value:g}" if metric == "nll" else f"{100 * value:.0f} %"
+def _tick_label(scale: Scale, value: float) -> str:
+    return f"{100 * value:.0f} %" if scale.is_share else f"{value:g}"
 
 
 _MAKES: Final = {"merged": "merge", "finetuned": "fine-tune"}

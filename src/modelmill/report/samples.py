@@ -5,10 +5,13 @@ the document; `samples: 0` ends here.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-from modelmill.report.document import Answer, Sample, Samples
+from modelmill.evaluate.flips import Flipped
+from modelmill.report.document import Answer, FlippedRow, Flips, Sample, Samples
 from modelmill.report.facts import RunFacts
 from modelmill.report.judge import Judgement
+from modelmill.spec.infer import MetricName
 from modelmill.spec.records import Prediction
 from modelmill.spec.run import TUNED
 
@@ -31,7 +34,7 @@ def pick_samples(facts: RunFacts, judgement: Judgement) -> Samples:
     rows = sorted(set.intersection(*(set(by_row) for by_row in answers.values())))
     picked = _spread([_pattern(row, answers, judgement) for row in rows], rows)[:wanted]
     return Samples(
-        rows=tuple(_sample(row, answers, judgement, facts.plan.report.slice) for row in picked),
+        rows=tuple(_sample(row, answers, judgement) for row in picked),
         metric=judgement.sample_metric,
     )
 
@@ -68,22 +71,89 @@ def _spread(patterns: list[tuple[int, ...]], rows: list[int]) -> list[int]:
     return [group[turn] for turn in range(rounds) for _, group in ordered if turn < len(group)]
 
 
-def _sample(row: int, answers: Answers, judgement: Judgement, field: str | None) -> Sample:
+def _sample(row: int, answers: Answers, judgement: Judgement) -> Sample:
     known = next((answers[name] for name in TUNED if name in answers), None)
     asked = (next(iter(answers.values())) if known is None else known)[row]
+    named = {each.field: each.name_of(asked.fields) for each in judgement.slicings}
+    sliced = {field: name for field, name in named.items() if name is not None}
     return Sample(
         row=row,
-        slice=str(asked.fields.get(field, "")) if field is not None else "",
+        slice=sliced.get(next(iter(named), ""), ""),
+        sliced=sliced,
         prompt=asked.prompt,
         reference=asked.reference,
         answers=tuple(
-            Answer(
-                model=model,
-                output=by_row[row].output,
-                right=judgement.right[model].get(row) if model in judgement.right else None,
-                nll=by_row[row].nll,
-                problem=by_row[row].error,
-            )
+            answer_of(model, by_row[row], judgement.right.get(model, {}).get(row))
             for model, by_row in answers.items()
         ),
     )
+
+
+def answer_of(model: str, prediction: Prediction, right: bool | None) -> Answer:
+    """Show what a model made of a row."""
+    return Answer(
+        model=model,
+        output=prediction.output,
+        right=right,
+        nll=prediction.nll,
+        problem=prediction.error,
+    )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two models that answered the same rows, and how much of that may be shown."""
+
+    before: tuple[str, Mapping[int, Prediction]]
+    """Name and answers by row."""
+    after: tuple[str, Mapping[int, Prediction]]
+    samples: int
+    """Rows at most."""
+
+
+def show_flips(metric: MetricName, found: Flipped, pair: Pair) -> Flips:
+    """Count the rows that flipped, and show as many as may be."""
+    return Flips(
+        metric=metric,
+        n=found.n,
+        lost=len(found.lost),
+        gained=len(found.gained),
+        p_value=found.p_value,
+        rows=tuple(_flipped_row(row, found, pair) for row in found.pick(pair.samples)),
+    )
+
+
+def _flipped_row(row: int, found: Flipped, pair: Pair) -> FlippedRow:
+    (before, asked), (after, answered) = pair.before, pair.after
+    was_lost = row in found.lost
+    return FlippedRow(
+        row=row,
+        change="lost" if was_lost else "gained",
+        prompt=answered[row].prompt,
+        reference=answered[row].reference,
+        before=answer_of(before, asked[row], was_lost),
+        after=answer_of(after, answered[row], not was_lost),
+    )
+
+
+def gate_flips(facts: RunFacts, judgement: Judgement) -> Mapping[str, tuple[Flips, ...]]:
+    """Show by gated model what became of single answers since the one it is held against."""
+    if judgement.gate is None:
+        return {}
+    answers = _answers(facts, judgement)
+    return {
+        model.model: tuple(
+            show_flips(
+                metric,
+                found,
+                Pair(
+                    (judgement.gate.against, answers[judgement.gate.against]),
+                    (model.model, answers[model.model]),
+                    facts.plan.report.samples if metric == judgement.sample_metric else 0,
+                ),
+            )
+            for metric, found in model.flips.items()
+        )
+        for model in judgement.models
+        if model.flips
+    }

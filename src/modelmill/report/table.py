@@ -4,9 +4,12 @@ Knows which columns there are.  Must not know how a table is drawn.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
+from modelmill.evaluate.scale import in_order
 from modelmill.report import words
-from modelmill.report.document import METRIC_ORDER, MetricName, ModelEntry, ReportDocument
+from modelmill.report.document import ModelEntry, ReportDocument, scale_of
+from modelmill.spec.infer import MetricName
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ def summary_table(document: ReportDocument) -> Table:
             "memory",
             "size",
             "bits/weight",
-            *(words.metric_title(name) for name in metrics),
+            *(words.metric_title(scale_of(document.scales, name)) for name in metrics),
             "verdict",
         ),
         rows=tuple(_row(model, metrics, document) for model in document.models),
@@ -37,8 +40,7 @@ def summary_table(document: ReportDocument) -> Table:
 
 def metric_names(document: ReportDocument) -> tuple[MetricName, ...]:
     """List every metric that some model has a score for."""
-    found = {name for model in document.models for name in model.metrics}
-    return tuple(name for name in METRIC_ORDER if name in found)
+    return in_order(name for model in document.models for name in model.metrics)
 
 
 def verdict_words(model: ModelEntry, document: ReportDocument) -> str:
@@ -50,7 +52,21 @@ def verdict_words(model: ModelEntry, document: ReportDocument) -> str:
     return model.verdict if model.gated else f"{model.verdict} (not gated)"
 
 
-def method_words(model: ModelEntry) -> str:
+class IsHeld(Protocol):
+    """What says how a model's weights are held."""
+
+    @property
+    def method(self) -> str:
+        """The quantizer's name, or `none`."""
+        ...
+
+    @property
+    def bits(self) -> int | None:
+        """Per weight, without embeddings."""
+        ...
+
+
+def method_words(model: IsHeld) -> str:
     """Say how a model's weights are held."""
     if model.bits is None:
         return words.NOTHING
@@ -69,6 +85,9 @@ def _row(
         words.memory(made.peak_rss_bytes, made.peak_gpu_bytes) if made else words.NOTHING,
         words.size(model.size_bytes),
         words.NOTHING if model.bits_per_weight is None else f"{model.bits_per_weight:.2f}",
-        *(words.metric_score(name, model.metrics.get(name)) for name in metrics),
+        *(
+            words.metric_score(scale_of(document.scales, name), model.metrics.get(name))
+            for name in metrics
+        ),
         verdict_words(model, document),
     )

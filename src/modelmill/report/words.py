@@ -4,19 +4,13 @@ Knows units and characters.  Must not know what the numbers mean, nor HTML or Ma
 """
 
 import unicodedata
-from collections.abc import Mapping
 from typing import Final
 
+from modelmill.evaluate.scale import Scale
 from modelmill.report.document import Score
 
 NOTHING: Final = "\N{EN DASH}"
 """Shown where there is no value."""
-
-METRIC_TITLES: Final[Mapping[str, str]] = {
-    "nll": "NLL",
-    "exact_match": "Exact match",
-    "sql_execution": "SQL execution",
-}
 
 _MINUTE: Final = 60
 _HOUR: Final = 3600
@@ -83,34 +77,44 @@ def share(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def metric_title(metric: str) -> str:
+def metric_title(scale: Scale) -> str:
     """Name a metric as a column head."""
-    return METRIC_TITLES.get(metric, metric)
+    return one_line(scale.title)
 
 
-def metric_value(metric: str, value: float) -> str:
-    """Write one value of a metric with its unit: nats need none, shares are percentages."""
-    return f"{value:.3f}" if metric == "nll" else share(value)
+def metric_value(scale: Scale, value: float) -> str:
+    """Write one value of a metric: shares are percentages, other units need no repeating."""
+    return share(value) if scale.is_share else f"{value:.3f}"
 
 
-def metric_interval(metric: str, low: float, high: float) -> str:
+def metric_interval(scale: Scale, low: float, high: float) -> str:
     """Write the interval around a value, without repeating the unit."""
-    if metric == "nll":
-        return f"{low:.3f} to {high:.3f}"
-    return f"{100 * low:.1f} to {100 * high:.1f}"
+    if scale.is_share:
+        return f"{100 * low:.1f} to {100 * high:.1f}"
+    return f"{low:.3f} to {high:.3f}"
 
 
-def metric_score(metric: str, score: Score | None) -> str:
+def metric_score(scale: Scale, score: Score | None) -> str:
     """Write a score with its interval."""
     if score is None:
         return NOTHING
-    interval = metric_interval(metric, score.low, score.high)
-    return f"{metric_value(metric, score.value)} ({interval})"
+    interval = metric_interval(scale, score.low, score.high)
+    return f"{metric_value(scale, score.value)} ({interval})"
 
 
-def metric_difference(metric: str, value: float) -> str:
+def metric_difference(scale: Scale, value: float) -> str:
     """Write a difference of two values: with its sign, shares in percentage points."""
-    return f"{value:+.3f}" if metric == "nll" else f"{100 * value:+.1f} points"
+    return f"{100 * value:+.1f} points" if scale.is_share else f"{value:+.3f}"
+
+
+def direction(scale: Scale) -> str:
+    """Say which way is better."""
+    return "higher is better" if scale.higher_is_better else "lower is better"
+
+
+def probability(value: float) -> str:
+    """Write the p of a test; below what anybody acts on, a bound."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}"  # noqa: PLR2004
 
 
 def memory(rss_bytes: int | None, gpu_bytes: int | None) -> str:

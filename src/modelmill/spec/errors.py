@@ -127,6 +127,10 @@ class LineageBroken(DataError):
     advice = "Make it again from the present inputs with the command in the message."
 
 
+class MetricFailed(DataError):
+    """A metric plug-in raised on a row, or gave a score it had promised not to give."""
+
+
 class InputMissing(ModelmillError):
     """A source, an artifact or a bucket is not there."""
 

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from modelmill.spec.canonical import canonical_json, sha256_of
 from modelmill.spec.closed import Spec
+from modelmill.spec.infer import GateSpec
 from modelmill.spec.names import DEVICE_DEPENDENT, ENVIRONMENT_OF, Environment, Kind
 from modelmill.spec.profile import Facts
 from modelmill.spec.quantize import GptqSpec, QuantizeSpec, variant_of
@@ -26,6 +27,7 @@ from modelmill.spec.settings import (
     FetchModelSettings,
     FetchTestSettings,
     FinetuneSettings,
+    GateSettings,
     InferSettings,
     MergeSettings,
     Pin,
@@ -152,13 +154,21 @@ def make_plan(
         stages=stages,
         report=ReportSettings(
             metrics=run.infer.metrics,
-            gate=run.gate
-            and run.gate.model_copy(update={"against": run.gate.against or run.quantized_from}),
+            gate=None if run.gate is None else _gate(run, run.gate),
             samples=run.report.samples,
             slice=run.report.slice,
             model_note=run.model.note,
             seed=run.seed,
         ),
+    )
+
+
+def _gate(run: RunSpec, asked: GateSpec) -> GateSettings:
+    return GateSettings(
+        models=asked.models,
+        metric=asked.metric,
+        against=asked.against or run.quantized_from,
+        max_worse=asked.max_worse,
     )
 
 

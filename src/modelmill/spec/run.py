@@ -6,9 +6,9 @@ Field names are trl's and PEFT's own.  Knows nothing about files, stores or devi
 
 import re
 from collections import Counter
-from typing import Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from modelmill.spec.closed import Dtype, FieldName, Spec
 from modelmill.spec.data import DataSpec, Source
@@ -41,9 +41,21 @@ class ReportSpec(Spec):
     """What the report shows."""
 
     samples: int = Field(5, ge=0, le=200)
-    """Test rows shown with every model's answer; 0 where answers must not leave the data."""
-    slice: FieldName | None = None
-    """A data field whose values are scored apart."""
+    """Test rows shown with every model's answer, and at most as many of those that flipped
+    between two models; 0 where answers must not leave the data."""
+    slice: FieldName | Annotated[tuple[FieldName, ...], Field(min_length=1)] | None = None
+    """A data field whose values are scored apart, or a list of them; numbers with more than 12
+    different values are put into five ranges."""
+
+    @field_validator("slice", mode="after")
+    @classmethod
+    def _one_form(cls, value: str | tuple[str, ...] | None) -> str | tuple[str, ...] | None:
+        """Write one field as itself, so that a list of one means the same and digests alike."""
+        if not isinstance(value, tuple):
+            return value
+        if len(set(value)) < len(value):
+            raise ValueError("a field is named twice")
+        return value[0] if len(value) == 1 else value
 
 
 class RunSpec(Spec):

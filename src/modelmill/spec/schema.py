@@ -146,7 +146,8 @@ def _kind(node: Schema, schema: Schema) -> str:
     kind = _text(node.get("type"))
     items = node.get("items")
     if isinstance(items, dict):
-        return f"list of {_type(items, schema)}s{_limits(node)}"
+        item, bracket, limits = _type(items, schema).partition(" (")
+        return f"list of {item}s{bracket}{limits}{_limits(node)}"
     return _KINDS.get(kind, kind) + _limits(node)
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, JsonValue
 from modelmill.spec.closed import Dtype, FieldName, Spec
 from modelmill.spec.data import Format, TemplateSpec
 from modelmill.spec.finetune import FinetuneSpec, LoadIn
-from modelmill.spec.infer import GateSpec, MetricsSpec
+from modelmill.spec.infer import MetricName, MetricsSpec
 from modelmill.spec.quantize import BitsandbytesSpec, GptqSpec
 from modelmill.spec.run import MergeSpec
 
@@ -129,16 +129,36 @@ class InferSettings(Settings):
     """Picks the few-shot examples; None for the contract's form."""
 
 
+class GateSettings(Settings):
+    """What the gate asks; no model of it is left open any more."""
+
+    models: tuple[str, ...]
+    metric: MetricName
+    against: str
+    max_worse: float
+
+
 class ReportSettings(Settings):
     """How to judge and what to show; computed from records, so never part of a key."""
 
     kind: Literal["report"] = "report"
     metrics: MetricsSpec
-    gate: GateSpec | None
+    gate: GateSettings | None
     samples: int
-    slice: str | None
+    slice: str | tuple[str, ...] | None
     model_note: str
     seed: int
+
+    @property
+    def slice_fields(self) -> tuple[str, ...]:
+        """The data fields whose values are scored apart."""
+        match self.slice:
+            case None:
+                return ()
+            case str(field):
+                return (field,)
+            case fields:
+                return fields
 
 
 StageSettings = Annotated[

@@ -4,42 +4,20 @@ The only stage that reads records instead of inputs: manifests, measurements, pr
 and events.  It runs when every other stage is committed or has finally failed.
 """
 
-import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import TypeAdapter
-
+from modelmill.gather.plugins import load_plugins
+from modelmill.gather.run import Planned, gather_run, sound_commits
 from modelmill.report.compose import render
-from modelmill.report.facts import RunFacts, StageFacts
-from modelmill.spec.errors import InputMissing, LineageBroken
-from modelmill.spec.names import FINGERPRINTS, MEASUREMENTS, PREDICTIONS, report_key
-from modelmill.spec.plan import Plan, Stage, report_digest
-from modelmill.spec.records import (
-    Event,
-    FileRecord,
-    Manifest,
-    Measurements,
-    Prediction,
-    Reported,
-)
+from modelmill.spec.names import MEASUREMENTS, report_key
+from modelmill.spec.plan import Plan, report_digest
+from modelmill.spec.records import FileRecord, Manifest, Measurements, Reported
 from modelmill.stages import machine
 from modelmill.stages.pulse import LivePulse
-from modelmill.store.artifact import (
-    Committed,
-    attempt_prefix,
-    check_ancestry,
-    commit,
-    pull,
-    read_manifest,
-    stage_bytes,
-    stage_files,
-)
-from modelmill.store.runs import read_events, read_run
+from modelmill.store.artifact import attempt_prefix, commit, stage_bytes, stage_files
 from modelmill.store.s3 import Store
 
 
@@ -72,10 +50,15 @@ def carry_out_report(
     """
     started = time.monotonic()
     with pulse.part("pull"):
-        commits = _sound_commits(store, plan)
-        facts = _gather(request, store, plan, commits, work)
+        commits = sound_commits(store, plan)
+        planned = Planned(request.run, plan, request.plan_sha256)
+        facts = gather_run(store, planned, commits, work)
+    with pulse.part("import"):
+        plugins = load_plugins(plan.report.metrics)
     with pulse.part("work"):
-        document, pages = render(facts)
+        document, pages = render(facts, plugins)
+        for problem in document.problems:
+            pulse.warn(problem.message)
     output = work / "output"
     with pulse.part("save"):
         output.mkdir()
@@ -101,19 +84,6 @@ def carry_out_report(
     return "committed" if published.state == "won" else "adopted what another had committed"
 
 
-def _sound_commits(store: Store, plan: Plan) -> Mapping[str, Committed]:
-    """Read what counts: a commit whose inputs have been replaced since does not."""
-    commits: dict[str, Committed] = {}
-    sound: set[str] = set()
-    for stage in plan.stages:
-        committed = read_manifest(store, stage.kind, stage.key)
-        with contextlib.suppress(LineageBroken):
-            if committed is not None:
-                check_ancestry(store, committed, sound)
-                commits[stage.name] = committed
-    return commits
-
-
 def _manifest(
     request: ReportRequest, plan: Plan, key: str, files: tuple[FileRecord, ...]
 ) -> Manifest:
@@ -130,77 +100,3 @@ def _manifest(
         device=machine.device(),
         files=files,
     )
-
-
-def _gather(
-    request: ReportRequest,
-    store: Store,
-    plan: Plan,
-    commits: Mapping[str, Committed],
-    work: Path,
-) -> RunFacts:
-    record = read_run(store, request.run)
-    if record is None:
-        raise InputMissing(
-            f"There is no run '{request.run}' in this store",
-            at=store.url,
-            fix="modelmill run FILE",
-        )
-    events = read_events(store, request.run)
-    failed_inputs: set[str] = set()
-    stages = []
-    for stage in plan.stages:
-        mine = [event for event in events if (event.stage, event.key) == (stage.name, stage.key)]
-        committed = commits.get(stage.name)
-        if committed is None:
-            facts = _failed(stage, mine)
-        else:
-            facts = _done(request.run, store, stage, committed, work / stage.name)
-        facts = replace(facts, attempts=sum(event.event == "started" for event in mine))
-        if facts.manifest is None and any(each.stage in failed_inputs for each in stage.inputs):
-            facts = StageFacts(stage, "skipped")
-        if facts.manifest is None:
-            failed_inputs.add(stage.name)
-        stages.append(facts)
-    return RunFacts(
-        run=request.run,
-        plan=plan,
-        plan_sha256=request.plan_sha256,
-        created=record.pinned_at,
-        stages=tuple(stages),
-        events=events,
-    )
-
-
-def _failed(stage: Stage, events: Sequence[Event]) -> StageFacts:
-    last = next((event for event in reversed(events) if event.event == "failed"), None)
-    if last is None:
-        return StageFacts(stage, "missing")
-    return StageFacts(stage, "failed", exit_code=last.exit_code, message=last.message)
-
-
-def _done(run: str, store: Store, stage: Stage, committed: Committed, folder: Path) -> StageFacts:
-    more = {"infer": PREDICTIONS, "fetch-data": FINGERPRINTS, "fetch-test": FINGERPRINTS}
-    extra = more.get(stage.kind)
-    pull(store, committed, folder, (MEASUREMENTS,) if extra is None else (MEASUREMENTS, extra))
-    origin = committed.manifest.run
-    return StageFacts(
-        stage,
-        "done" if origin == run else "adopted",
-        manifest=committed.manifest,
-        manifest_sha256=committed.sha256,
-        measurements=Measurements.model_validate_json((folder / MEASUREMENTS).read_bytes()),
-        predictions=tuple(_predictions(folder / PREDICTIONS)) if extra == PREDICTIONS else (),
-        fingerprints=_fingerprints(folder / FINGERPRINTS) if extra == FINGERPRINTS else {},
-        adopted_from="" if origin == run else origin,
-    )
-
-
-def _fingerprints(path: Path) -> Mapping[str, frozenset[str]]:
-    return TypeAdapter(dict[str, frozenset[str]]).validate_json(path.read_bytes())
-
-
-def _predictions(path: Path) -> Iterator[Prediction]:
-    with path.open("rb") as lines:
-        for line in lines:
-            yield Prediction.model_validate_json(line)

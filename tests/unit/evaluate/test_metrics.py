@@ -115,7 +115,7 @@ def test_nll_excludes_quarantined_rows() -> None:
     scores = Nll().score(predictions)
     assert scores.values == {0: 0.5}
     assert set(scores.excluded) == {1, 2}
-    assert not scores.higher_is_better
+    assert not scores.scale.higher_is_better
 
 
 @pytest.mark.parametrize(

@@ -6,25 +6,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelmill.evaluate.gate import gate_failed, judge
-from modelmill.evaluate.scores import MetricName, Scores, summarize
-from modelmill.evaluate.slices import summarize_by
+from modelmill.evaluate.scale import SCALES
+from modelmill.evaluate.scores import Scores, summarize
 from modelmill.evaluate.statistics import (
     difference_interval,
+    independent_difference,
+    mcnemar,
     mean_interval,
     rows_needed,
     wilson_interval,
 )
 from modelmill.spec.errors import InputMissing
-from modelmill.spec.records import Prediction
+from modelmill.spec.infer import MetricName
 
 
 def _scores(values: list[float], *, metric: MetricName = "nll", first_row: int = 0) -> Scores:
-    is_share = metric != "nll"
     return Scores(
         metric=metric,
-        unit="",
-        higher_is_better=is_share,
-        is_share=is_share,
+        scale=SCALES[metric],
         values=dict(enumerate(values, first_row)),
     )
 
@@ -167,6 +166,50 @@ def test_verdict_never_gets_worse_when_more_is_allowed(
     assert ORDER[strict.verdict] <= ORDER[loose.verdict]
 
 
+@pytest.mark.parametrize(
+    ("lost", "gained", "p"),
+    [
+        # Binomial tails, by hand: 2 * (1 + 5) / 2**5; 2 * 1 / 2**6; and so on.
+        (1, 4, 0.375),
+        (0, 6, 0.03125),
+        (6, 0, 0.03125),
+        (0, 0, 1.0),
+        (3, 3, 1.0),
+        (5, 15, 2 * 21_700 / 2**20),
+    ],
+)
+def test_mcnemar_is_the_exact_one(lost: int, gained: int, p: float) -> None:
+    """The p of McNemar's test is twice the smaller tail of a fair coin."""
+    assert mcnemar(lost, gained) == pytest.approx(p)
+
+
+@given(st.integers(0, 4000), st.integers(0, 4000))
+def test_mcnemar_is_a_probability_and_knows_no_direction(lost: int, gained: int) -> None:
+    """Whichever way rows flipped, p is the same, and it is a float for thousands of them."""
+    p = mcnemar(lost, gained)
+    assert 0 <= p <= 1
+    assert p == mcnemar(gained, lost)
+
+
+def test_independent_difference_is_the_published_one() -> None:
+    """Differences of two shares equal Newcombe 1998 (II), table II, method 10."""
+    before, after = wilson_interval(48, 80), wilson_interval(56, 70)
+    interval = independent_difference(before, after)
+    assert (interval.value, interval.low, interval.high) == pytest.approx(
+        (0.2, 0.0524, 0.3339), abs=6e-5
+    )
+
+
+def test_unpaired_interval_is_wider_than_the_paired_one() -> None:
+    """Rows that are hard for both widen a difference that does not know which row is which."""
+    hard = np.random.default_rng(2).normal(0, 1, size=200)
+    after = hard + np.random.default_rng(3).normal(0, 0.1, size=200)
+    paired = difference_interval(after - hard, seed=0, of_shares=False)
+    unpaired = independent_difference(mean_interval(hard, 0), mean_interval(after, 0))
+    assert unpaired.value == pytest.approx(paired.value)
+    assert unpaired.high - unpaired.low > 5 * (paired.high - paired.low)
+
+
 def test_rows_needed_decide() -> None:
     """Drawing about as many rows as predicted does put the bound outside the interval."""
     rng = np.random.default_rng(5)
@@ -186,9 +229,7 @@ def test_summary_counts_what_it_leaves_out() -> None:
     """Excluded rows are counted by reason, and a metric without rows has no value."""
     scores = Scores(
         metric="exact_match",
-        unit="share",
-        higher_is_better=True,
-        is_share=True,
+        scale=SCALES["exact_match"],
         values={0: 1.0, 1: 0.0},
         excluded={2: "no schema", 3: "no schema"},
     )
@@ -198,17 +239,3 @@ def test_summary_counts_what_it_leaves_out() -> None:
     assert (nothing.value, nothing.low, nothing.n, nothing.excluded) == (
         None, None, 0, {"no schema": 1},
     )  # fmt: skip
-
-
-def test_slices_split_rows_by_a_field() -> None:
-    """Each value of a field gets its own score; rows without the field get none."""
-    predictions = [
-        Prediction(row=row, prompt="", reference="", fields=fields, output="")
-        for row, fields in enumerate([{"level": 1}, {"level": "join"}, {"level": 1}, {}])
-    ]
-    scores = _scores([1.0, 0.0, 0.0, 1.0], metric="exact_match")
-    slices = summarize_by("level", predictions, scores, seed=0)
-    assert [(each.value, each.score.value, each.score.n) for each in slices] == [
-        ("1", 0.5, 2),
-        ("join", 0.0, 1),
-    ]

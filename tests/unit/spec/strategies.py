@@ -53,6 +53,12 @@ def runs(draw: st.DrawFn) -> dict[str, Any]:
         run["finetune"] = draw(finetunes)
     if draw(st.booleans()):
         run["infer"] = {"max_new_tokens": draw(st.integers(1, 64))}
+    if draw(st.booleans()):
+        settings = draw(st.sampled_from([{}, {"least": 0.5, "words": [1, "a"]}, {"n": 3}]))
+        run.setdefault("infer", {})["metrics"] = {"plugins": {"word_overlap": settings}}
+    if draw(st.booleans()):
+        fields = draw(st.sampled_from(["level", ["level"], ["level", "topic"], None]))
+        run["report"] = {"slice": fields}
     return run
 
 

@@ -160,3 +160,47 @@ def test_setting_from_the_command_line_wins(tmp_path: Path) -> None:
 def test_profile_is_optional() -> None:
     """A single machine needs no profile."""
     assert load_profile(None).max_parallel == 1
+
+
+def test_one_slice_field_and_a_list_of_it_are_one_run() -> None:
+    """A list of one digests as the field alone, which is what older plans say."""
+    parse = {"model": {"source": "m"}, "data": YAML(typ="safe").load(GOOD)["data"]}
+    one, listed, two = (
+        parse_run({**parse, "report": {"slice": fields}}, "run")
+        for fields in ("level", ["level"], ["level", "topic"])
+    )
+    assert one == listed
+    assert one.report.slice == "level"
+    assert two.report.slice == ("level", "topic")
+
+
+def test_run_without_plugins_is_written_as_before_there_were_any() -> None:
+    """An upgrade does not give a plan another digest, and so not another report."""
+    run = parse_run({"model": {"source": "m"}, "data": YAML(typ="safe").load(GOOD)["data"]}, "run")
+    assert list(run.infer.metrics.model_dump()) == ["nll", "exact_match", "sql_execution"]
+
+
+def test_what_is_wrong_with_plugins_and_slices_is_said(tmp_path: Path) -> None:
+    """Names have a grammar, settings are JSON that Helm keeps, and a gate needs its metric."""
+    text = (
+        "infer: {metrics: {plugins: {Rouge-L: {}, rouge: 1, fine: {a: .nan}}}}\n"
+        "gate: {models: [base], metric: rouge, max_worse: 0}\n"
+        "report: {slice: [a, a]}\n"
+    )
+    said = problems_of(tmp_path, GOOD + text)
+    assert len(said) == 5
+    for start in (
+        "line 6: infer.metrics.plugins.Rouge-L",
+        "line 6: infer.metrics.plugins.rouge: should be a valid dictionary",
+        "line 6: infer.metrics.plugins.fine.a: should be a finite number",
+        "line 7: gate.metric: should be 'nll', ",
+        "line 8: report.slice: a field is named twice",
+    ):
+        assert any(each.startswith(start) for each in said), start
+    large = "infer: {metrics: {plugins: {fine: {a: [9007199254740993]}}}}\n"
+    (said_of_large,) = problems_of(tmp_path, GOOD + large)
+    assert "9007199254740993 is larger than what Helm keeps" in said_of_large
+    gate = "gate: {models: [base], against: base, metric: plugins.fine, max_worse: 0}\n"
+    assert "line 6: gate.metric: 'plugins.fine' is not computed; add it to infer.metrics" in (
+        problems_of(tmp_path, GOOD + gate)
+    )
