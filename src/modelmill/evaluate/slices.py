@@ -52,7 +52,7 @@ class Slicing:
 
     def name_of(self, fields: Mapping[str, JsonValue]) -> str | None:
         """Name the group of a row; None where the row has no such field."""
-        return self.names.get(json.dumps(fields[self.field])) if self.field in fields else None
+        return self.names.get(_written(fields[self.field])) if self.field in fields else None
 
 
 def slicing(field: str, rows: Iterable[Mapping[str, JsonValue]]) -> Slicing:
@@ -62,7 +62,7 @@ def slicing(field: str, rows: Iterable[Mapping[str, JsonValue]]) -> Slicing:
         field: the field.
         rows: the fields of all rows that will be grouped, whatever their order.
     """
-    found = Counter(json.dumps(fields[field]) for fields in rows if field in fields)
+    found = Counter(_written(fields[field]) for fields in rows if field in fields)
     if not found:
         return Slicing(field, {}, f"no test row has a field '{field}'")
     values: dict[str, JsonValue] = {text: json.loads(text) for text in found}
@@ -100,6 +100,13 @@ def summarize_by(
         for name in groups.values
         if name in rows
     )
+
+
+def _written(value: JsonValue) -> str:
+    """Write a value as JSON, equal numbers alike: 3.0 is 3."""
+    if isinstance(value, float) and value.is_integer():
+        return json.dumps(int(value))
+    return json.dumps(value)
 
 
 def _name(value: JsonValue) -> str:

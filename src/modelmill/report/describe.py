@@ -19,7 +19,6 @@ from modelmill.report.costs import (
     size_share,
 )
 from modelmill.report.document import (
-    DataEntry,
     Flips,
     Lineage,
     ModelEntry,
@@ -31,9 +30,10 @@ from modelmill.report.document import (
 from modelmill.report.facts import RunFacts, StageFacts
 from modelmill.report.headline import headline
 from modelmill.report.judge import JudgedModel, Judgement
+from modelmill.report.leaks import data_entries, leak_notes
 from modelmill.report.samples import gate_flips, pick_samples
 from modelmill.spec.plan import Stage
-from modelmill.spec.records import DataFetched, Event
+from modelmill.spec.records import Event
 
 _SETTINGS: Final = TypeAdapter(dict[str, JsonValue])
 _ENDS: Final = {"committed": "committed", "failed": "failed", "stopped": "stopped"}
@@ -59,7 +59,7 @@ def report_document(facts: RunFacts, judgement: Judgement) -> ReportDocument:
         slice_fields=tuple(map(slice_field, judgement.slicings)),
         scales=judgement.scales,
         problems=judgement.problems,
-        data=tuple(_data(facts)),
+        data=data_entries(facts),
         samples=pick_samples(facts, judgement),
         controls=judgement.controls,
         lineage=_lineage(facts),
@@ -185,34 +185,6 @@ def _span(start: Event, end: Event | None) -> Span:
     )
 
 
-def _data(facts: RunFacts) -> list[DataEntry]:
-    return [
-        DataEntry(
-            stage=stage.stage.name,
-            rows=figures.rows,
-            duplicates=figures.duplicates,
-            overlap={**figures.overlap, **_leaks(facts, stage)},
-        )
-        for stage in facts.stages
-        if stage.measurements is not None
-        and isinstance(figures := stage.measurements.figures, DataFetched)
-    ]
-
-
-def _leaks(facts: RunFacts, stage: StageFacts) -> dict[str, int]:
-    """Count the different test prompts that stand among the rows models learn from."""
-    tested = stage.fingerprints.get("test")
-    if tested is None:
-        return {}
-    learned = {
-        split: prints
-        for other in facts.stages
-        for split, prints in other.fingerprints.items()
-        if split != "test"
-    }
-    return {f"test/{split}": len(tested & prints) for split, prints in learned.items()}
-
-
 def _lineage(facts: RunFacts) -> Lineage:
     return Lineage(
         plan_sha256=facts.plan_sha256,
@@ -258,10 +230,4 @@ def _notes(facts: RunFacts) -> tuple[str, ...]:
         if stage.measurements is not None
         for warning in stage.measurements.warnings
     ]
-    leaks = [
-        f"{count} test prompts stand in the {pair.partition('/')[2]} rows too: scores flatter"
-        for stage in facts.stages
-        for pair, count in _leaks(facts, stage).items()
-        if count
-    ]
-    return (*((note,) if note else ()), *warnings, *leaks)
+    return (*((note,) if note else ()), *warnings, *leak_notes(facts))

@@ -287,6 +287,13 @@ class Lineage(Record):
     """Of the run, as asked, with defaults."""
 
 
+class SharedValues(Record):
+    """How many of a field's different test values models have learned from."""
+
+    shared: int
+    of: int
+
+
 class DataEntry(Record):
     """What was found in the rows a stage fetched."""
 
@@ -294,6 +301,13 @@ class DataEntry(Record):
     rows: Mapping[str, int]
     duplicates: Mapping[str, int]
     overlap: Mapping[str, int]
+    """Different prompts that stand in two splits, by `test/train`."""
+    near_duplicates: Mapping[str, int] = {}
+    """Rows with the words of an earlier one, whatever their order and numbers."""
+    near_overlap: Mapping[str, int] = {}
+    """As `overlap`, by the words of the prompts."""
+    fields: Mapping[str, Mapping[str, SharedValues]] = {}
+    """By field (the schema, and those of `report.slice`) and `test/train`."""
 
 
 class ReportDocument(Record):

@@ -18,6 +18,7 @@ from modelmill.evaluate.scale import Scale
 from modelmill.report import words
 from modelmill.report.curve import training_curve
 from modelmill.report.document import ModelEntry, ReportDocument, Score, SliceField, scale_of
+from modelmill.report.lengths import row_lengths
 from modelmill.report.panels import gate_panel, metric_panels, size_panel, speed_panel
 from modelmill.report.table import method_words, metric_names, verdict_words
 from modelmill.report.timeline import PARTS, timeline
@@ -81,6 +82,7 @@ def report_html(document: ReportDocument) -> bytes:
         slices=_slice_tables(document),
         unsliced=[each for each in document.slice_fields if each.problem],
         curve=training_curve(document),
+        lengths=row_lengths(document),
         merge=_merge_facts(document),
         timeline=timeline(document),
         parts=PARTS,
