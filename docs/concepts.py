@@ -1,15 +1,13 @@
-"""Fill the tables of the concepts page: what is computed here, and what runs of the mill gave.
+"""Fill the tables of the concepts page.
 
-Knows `quantizers`, `network` and the files in `measured/`; the words are in `quantization.in.md`.
+Knows `quantizers` and `network`; the words are in `quantization.in.md`.
 """
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from docs.network import Network, Seen, plain, ternary, to_bits
 from docs.quantizers import (
@@ -23,40 +21,7 @@ from docs.quantizers import (
     nearest,
 )
 
-MEASURED: Final = Path(__file__).parent / "measured"
-
 PLACE: Final = "<!-- table: {} -->"
-
-
-class _Read(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-
-class MeasuredScore(_Read):
-    """A score of `report.json`."""
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-class MeasuredModel(_Read):
-    """A row of `report.json`."""
-
-    model: str
-    bits: int | None
-    size_bytes: int | None
-    bits_per_weight: float | None
-    metrics: Mapping[str, MeasuredScore]
-    verdict: str | None
-
-
-class MeasuredRun(_Read):
-    """What is kept of a run's `report.json`."""
-
-    run: str
-    models: tuple[MeasuredModel, ...]
 
 
 def quantization_page(text: str) -> str:
@@ -69,9 +34,6 @@ def quantization_page(text: str) -> str:
         "rank": _rank,
         "training": _training,
         "bitnet": _bitnet,
-        "text-to-sql": lambda: _run("text-to-sql"),
-        "wikisql": lambda: _run("wikisql"),
-        "ranks": _ranks,
     }
     for name, make in tables.items():
         before, place, after = text.partition(PLACE.format(name))
@@ -255,39 +217,3 @@ def _bitnet() -> str:
             ],
         ],
     )
-
-
-def _run(name: str) -> str:
-    found = MeasuredRun.model_validate_json((MEASURED / f"{name}.json").read_bytes())
-    metrics = list(found.models[0].metrics)
-    rows = [
-        [
-            model.model,
-            "" if model.bits is None else str(model.bits),
-            "" if model.size_bytes is None else f"{model.size_bytes / 1e6:.0f} MB",
-            "" if model.bits_per_weight is None else f"{model.bits_per_weight:.1f}",
-            *(_interval(name, model.metrics.get(name)) for name in metrics),
-            model.verdict or "",
-        ]
-        for model in found.models
-    ]
-    return _table(["model", "bits", "size", "bits per weight", *metrics, "verdict"], rows)
-
-
-def _interval(metric: str, score: MeasuredScore | None) -> str:
-    if score is None:
-        return ""
-    if metric == "nll":
-        return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
-    return f"{100 * score.value:.0f} % ({100 * score.low:.0f} to {100 * score.high:.0f})"
-
-
-def _ranks() -> str:
-    rows = []
-    for rank in (1, 4, 16, 64):
-        found = MeasuredRun.model_validate_json((MEASURED / f"rank-{rank}.json").read_bytes())
-        merged = next(model for model in found.models if model.model == "merged")
-        cells = [_interval(name, score) for name, score in merged.metrics.items()]
-        rows.append([str(rank), *cells])
-    metrics = list(merged.metrics)
-    return _table(["r", *metrics], rows)

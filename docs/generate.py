@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from docs.chart import role_rules, values_page
+from docs.concepts import quantization_page
 from docs.reference import reference_page
 from modelmill.conduct.render import rendered_jobs
 from modelmill.report.compose import comparison_schema, report_schema
@@ -43,6 +44,8 @@ def generated() -> Iterator[tuple[str, str]]:
     for name, schema in schemas.items():
         yield name, schema_text(schema)
     yield "docs/reference.md", reference_page(run, profile)
+    words = (ROOT / "docs/quantization.in.md").read_text(encoding="utf-8")
+    yield "docs/quantization.md", quantization_page(words)
     yield "helm/modelmill/values.yaml", MARK + values_page()
     role = (ROOT / "k8s/base/conductor-role.yaml").read_text(encoding="utf-8")
     yield "helm/modelmill/files/conductor-rules.yaml", MARK + role_rules(role)
