@@ -20,6 +20,7 @@ from modelmill.report.comparison import (
     StageCost,
     Training,
 )
+from modelmill.report.costs import unfinished_words
 from modelmill.report.differing import differing_settings
 from modelmill.report.document import MetricProblem
 from modelmill.report.facts import RunFacts, StageFacts
@@ -117,19 +118,11 @@ def _run(side: RunSide) -> ComparedRun:
         plan_sha256=facts.plan_sha256,
         samples=facts.plan.report.samples,
         unfinished=tuple(
-            _unfinished(stage) for stage in facts.stages if stage.status not in ("done", "adopted")
+            unfinished_words(stage)
+            for stage in facts.stages
+            if stage.status not in ("done", "adopted")
         ),
     )
-
-
-def _unfinished(stage: StageFacts) -> str:
-    name = stage.stage.name
-    if stage.status == "missing":
-        return f"{name} is not there yet"
-    if stage.status == "skipped":
-        return f"{name} was skipped, because an input failed"
-    code = "" if stage.exit_code is None else f" with {stage.exit_code}"
-    return f"{name} failed{code}"
 
 
 def _stages(a: RunFacts, b: RunFacts) -> Iterator[ComparedStage]:

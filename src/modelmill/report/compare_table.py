@@ -5,6 +5,7 @@ Knows which rows there are.  Must not know how a table is drawn.
 
 import json
 from collections.abc import Iterator
+from typing import Final
 
 from pydantic import JsonValue
 
@@ -19,7 +20,9 @@ from modelmill.report.comparison import (
 from modelmill.report.document import scale_of
 from modelmill.report.table import Table, method_words
 
-CHANGES = {
+SHOWN_CHARACTERS: Final = 60
+"""Of a setting, on a terminal; the page and the document have all of it."""
+CHANGES: Final = {
     "better": "better",
     "worse": "worse",
     "undecided": "cannot tell",
@@ -31,8 +34,15 @@ def settings_table(document: ComparisonDocument) -> Table:
     """List what differs between the two runs as asked."""
     return Table(
         columns=("differs", document.a.run, document.b.run),
-        rows=tuple((words.one_line(each.key), *setting_words(each)) for each in document.settings),
+        rows=tuple(
+            (words.one_line(each.key), *map(_shortened, setting_words(each)))
+            for each in document.settings
+        ),
     )
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[: SHOWN_CHARACTERS - 3]}..."
 
 
 def setting_words(difference: SettingDifference) -> tuple[str, str]:

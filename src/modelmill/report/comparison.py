@@ -40,7 +40,8 @@ class SettingDifference(Record):
     """One thing that was asked for differently, or found differently."""
 
     key: str
-    """Dotted, as in `run.yaml`; `sources.*` and `place.*` for what the plan adds to it."""
+    """Dotted, as in `run.yaml`, quantized models by name; `sources.*`, `place.*` and `again.*` for
+    what the plan adds to it."""
     a: JsonValue = None
     b: JsonValue = None
     only_in: Literal["a", "b"] | None = None

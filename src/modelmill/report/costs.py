@@ -71,3 +71,13 @@ def size_share(facts: RunFacts, size_bytes: int | None) -> float | None:
     if size_bytes is None or inferred is None or not inferred.size_bytes:
         return None
     return size_bytes / inferred.size_bytes
+
+
+def unfinished_words(stage: StageFacts) -> str:
+    """Say why a stage is not committed, of a run that may not have ended."""
+    name = stage.stage.name
+    if stage.status == "skipped":
+        return f"{name} could not begin: an input is not there"
+    if stage.status != "failed":
+        return f"{name} is not there yet"
+    return f"{name} failed{'' if stage.exit_code is None else f' with {stage.exit_code}'}"

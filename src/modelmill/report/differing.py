@@ -1,6 +1,7 @@
 """Find what two plans ask for differently: only what differs, by dotted key.
 
-Knows plans.  Lists are compared place by place.
+Knows plans.  Quantized models are found by their names, wherever they stand in the list; other
+lists are compared place by place, and as a whole where they hold plain values.
 """
 
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,8 @@ from pydantic import JsonValue, TypeAdapter
 from modelmill.report.comparison import SettingDifference
 from modelmill.spec.closed import Spec
 from modelmill.spec.plan import Plan
+from modelmill.spec.quantize import variant_of
+from modelmill.spec.run import RunSpec
 
 _JSON: Final[TypeAdapter[JsonValue]] = TypeAdapter(JsonValue)
 
@@ -18,11 +21,16 @@ _JSON: Final[TypeAdapter[JsonValue]] = TypeAdapter(JsonValue)
 def differing_settings(a: Plan, b: Plan) -> tuple[SettingDifference, ...]:
     """List what differs between two runs as asked, with defaults, and what was found for it."""
     return (
-        *_differing(_document(a.run), _document(b.run), ""),
+        *_differing(_asked(a.run), _asked(b.run), ""),
         *_differing(_document(a.facts), _document(b.facts), "place"),
         *_contents(a, b),
         *_differing({**a.again}, {**b.again}, "again"),
     )
+
+
+def _asked(run: RunSpec) -> JsonValue:
+    named = {variant_of(spec): _document(spec) for spec in run.quantize}
+    return _JSON.validate_python({**run.model_dump(mode="json"), "quantize": named})
 
 
 def _document(value: Spec) -> JsonValue:
@@ -58,7 +66,7 @@ def _inner(value: JsonValue) -> Mapping[str, JsonValue] | None:
     match value:
         case dict():
             return value
-        case list():
+        case list() if any(isinstance(each, dict | list) for each in value):
             return {f"[{index}]": each for index, each in enumerate(value)}
         case _:
             return None

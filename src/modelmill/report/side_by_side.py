@@ -28,7 +28,14 @@ from modelmill.report.comparison import (
     ScoreDifference,
     SlicedScore,
 )
-from modelmill.report.costs import bits_per_weight, cost_of, inferred_by, made_by, quantized_by
+from modelmill.report.costs import (
+    bits_per_weight,
+    cost_of,
+    inferred_by,
+    made_by,
+    quantized_by,
+    unfinished_words,
+)
 from modelmill.report.document import Flips, Score
 from modelmill.report.facts import RunFacts
 from modelmill.report.samples import Pair, show_flips
@@ -151,11 +158,7 @@ def _held(facts: RunFacts, model: str, asked: Asked | None) -> Held:
     stage = None if asked is None else facts.find(asked.shown.stage)
     inferred, made = inferred_by(stage), made_by(facts, model)
     known = inferred or quantized_by(made)
-    if asked is None:
-        infer = facts.find(f"infer-{model}")
-        problem = f"infer-{model} {'missing' if infer is None else infer.status}"
-    else:
-        problem = ""
+    infer = facts.find(f"infer-{model}")
     return Held(
         method=known.method if known is not None else "",
         bits=known.bits if known is not None else None,
@@ -166,7 +169,7 @@ def _held(facts: RunFacts, model: str, asked: Asked | None) -> Held:
         answering=cost_of([stage] if stage is not None else []),
         device=inferred.device if inferred is not None else "",
         prompt=asked.shown.form if asked is not None else "",
-        problem=problem,
+        problem=unfinished_words(infer) if asked is None and infer is not None else "",
     )
 
 

@@ -73,14 +73,14 @@ def test_only_what_differs_is_listed(invent: Invent, small: RunFacts) -> None:
     settings = {each.key: each for each in compared(small, other(changed)).settings}
     assert set(settings) == {
         "finetune.learning_rate",
-        "quantize[0].group_size",
-        "quantize[1]",
-        "quantize[2]",
+        "quantize.gptq-4.group_size",
+        "quantize.nf4",
+        "quantize.gptq-2",
         "gate",
         "seed",
     }
     assert settings["seed"].model_dump(exclude={"key"}) == {"a": 0, "b": 3, "only_in": None}
-    assert settings["quantize[2]"].only_in == "a"
+    assert settings["quantize.gptq-2"].only_in == "a"
     assert settings["gate"].b is None
     assert compared(small, other(small)).settings == ()
 
@@ -225,15 +225,15 @@ def test_unfinished_run_is_said_in_words(small: RunFacts, fail: Alter) -> None:
     document = compare(RunSide(small, "done"), RunSide(late, "failed with 78: needs 9 GB"), {})
     assert document.b.unfinished == (
         "quantize-nf4 failed with 78",
-        "infer-nf4 was skipped, because an input failed",
+        "infer-nf4 could not begin: an input is not there",
     )
     nf4 = model_of(document, "nf4")
-    assert nf4.b.problem == "infer-nf4 skipped"
+    assert nf4.b.problem == "infer-nf4 could not begin: an input is not there"
     assert nf4.scores[0].b is None
     assert nf4.scores[0].difference is None
     page = render_comparison(document)["compare.html"].decode()
     assert "failed with 78: needs 9 GB" in page
-    assert "infer-nf4 was skipped" in page
+    assert "infer-nf4 could not begin" in page
 
 
 @pytest.mark.parametrize("stage", ["fetch-model", "fetch-test", "finetune", "infer-merged"])
