@@ -13,10 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
-
-import pytest
 
 Kind = Literal["model", "dataset"]
 Fault = Literal["503", "429", "cut", "flip", "whole", "drop"]
@@ -83,7 +81,7 @@ class HubServer:
         self.url = f"http://127.0.0.1:{self._front.server_address[1]}"
         self.cdn_url = f"http://localhost:{self._cdn.server_address[1]}"
 
-    def __enter__(self) -> "HubServer":
+    def __enter__(self) -> Self:
         for server in (self._front, self._cdn):
             threading.Thread(target=server.serve_forever, daemon=True).start()
         return self
@@ -336,9 +334,7 @@ _TREE = re.compile(
 _RESOLVE = re.compile(rf"/(?P<kind>datasets/)?{_NAME}/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 
 
-def _entries(
-    files: dict[str, bytes], folder: str, *, is_deep: bool
-) -> Iterator[dict[str, object]]:
+def _entries(files: dict[str, bytes], folder: str, *, is_deep: bool) -> Iterator[dict[str, object]]:
     prefix = f"{folder}/" if folder else ""
     folders: set[str] = set()
     for path, content in files.items():
@@ -368,14 +364,3 @@ def _entry(path: str, content: bytes) -> dict[str, object]:
         "path": path,
         "lfs": lfs,
     }
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """Serve an empty hub, and let this process and its children ask it without a token."""
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    with HubServer() as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_TOKEN_PATH", "/nowhere/token")
-        yield server

@@ -16,9 +16,9 @@ from modelmill.spec.errors import (
     SpecError,
     UnsafeArtifact,
 )
-from modelmill.store.hub import pin_hub, pull_hub
+from modelmill.store.hub import check_token, pin_hub, pull_hub
 
-from ..hub_server import TOKEN, HubServer, hub  # noqa: F401 - a fixture
+from ..hub_server import TOKEN, HubServer
 
 BUDGET_SECONDS = 20
 WEIGHTS = bytes(range(256)) * 20_000
@@ -149,9 +149,9 @@ ROWS = {
     [
         ("jsonl/all.jsonl", ["jsonl/all.jsonl"]),
         ("jsonl", ["jsonl/all.jsonl", "jsonl/deep/more.jsonl.gz"]),
-        ("data/train-*.parquet", sorted(ROWS)[3:5]),
-        ("*/t*.parquet", sorted(ROWS)[2:5]),
-        ("data/", sorted(ROWS)[2:5]),
+        ("data/train-*.parquet", sorted(ROWS)[2:4]),
+        ("*/t*.parquet", sorted(ROWS)[1:4]),
+        ("data/", sorted(ROWS)[1:4]),
     ],
 )
 def test_files_of_a_data_set(hub: HubServer, tmp_path: Path, path: str, names: list[str]) -> None:
@@ -160,7 +160,7 @@ def test_files_of_a_data_set(hub: HubServer, tmp_path: Path, path: str, names: l
     hub.page_entries = 2
     commit = repository.branches["main"]
     pin = pin_hub(f"hf:datasets/org/rows/{path}", BUDGET_SECONDS)
-    assert pin.address == f"hf:datasets/org/rows@{commit}/{path}"
+    assert pin.address == f"hf:datasets/org/rows@{commit}/{path.rstrip('/')}"
     pull_hub(pin, tmp_path, BUDGET_SECONDS)
     assert files_below(tmp_path) == {name: ROWS[name] for name in names}
 
@@ -234,6 +234,17 @@ def test_token_that_is_not_accepted(hub: HubServer, monkeypatch: pytest.MonkeyPa
     assert "hf_wrong0000" not in str(caught.value)
 
 
+def test_token_is_tried_by_itself(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `doctor --pods` does in a pod: none, a wrong one, a good one."""
+    with pytest.raises(PermissionRefused, match="no token"):
+        check_token(BUDGET_SECONDS)
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong0000")
+    with pytest.raises(PermissionRefused, match="does not accept"):
+        check_token(BUDGET_SECONDS)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    check_token(BUDGET_SECONDS)
+
+
 @pytest.mark.parametrize("fault", ["503", "429", "drop"])
 def test_hub_that_stumbles_is_asked_again(hub: HubServer, tmp_path: Path, fault: str) -> None:
     """Errors that pass cost a moment each, wherever they happen."""
@@ -289,7 +300,7 @@ def test_wrong_byte_that_stays_is_refused(hub: HubServer, tmp_path: Path, path: 
 
 def test_name_that_is_no_safe_path_is_refused(hub: HubServer, tmp_path: Path) -> None:
     """A hub cannot write outside the folder."""
-    hub.repository("model", "org/name", {**MODEL, "..\\evil.json": b"{}"})
+    hub.repository("model", "org/name", {**MODEL, "sub\\evil.json": b"{}"})
     with pytest.raises(UnsafeArtifact):
         pull("hf:org/name", tmp_path)
     assert files_below(tmp_path) == {}

@@ -7,7 +7,6 @@ data (as `huggingface_hub.HfFileSystem` spells it, without the slashes), or a lo
 import re
 from dataclasses import dataclass, replace
 from typing import Annotated, Final, Literal, TypeAlias
-from urllib.parse import quote, unquote
 
 from pydantic import AfterValidator
 
@@ -71,7 +70,7 @@ class HubAddress:
         prefix = "datasets/" if self.kind == "dataset" else ""
         revision = self.revision
         if revision and _SPECIAL_REVISION.fullmatch(revision) is None:
-            revision = quote(revision, safe="")
+            revision = revision.replace("/", "%2F")
         at = f"@{revision}" if revision else ""
         return f"hf:{prefix}{self.repository}{at}{f'/{self.path}' if self.path else ''}"
 
@@ -99,7 +98,9 @@ def parse_hub(address: str) -> HubAddress:
         repository, revision = "/".join(named.split("/")[:2]), ""
         path = named[len(repository) :]
     _check_parts(kind, repository, path)
-    return HubAddress(kind, repository, unquote(revision), path.removeprefix("/"))
+    # A slash is all that has to be written otherwise here.
+    revision = revision.replace("%2F", "/").replace("%2f", "/")
+    return HubAddress(kind, repository, revision, path.strip("/"))
 
 
 def _check_parts(kind: str, repository: str, path: str) -> None:
@@ -116,7 +117,7 @@ def _check_parts(kind: str, repository: str, path: str) -> None:
             "name the file, the folder or a pattern in the data set, "
             "such as hf:datasets/org/name/data/train-*.parquet"
         )
-    if any(part in ("", ".", "..") for part in path.removeprefix("/").split("/")) and path:
+    if any(part in ("", ".", "..") for part in path.strip("/").split("/")) and path:
         raise ValueError("a path in a data set has no empty parts, '.' or '..'")
 
 

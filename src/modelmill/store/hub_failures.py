@@ -38,7 +38,7 @@ from modelmill.spec.sources import HubAddress
 FAILURES = (HTTPError, InvalidURL, OfflineModeIsEnabled)
 """Everything they raise that is not a defect of the caller."""
 
-_HOW_TO_GIVE_ONE: Final = (
+HOW_TO_GIVE_ONE: Final = (
     "set HF_TOKEN to a token that may read it; on a cluster, put one into a Secret and name it "
     "in profile.hub.token_secret"
 )
@@ -72,47 +72,38 @@ def retry_after_seconds(error: Exception) -> float:
     return float(reset.group(1)) if is_limited and reset is not None else 0.0
 
 
-def offline(variable: str, at: HubAddress) -> ModelmillError:
+def offline(variable: str, at: str) -> ModelmillError:
     """Say that the environment forbids to ask the hub."""
     return InputMissing(
         f"{variable} is set, so the hub may not be asked",
-        at=str(at),
+        at=at,
         fix=f"unset {variable}, or name a local folder or an s3:// address",
     )
 
 
 def translate(
-    error: Exception, at: HubAddress, endpoint: str, *, has_token: bool, tried_seconds: float
+    error: Exception,
+    asked: HubAddress | None,
+    endpoint: str,
+    *,
+    has_token: bool,
+    tried_seconds: float,
 ) -> ModelmillError:
     """Find the class and the words for a failure that will not be retried any more.
 
     Args:
         error: one of `FAILURES`.
-        at: what the request was about.
+        asked: what the request was about; None for the hub itself.
         endpoint: where the hub is supposed to listen.
         has_token: whether a token was sent.
         tried_seconds: how long it was tried.
     """
+    at = str(asked or endpoint)
     if is_transient(error):
         return _unreachable(error, at, endpoint, tried_seconds)
+    if asked is not None and (words := _not_there(error, asked, endpoint, has_token=has_token)):
+        return words
     match error:
-        case GatedRepoError():
-            ask = f"ask for access at {endpoint}/{_page(at)}"
-            return PermissionRefused(
-                f"The hub gives {at.repository} only to whom its owners have granted access",
-                at=str(at),
-                fix=f"{ask} as the token's user" if has_token else f"{ask}; {_HOW_TO_GIVE_ONE}",
-            )
-        case RepositoryNotFoundError():
-            return _no_repository(at, has_token=has_token)
-        case RevisionNotFoundError():
-            return InputMissing(
-                f"{at.repository} has no revision '{at.revision}'",
-                at=str(at),
-                fix="correct it; where a pinned one is gone, say --repin to take the present one",
-            )
-        case RemoteEntryNotFoundError():
-            return InputMissing(f"{at.repository} has nothing there", at=str(at), fix="correct it")
         case HfHubHTTPError():
             return _refused(error, at, endpoint, has_token=has_token)
         case UnsupportedProtocol() | InvalidURL():
@@ -120,7 +111,7 @@ def translate(
         case _ if _is_untrusted(error):
             return PermissionRefused(
                 f"The certificate of {endpoint} is not trusted here",
-                at=str(at),
+                at=at,
                 fix="set SSL_CERT_FILE to the file of the authority that signed it; on a cluster, "
                 "profile.ca_bundle",
             )
@@ -129,27 +120,52 @@ def translate(
         case _:
             return InternalError(
                 f"The hub at {endpoint} was asked wrongly ({type(error).__name__})",
-                at=str(at),
+                at=at,
                 fix="see whether HF_ENDPOINT is a hub of this version's protocol",
             )
 
 
-def _unreachable(
-    error: Exception, at: HubAddress, endpoint: str, tried_seconds: float
-) -> ModelmillError:
+def _not_there(
+    error: Exception, asked: HubAddress, endpoint: str, *, has_token: bool
+) -> ModelmillError | None:
+    """Say what of an address the hub has not, or not for us."""
+    at = str(asked)
+    match error:
+        case GatedRepoError():
+            ask = f"ask for access at {endpoint}/{_page(asked)}"
+            return PermissionRefused(
+                f"The hub gives {asked.repository} only to whom its owners have granted access",
+                at=at,
+                fix=f"{ask} as the token's user" if has_token else f"{ask}; {HOW_TO_GIVE_ONE}",
+            )
+        case RepositoryNotFoundError():
+            return _no_repository(asked, has_token=has_token)
+        case RevisionNotFoundError():
+            return InputMissing(
+                f"{asked.repository} has no revision '{asked.revision}'",
+                at=at,
+                fix="correct it; where a pinned one is gone, say --repin to take the present one",
+            )
+        case RemoteEntryNotFoundError():
+            return InputMissing(f"{asked.repository} has nothing there", at=at, fix="correct it")
+        case _:
+            return None
+
+
+def _unreachable(error: Exception, at: str, endpoint: str, tried_seconds: float) -> ModelmillError:
     status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         wait = retry_after_seconds(error)
         return HubUnreachable(
             f"The hub at {endpoint} has had too many requests from here"
             + (f" and asks to wait {wait:.0f} s" if wait else ""),
-            at=str(at),
+            at=at,
             fix="run the same command again later; with HF_TOKEN set the limits are wider",
         )
     reason = f"HTTP {status}" if status is not None else type(error).__name__
     return HubUnreachable(
         f"The hub at {endpoint} gave no usable answer for {tried_seconds:.0f} s ({reason})",
-        at=str(at),
+        at=at,
         fix="check the way there (HTTPS_PROXY, HF_ENDPOINT), then run the same command again: "
         "finished stages are kept",
     )
@@ -166,27 +182,25 @@ def _no_repository(at: HubAddress, *, has_token: bool) -> ModelmillError:
     return InputMissing(
         f"The hub has no {kind} {at.repository} for somebody without a token",
         at=str(at),
-        fix=f"correct the name; if it is private, {_HOW_TO_GIVE_ONE}",
+        fix=f"correct the name; if it is private, {HOW_TO_GIVE_ONE}",
     )
 
 
-def _refused(
-    error: HfHubHTTPError, at: HubAddress, endpoint: str, *, has_token: bool
-) -> ModelmillError:
+def _refused(error: HfHubHTTPError, at: str, endpoint: str, *, has_token: bool) -> ModelmillError:
     status = error.response.status_code
     if status == HTTPStatus.UNAUTHORIZED and has_token:
         return PermissionRefused(
             "The hub does not accept the token",
-            at=str(at),
+            at=at,
             fix="make another one; it may have expired or been revoked",
         )
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return PermissionRefused(
-            f"The hub refuses to show this ({status})", at=str(at), fix=_HOW_TO_GIVE_ONE
+            f"The hub refuses to show this ({status})", at=at, fix=HOW_TO_GIVE_ONE
         )
     return InternalError(
         f"The hub at {endpoint} refused a request (HTTP {status})",
-        at=str(at),
+        at=at,
         fix="see whether HF_ENDPOINT is a hub",
     )
 
