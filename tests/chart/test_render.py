@@ -100,7 +100,7 @@ def test_conductor_and_stage_see_one_place_alike(render: Render) -> None:
     assert mine["containers"][0]["image"] == theirs["containers"][0]["image"]
     for field in ("securityContext", "imagePullPolicy", "terminationMessagePath"):
         assert mine["containers"][0][field] == theirs["containers"][0][field]
-    for name in ("store", "ca"):
+    for name in ("store", "hub", "ca"):
         for field, key in (("volumes", "volumes"), ("volumeMounts", "containers")):
             places = [(each if key == field else each[key][0])[field] for each in (mine, theirs)]
             found = [next(x for x in place if x["name"] == name) for place in places]

@@ -129,7 +129,10 @@ def _print_plan(rows: tuple["PlanRow", ...], output: str) -> None:
 def _print_submitted(submitted: "Submitted", output: str) -> None:
     from modelmill.cli.show import print_record
 
-    _print_plan(submitted.rows, output)
+    if submitted.rows:
+        _print_plan(submitted.rows, output)
+    else:
+        click.echo("Its conductor will ask the hub which state of the sources it is.", err=True)
     click.echo(f"Run '{submitted.run}' is in namespace {submitted.namespace}.", err=True)
     next_commands = (
         ("where it is", f"modelmill status {submitted.run}"),
@@ -151,7 +154,7 @@ def _print_submitted(submitted: "Submitted", output: str) -> None:
     shell_complete=complete_stage,
     help="Compute a stage once more.",
 )
-@click.option("--repin", is_flag=True, help="Look at s3:// sources anew.")
+@click.option("--repin", is_flag=True, help="Look at s3:// and hf: sources anew.")
 def resume(
     run: str,
     namespace: str,

@@ -13,6 +13,7 @@ from modelmill.cli.options import output_is_plain, store_words
 
 if TYPE_CHECKING:
     from modelmill.conduct.local_run import Ended
+    from modelmill.conduct.standing import SourceRow
     from modelmill.report.comparison import ComparisonDocument
 
 WORDS_COLUMNS = 2
@@ -78,6 +79,15 @@ def _read_aloud(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         if index:
             click.echo()
         print_record(list(zip(columns, row, strict=True)))
+
+
+def print_sources(rows: Sequence["SourceRow"]) -> None:
+    """Print which state of each source a plan means."""
+    click.echo()
+    print_table(
+        ("source", "read from", "pinned"),
+        [(row.source, row.address, row.pinned or "now") for row in rows],
+    )
 
 
 def print_summary(ended: "Ended") -> None:

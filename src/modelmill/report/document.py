@@ -294,6 +294,17 @@ class SharedValues(Record):
     of: int
 
 
+class MixedEntry(Record):
+    """What one of several sources contributes to the training rows."""
+
+    asked: str
+    weight: float
+    rows: int
+    """Left to learn from after the eval share."""
+    taken: int
+    """By weight: some twice, or only some."""
+
+
 class DataEntry(Record):
     """What was found in the rows a stage fetched."""
 
@@ -308,6 +319,8 @@ class DataEntry(Record):
     """As `overlap`, by the words of the prompts."""
     fields: Mapping[str, Mapping[str, SharedValues]] = {}
     """By field (the schema, and those of `report.slice`) and `test/train`."""
+    mixed: tuple[MixedEntry, ...] = ()
+    """Of train, where it is a list of sources."""
 
 
 class ReportDocument(Record):

@@ -5,7 +5,7 @@ Knows digests of prompts and fields.  Must not know rows themselves.
 
 from collections.abc import Mapping
 
-from modelmill.report.document import DataEntry, SharedValues
+from modelmill.report.document import DataEntry, MixedEntry, SharedValues
 from modelmill.report.facts import RunFacts, StageFacts
 from modelmill.spec.names import NEAR_PRINTS, field_prints
 from modelmill.spec.records import DataFetched
@@ -31,10 +31,24 @@ def data_entries(facts: RunFacts) -> tuple[DataEntry, ...]:
                 **_shared(stage, learned, f"{NEAR_PRINTS}/{{}}"),
             },
             fields=_fields(facts, stage, learned),
+            mixed=_mixed(facts, figures),
         )
         for stage in facts.stages
         if stage.measurements is not None
         and isinstance(figures := stage.measurements.figures, DataFetched)
+    )
+
+
+def _mixed(facts: RunFacts, figures: DataFetched) -> tuple[MixedEntry, ...]:
+    asked = {pin.address: source for source, pin in facts.plan.pins.items()}
+    return tuple(
+        MixedEntry(
+            asked=asked.get(each.address, each.address),
+            weight=each.weight,
+            rows=each.rows,
+            taken=each.taken,
+        )
+        for each in figures.sources
     )
 
 

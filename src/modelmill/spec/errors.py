@@ -180,6 +180,10 @@ class StoreUnfit(StoreUnreachable):
     advice = "Use a store with conditional writes."
 
 
+class HubUnreachable(StoreUnreachable):
+    """The hub that a source is on did not answer within the retry budget."""
+
+
 class ClusterUnreachable(StoreUnreachable):
     """The cluster's API server does not answer."""
 

@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from modelmill.spec.closed import LARGEST_INTEGER, Spec
-from modelmill.spec.data import Source
+from modelmill.spec.sources import ModelSource
 
 LoadIn = Literal["nf4", "fp4", "int8"]
 
@@ -16,9 +16,9 @@ class FinetuneSpec(Spec):
     method: Literal["lora", "full"] = "lora"
     """`lora`: small matrices beside frozen weights; megabytes to store, merged later.
     `full`: every weight; 16 bytes of memory per parameter, and a whole model to store."""
-    adapter: Source | None = None
+    adapter: ModelSource | None = None
     """A trained adapter to merge as it is; nothing is trained, so no other field has a meaning."""
-    init_adapter: Source | None = None
+    init_adapter: ModelSource | None = None
     """A trained adapter to go on from, instead of a fresh one; its own r and targets hold."""
     load_in: LoadIn | None = None
     """Hold the frozen weights in 4 bits (double quantization on): a quarter of the memory,

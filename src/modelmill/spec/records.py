@@ -85,6 +85,18 @@ class ModelFetched(Record):
     dtype: str
 
 
+class SourceRows(Record):
+    """What one of several sources contributes to the training rows."""
+
+    address: str
+    """As pinned."""
+    weight: float
+    rows: int
+    """Left to learn from after the eval share."""
+    taken: int
+    """By weight: some twice, or only some."""
+
+
 class DataFetched(Record):
     """What fetch-data or fetch-test found."""
 
@@ -99,6 +111,8 @@ class DataFetched(Record):
     """Rows whose prompt has the words of an earlier one, numbers and order aside."""
     near_overlap: Mapping[str, int] = {}
     """As `overlap`, by the words of the prompts."""
+    sources: tuple[SourceRows, ...] = ()
+    """Of train, where it is a list; `duplicates` counts before rows are taken by weight."""
 
 
 class AdapterFetched(Record):

@@ -118,6 +118,7 @@ def test_every_key_of_the_reference_is_explained() -> None:
     assert {key.key for key in silent} <= {
         *("data.template", "data.dataset_text_field", "finetune.adapter", "merge.onto"),
         *("quantize[].method", "quantize[].type", "infer.metrics.plugins"),
+        *("data.train.source", "data.train.weight"),
     }
 
 
