@@ -1,32 +1,21 @@
 """What a model learns from and is judged on."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from modelmill.spec.closed import Fraction, Spec
+from modelmill.spec.sources import DataSource
 from modelmill.spec.template import template_fields
 
 
-def _source(source: str) -> str:
-    scheme, separator, rest = source.partition("://")
-    if not separator and source.startswith("hf:"):
-        msg = (
-            "this version does not read the hub; download the model or data and name "
-            "the folder, the file or an s3:// address"
-        )
-        raise ValueError(msg)
-    if separator and scheme != "s3":
-        msg = f"'{scheme}://' is not a kind of source; use s3:// or a local path"
-        raise ValueError(msg)
-    if separator and (not rest.partition("/")[0] or not rest.partition("/")[2]):
-        msg = "an s3 source is s3://bucket/key"
-        raise ValueError(msg)
-    return source
+class WeightedSource(Spec):
+    """One of several sources of training rows."""
 
-
-Source = Annotated[str, AfterValidator(_source)]
-"""An address that this version can read."""
+    source: DataSource
+    """A file, a folder or a pattern, as for `train` itself."""
+    weight: float = Field(1.0, gt=0, le=100)
+    """How often each row is taken: 2 is twice, 0.5 a seeded half, 1.5 all and a seeded half."""
 
 
 class TemplateSpec(Spec):
@@ -49,14 +38,39 @@ class DataSpec(Spec):
 
     format: Literal["prompt_completion"] = "prompt_completion"
     """`prompt_completion`: the template makes a prompt and a completion of each row."""
-    train: Source | None = None
-    """A JSONL file or `s3://` object; needed to fine-tune or to calibrate."""
-    eval: Fraction | Source | None = 0.05
+    train: DataSource | tuple[WeightedSource, ...] | None = None
+    """JSONL, CSV or Parquet: a file or a folder, local, `s3://bucket/key` or
+    `hf:datasets/org/name@revision/path`; or a list of them with weights.  Needed to fine-tune or
+    to calibrate."""
+    eval: Fraction | DataSource | None = 0.05
     """A seeded share of train, or a source: picks the best checkpoint and the base's prompt."""
-    test: Source
+    test: DataSource
     """Only infer, report and gate ever see it."""
     template: TemplateSpec
     max_length: int = Field(1024, ge=8, le=1_048_576)
     """Tokens of prompt and completion together."""
     too_long: Literal["error", "drop"] = "error"
     """What happens to a training row over `max_length`; dropped rows are counted."""
+
+    @field_validator("train")
+    @classmethod
+    def _one_source_is_not_a_list(
+        cls, train: str | tuple[WeightedSource, ...] | None
+    ) -> str | tuple[WeightedSource, ...] | None:
+        """Let one meaning have one form, and so one key."""
+        if not isinstance(train, tuple):
+            return train
+        if not train:
+            raise ValueError("the list is empty")
+        named = [each.source for each in train]
+        if len(set(named)) != len(named):
+            twice = next(name for name in named if named.count(name) > 1)
+            msg = f"'{twice}' stands twice; give it the sum of the weights"
+            raise ValueError(msg)
+        return named[0] if len(train) == 1 and train[0].weight == 1 else train
+
+    def train_sources(self) -> tuple[WeightedSource, ...]:
+        """List the sources of training rows, however they were written."""
+        if isinstance(self.train, str):
+            return (WeightedSource(source=self.train),)
+        return self.train or ()

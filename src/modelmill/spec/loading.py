@@ -192,7 +192,7 @@ def _problems(
             field = details["ctx"]["discriminator"].strip("'")
             yield Problem(f"{key}.{field}", f"should be one of {tags}", line=line)
         case _:
-            reason = details["msg"].replace("Input should", "should")
+            reason = details["msg"].replace("Input should", "should").replace("tuple", "list")
             shown = _shown(details["input"])
             yield Problem(key, f"{reason}{f' (got {shown})' if shown else ''}", line=line)
 
@@ -203,14 +203,24 @@ def _either_or(problems: Sequence[Problem]) -> list[Problem]:
     for each in problems:
         by_key.setdefault((each.key, each.line, each.suggestion), []).append(each.reason)
     folded = []
-    for (key, line, suggestion), reasons in by_key.items():
+    for (key, line, suggestion), given in by_key.items():
+        # What a member says in its own words is nearer than that another one has another type.
+        reasons = [reason for reason in given if " (got " not in reason] or given
         heads = [reason.partition(" (got ") for reason in reasons]
         if len(heads) > 1 and all(tail for _, _, tail in heads):
             reason = f"{' or '.join(head for head, _, _ in heads)} (got {heads[0][2]}"
             folded.append(Problem(key, reason, line=line, suggestion=suggestion))
         else:
             folded += [Problem(key, each, line=line, suggestion=suggestion) for each in reasons]
-    return folded
+    return [each for each in folded if not _is_looked_into(each, folded)]
+
+
+def _is_looked_into(problem: Problem, problems: Sequence[Problem]) -> bool:
+    """Tell whether another member of a union took the list and says what is wrong inside."""
+    inside = f"{problem.key}["
+    return problem.reason.endswith("(got a list)") and any(
+        other.key.startswith(inside) for other in problems
+    )
 
 
 def _path_in(data: JsonValue, location: Sequence[str | int]) -> KeyPath:

@@ -32,6 +32,7 @@ from modelmill.spec.settings import (
     ReportSettings,
     Settings,
     StageSettings,
+    WeightedPin,
 )
 
 RECIPES: Final[Mapping[Kind, int]] = {
@@ -117,7 +118,8 @@ def report_digest(plan_sha256: str, commits: Mapping[str, str]) -> str:
 
 def sources_of(run: RunSpec) -> tuple[str, ...]:
     """List every source that must be pinned before there can be a plan."""
-    asked = [run.model.source, run.data.train, run.data.eval, run.data.test]
+    train = [each.source for each in run.data.train_sources()]
+    asked = [run.model.source, *train, run.data.eval, run.data.test]
     return tuple(dict.fromkeys(source for source in asked if isinstance(source, str)))
 
 
@@ -247,12 +249,21 @@ class _Layout:
             "fetch-data",
             FetchDataSettings(
                 format=data.format,
-                train=self.pins[data.train],
+                train=self._train(),
                 eval_source=self.pins[data.eval] if isinstance(data.eval, str) else None,
                 eval_share=data.eval if isinstance(data.eval, float) else None,
                 template=data.template,
                 seed=self.run.seed,
             ),
+        )
+
+    def _train(self) -> Pin | tuple[WeightedPin, ...]:
+        data = self.run.data
+        if isinstance(data.train, str):
+            return self.pins[data.train]
+        return tuple(
+            WeightedPin(pin=self.pins[each.source], weight=each.weight)
+            for each in data.train_sources()
         )
 
     def _finetune(self, model: Stage, data: Stage) -> Stage:

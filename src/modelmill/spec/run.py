@@ -11,18 +11,21 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from modelmill.spec.closed import Dtype, FieldName, Spec
-from modelmill.spec.data import DataSpec, Source
+from modelmill.spec.data import DataSpec
 from modelmill.spec.finetune import FinetuneSpec
 from modelmill.spec.infer import GateSpec, InferSpec
 from modelmill.spec.names import VARIANT_LIMIT
 from modelmill.spec.quantize import GptqSpec, QuantizeSpec, variant_of
+from modelmill.spec.sources import ModelSource
 
 
 class ModelSpec(Spec):
     """The base model."""
 
-    source: Source = Field(min_length=1)
-    """A local folder, or `s3://bucket/prefix`: safetensors, config and tokenizer."""
+    source: ModelSource = Field(min_length=1)
+    """A local folder, `s3://bucket/prefix` or `hf:org/name@revision`: safetensors, config and
+    tokenizer.  Without a revision, the default branch of the hub as it is when the run is
+    planned."""
     note: str = ""
     """A sentence about the model that the report repeats; changes no result."""
 

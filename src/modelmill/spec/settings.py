@@ -21,9 +21,18 @@ class Pin(Spec):
     """Where a source really is, and which state of it."""
 
     address: str
-    """`s3://...`, or `sources/<sha256>/<name>` inside the store for an uploaded local one."""
+    """`s3://...`, `hf:...@<commit>`, or `sources/<sha256>/<name>` inside the store for an
+    uploaded local one."""
     digest: str
-    """Over the content where it was uploaded, over names, sizes and ETags elsewhere."""
+    """Over the content where it was uploaded, over names, sizes and what the place tells of the
+    content (ETags, digests) elsewhere."""
+
+
+class WeightedPin(Spec):
+    """One of several sources of training rows."""
+
+    pin: Pin
+    weight: float
 
 
 class ContractSettings(Spec):
@@ -48,11 +57,17 @@ class FetchDataSettings(Settings):
 
     kind: Literal["fetch-data"] = "fetch-data"
     format: Literal["prompt_completion"]
-    train: Pin
+    train: Pin | tuple[WeightedPin, ...]
     eval_source: Pin | None
     eval_share: float | None
     template: TemplateSpec
     seed: int
+
+    def train_by_role(self) -> Mapping[str, WeightedPin]:
+        """List the sources of training rows by the role that their folder has."""
+        if isinstance(self.train, Pin):
+            return {"source": WeightedPin(pin=self.train, weight=1)}
+        return {f"source-{number}": each for number, each in enumerate(self.train, start=1)}
 
 
 class FetchTestSettings(Settings):

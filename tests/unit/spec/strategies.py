@@ -21,6 +21,10 @@ quantizers = st.lists(
     max_size=3,
     unique_by=lambda spec: (spec["method"], spec.get("bits")),
 )
+MIXED = [
+    {"source": "train.jsonl", "weight": 2},
+    {"source": "hf:datasets/org/rows/data/*.parquet", "weight": 0.5},
+]
 finetunes = st.fixed_dictionaries(
     {},
     optional={
@@ -39,9 +43,9 @@ finetunes = st.fixed_dictionaries(
 def runs(draw: st.DrawFn) -> dict[str, Any]:
     """Draw a run that is right."""
     run: dict[str, Any] = {
-        "model": {"source": draw(st.sampled_from(["model", "s3://models/base"]))},
+        "model": {"source": draw(st.sampled_from(["model", "s3://models/base", "hf:org/base@v1"]))},
         "data": {
-            "train": "train.jsonl",
+            "train": draw(st.sampled_from(["train.jsonl", MIXED])),
             "test": "test.jsonl",
             "template": draw(templates),
             "eval": draw(st.sampled_from([0.05, 0.5, "eval.jsonl", None])),
@@ -105,6 +109,9 @@ def profiles(draw: st.DrawFn) -> dict[str, Any]:
                 "conductor": st.fixed_dictionaries({}, optional={**places, "queue": names}),
                 "stages": st.dictionaries(kinds, stage_pods, max_size=3),
                 "ca_bundle": st.fixed_dictionaries({"config_map": names}),
+                "hub": st.fixed_dictionaries(
+                    {}, optional={"endpoint_url": st.just("https://hub"), "token_secret": names}
+                ),
                 "proxy": st.fixed_dictionaries({"https_proxy": st.just("http://proxy:3128")}),
             },
         )

@@ -111,12 +111,49 @@ def test_impossible_combination_is_refused(tmp_path: Path, text: str, said: str)
     assert said in " ".join(problems_of(tmp_path, GOOD + text))
 
 
-@pytest.mark.parametrize("source", ["hf:org/name", "http://x/y", "s3://bucket"])
+@pytest.mark.parametrize("source", ["hf:datasets/a/b/c", "http://x/y", "s3://bucket"])
 def test_source_of_an_unknown_kind_is_refused(tmp_path: Path, source: str) -> None:
     """The message says which kinds there are."""
     said = problems_of(tmp_path, GOOD.replace("source: model", f"source: '{source}'"))
     assert len(said) == 1
-    assert "s3" in said[0]
+    assert "s3" in said[0] or "hf:org/name" in said[0]
+
+
+def test_list_of_sources_is_judged_item_by_item(tmp_path: Path) -> None:
+    """What is wrong inside a list is said there, and not that it is no text."""
+    items = '[{source: "http://x/y"}, {sorce: a.csv, weight: 0}]'
+    assert problems_of(tmp_path, GOOD.replace("train: train.jsonl", f"train: {items}")) == [
+        (
+            "line 3: data.train[0].source: 'http://' is not a kind of source; "
+            "use s3://, hf: or a local path"
+        ),
+        "line 3: data.train[1].source: required and not given",
+        "line 3: data.train[1].weight: should be greater than 0 (got 0)",
+        "line 3: data.train[1].sorce: unknown key; did you mean 'source'?",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("train", "said"),
+    [
+        ("[]", "the list is empty"),
+        ("[{source: a.csv}, {source: a.csv}]", "'a.csv' stands twice; give it the sum"),
+        ("5", "should be a valid string or should be a valid list (got 5)"),
+        ("hf:org/name", "data on a hub is hf:datasets/org/name@revision/path"),
+    ],
+)
+def test_training_source_that_cannot_be(tmp_path: Path, train: str, said: str) -> None:
+    """One sentence for one mistake."""
+    problems = problems_of(tmp_path, GOOD.replace("train: train.jsonl", f"train: {train}"))
+    assert len(problems) == 1
+    assert said in problems[0]
+
+
+def test_list_of_one_source_is_that_source(tmp_path: Path) -> None:
+    """One meaning has one form, and so the same keys."""
+    path = tmp_path / "run.yaml"
+    path.write_text(GOOD.replace("train: train.jsonl", "train: [{source: train.jsonl}]"))
+    assert load_run(path).data.train == "train.jsonl"
 
 
 @pytest.mark.parametrize("template", ["{a.b}", "{a[0]}", "{a!r}", "{}", "{", "}", "{a:>9}"])
