@@ -85,6 +85,18 @@ class ModelFetched(Record):
     dtype: str
 
 
+class SourceRows(Record):
+    """What one of several sources contributes to the training rows."""
+
+    address: str
+    """As pinned."""
+    weight: float
+    rows: int
+    """Left to learn from after the eval share."""
+    taken: int
+    """By weight: some twice, or only some."""
+
+
 class DataFetched(Record):
     """What fetch-data or fetch-test found."""
 
@@ -95,6 +107,8 @@ class DataFetched(Record):
     """Rows equal to an earlier row of the same split."""
     overlap: Mapping[str, int] = {}
     """Rows of one split whose prompt stands in another, by `train/eval`."""
+    sources: tuple[SourceRows, ...] = ()
+    """Of train, where it is a list; `duplicates` counts before rows are taken by weight."""
 
 
 class CurvePoint(Record):

@@ -182,10 +182,9 @@ def _sources(stage: Stage) -> Mapping[str, Pin]:
     match stage.settings:
         case FetchModelSettings(source=pin) | FetchTestSettings(test=pin):
             return {"source": pin}
-        case FetchDataSettings(train=pin, eval_source=None):
-            return {"source": pin}
-        case FetchDataSettings(train=pin, eval_source=Pin() as other):
-            return {"source": pin, "eval": other}
+        case FetchDataSettings(eval_source=other) as settings:
+            train = {role: each.pin for role, each in settings.train_by_role().items()}
+            return train if other is None else {**train, "eval": other}
         case _:
             return {}
 

@@ -29,7 +29,9 @@ class Score:
 
 def choose_shots(train: Sequence[Row], shots: int, seed: int) -> tuple[Row, ...]:
     """Draw the examples of the few-shot form; the same ones for the same seed."""
-    return tuple(random.Random(seed).sample(list(train), min(shots, len(train))))  # noqa: S311
+    # A row that is taken twice by the weight of its source is one example.
+    rows = list({row.row: row for row in train}.values())
+    return tuple(random.Random(seed).sample(rows, min(shots, len(rows))))  # noqa: S311
 
 
 def judged_rows(
