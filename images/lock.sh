@@ -18,8 +18,8 @@ share() {
     shift
     compile "$output" "$@" --constraint $all
 }
-share images/light/local.lock pyproject.toml --extra local --extra report --extra kubernetes
-share images/light/requirements.lock pyproject.toml --extra report --extra kubernetes
+share images/light/local.lock pyproject.toml --extra local --extra fetch --extra report --extra kubernetes
+share images/light/requirements.lock pyproject.toml --extra fetch --extra report --extra kubernetes
 share images/torch/requirements.lock pyproject.toml images/torch/requirements.in
 for stage in finetune merge quantize infer; do
     share images/$stage/requirements.lock pyproject.toml --extra $stage

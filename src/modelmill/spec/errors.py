@@ -133,6 +133,10 @@ class StoreUnfit(StoreUnreachable):
     retry = Retry.NEVER
 
 
+class HubUnreachable(StoreUnreachable):
+    """The hub that a source is on did not answer within the retry budget."""
+
+
 class ClusterUnreachable(StoreUnreachable):
     """The cluster's API server does not answer."""
 

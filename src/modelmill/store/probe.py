@@ -9,11 +9,14 @@ import os
 import secrets
 import sys
 from pathlib import Path
+from typing import Final
 
 from modelmill.spec.errors import ModelmillError, StoreUnfit
 from modelmill.spec.names import ENV_STORE, ENV_TERMINATION
 from modelmill.spec.records import Ending
 from modelmill.store.s3 import PreconditionFailed, Store, open_store
+
+HUB_PATIENCE_SECONDS: Final = 30.0
 
 
 def check_conditional_writes(store: Store) -> None:
@@ -49,9 +52,13 @@ def _must_be_refused(
 
 
 def main() -> int:
-    """Try the store that the environment names, from wherever this runs."""
+    """Try the store that the environment names, and the hub if there is a token for it."""
     try:
         check_conditional_writes(open_store(os.environ[ENV_STORE]))
+        if os.environ.get("HF_TOKEN_PATH"):
+            from modelmill.store.hub import check_token
+
+            check_token(HUB_PATIENCE_SECONDS)
     except ModelmillError as error:
         sys.stderr.write(f"{error}\n")
         if path := os.environ.get(ENV_TERMINATION):

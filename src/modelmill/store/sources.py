@@ -1,4 +1,4 @@
-"""Where models and data come from: other people's buckets, and local files sent to the store.
+"""Where models and data come from: other people's buckets, hubs, local files sent to the store.
 
 A local folder or file is uploaded once, addressed by its content.  Anything else is pinned
 by what a listing says of it, so that a run notices when it changes.  Knows nothing about
@@ -6,7 +6,9 @@ what the files mean.
 """
 
 import hashlib
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +19,7 @@ from modelmill.spec.errors import DataError, DigestMismatch, InputMissing
 from modelmill.spec.names import COMMITTED, source_prefix
 from modelmill.spec.records import FileRecord, Record
 from modelmill.spec.settings import Pin
+from modelmill.spec.sources import is_hub
 from modelmill.store.artifact import local_files
 from modelmill.store.keys import check_paths
 from modelmill.store.s3 import ListedObject, Store, open_source
@@ -82,11 +85,15 @@ def pin_source(store: Store, address: str) -> Pin:
 
     Args:
         store: the run's store, for `sources/...`.
-        address: `s3://bucket/key-or-prefix`, or what `upload_source` returned.
+        address: `s3://bucket/key-or-prefix`, `hf:...`, or what `upload_source` returned.
 
     Raises:
         InputMissing: there is nothing at the address.
     """
+    if is_hub(address):
+        with _hub_library():
+            from modelmill.store.hub import pin_hub
+        return pin_hub(address, store.retry_budget_seconds)
     if not address.startswith("s3://"):
         _read_uploaded(store, address)
         return Pin(address=address, digest=address.split("/")[1])
@@ -101,8 +108,13 @@ def pull_source(
     Raises:
         InputMissing: it is gone.
         DataError: it is not in the pinned state any more.
-        DigestMismatch: an uploaded source's bytes have changed in the store.
+        DigestMismatch: an uploaded source's bytes have changed in the store, or a hub sends
+            others than it states.
     """
+    if is_hub(pin.address):
+        with _hub_library():
+            from modelmill.store.hub import pull_hub
+        return pull_hub(pin, destination, store.retry_budget_seconds, on_bytes)
     if not pin.address.startswith("s3://"):
         files = _read_uploaded(store, pin.address)
         prefix = source_prefix(pin.digest)
@@ -134,6 +146,23 @@ def pull_source(
         record.model_copy(update={"path": path})
         for path, record in zip(found, records, strict=True)
     )
+
+
+@contextmanager
+def _hub_library() -> Iterator[None]:
+    """Import what speaks to hubs inside; whoever reads none needs no library for it.
+
+    Raises:
+        InputMissing: the library is not installed.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise InputMissing(
+            f"A source is on a hub, and this Python has no huggingface_hub ({error.name})",
+            at=sys.executable,
+            fix="pip install 'modelmill[fetch]'",
+        ) from error
 
 
 def _local(path: Path) -> dict[str, Path]:

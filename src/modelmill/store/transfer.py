@@ -140,8 +140,8 @@ def download_listed(
     records = []
     with _Reader(store, on_bytes) as reader:
         for listed, path in files:
-            with _final_name(path) as file:
-                sha256 = reader.read(listed.key, listed.size_bytes, _writer(file), listed.etag)
+            with final_name(path) as file:
+                sha256 = reader.read(listed.key, listed.size_bytes, sink_of(file), listed.etag)
             records.append(FileRecord(path=listed.key, size_bytes=listed.size_bytes, sha256=sha256))
     return tuple(records)
 
@@ -165,8 +165,8 @@ def verify_many(
 
 
 def _download(reader: "_Reader", record: FileRecord, key: str, path: Path) -> None:
-    with _final_name(path) as file:
-        reader.read_recorded(key, record, _writer(file))
+    with final_name(path) as file:
+        reader.read_recorded(key, record, sink_of(file))
 
 
 class _Reader:
@@ -349,7 +349,7 @@ def _run(
 
 
 @contextmanager
-def _final_name(path: Path) -> Iterator[BinaryIO]:
+def final_name(path: Path) -> Iterator[BinaryIO]:
     """Write a file that appears under its name only when everything went well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
@@ -368,7 +368,9 @@ def _final_name(path: Path) -> Iterator[BinaryIO]:
         unfinished.unlink(missing_ok=True)
 
 
-def _writer(file: BinaryIO) -> Sink:
+def sink_of(file: BinaryIO) -> Sink:
+    """Write to an open file at any offset, all of what is given."""
+
     def write(offset: int, body: bytes) -> None:
         view = memoryview(body)
         while view:
