@@ -100,7 +100,7 @@ def test_conductor_and_stage_see_one_place_alike(render: Render) -> None:
     assert mine["containers"][0]["image"] == theirs["containers"][0]["image"]
     for field in ("securityContext", "imagePullPolicy", "terminationMessagePath"):
         assert mine["containers"][0][field] == theirs["containers"][0][field]
-    for name in ("store", "ca"):
+    for name in ("store", "hub", "ca"):
         for field, key in (("volumes", "volumes"), ("volumeMounts", "containers")):
             places = [(each if key == field else each[key][0])[field] for each in (mine, theirs)]
             found = [next(x for x in place if x["name"] == name) for place in places]
@@ -109,8 +109,9 @@ def test_conductor_and_stage_see_one_place_alike(render: Render) -> None:
         name: value
         for name, value in environment_of(stage).items()
         if name.startswith(("AWS_", "HTTP", "SSL", "REQUESTS", "USER", "LOGNAME", "HOME", "TMP"))
+        or name in ("HF_ENDPOINT", "HF_TOKEN_PATH", "HF_HUB_OFFLINE")
     }
-    assert len(shared) >= 10
+    assert len(shared) >= 13
     assert shared.items() <= environment_of(conductor).items()
     assert mine["tolerations"][:3] == theirs["tolerations"][:3]
 

@@ -19,6 +19,11 @@ from tests.unit.spec.strategies import profiles, runs
 
 from .conftest import CHART, PROFILE, RUN, Render, one, values
 
+MIXED = [
+    {"source": "hf:datasets/org/rows/data", "weight": 0.5},
+    {"source": "train.csv", "weight": 2},
+]
+
 
 def digest(model: Any) -> str:
     """Digest a parsed model, as keys and plans do."""
@@ -122,6 +127,16 @@ def test_global_values_of_a_parent_chart_are_let_through(render: Render) -> None
             "run.data.eval: 'eval.jsonl' is a local path",
         ),
         (
+            {"run": {**RUN, "data": {**RUN["data"], "train": MIXED}}},
+            "r",
+            "run.data.train[1].source: 'train.csv' is a local path",
+        ),
+        (
+            {"run": {**RUN, "model": {**RUN["model"], "note": "hf_" + "aB3" * 10}}},
+            "r",
+            "looks like a credential",
+        ),
+        (
             {"run": {**RUN, "model": {**RUN["model"], "note": "x" * 70_000}}},
             "r",
             "more than 64 KiB",
@@ -160,6 +175,12 @@ def test_submitted_run_may_name_what_the_submitter_has_uploaded(render: Render) 
     """A local path is then a name for a copy in the store."""
     local = {**RUN, "model": {"source": "./model"}}
     assert render({**values(), "run": local, "submitted": True})
+
+
+def test_sources_on_a_hub_need_no_submitter(render: Render) -> None:
+    """A cluster reads them itself."""
+    data = {**RUN["data"], "train": MIXED[:1], "test": "hf:datasets/org/rows@v1/test.jsonl"}
+    assert render(values(run={**RUN, "model": {"source": "hf:org/name"}, "data": data}))
 
 
 def test_schema_that_ships_is_closed_everywhere() -> None:

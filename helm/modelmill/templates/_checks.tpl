@@ -14,18 +14,24 @@
 {{- end }}
 {{- $run := .Values.run }}
 {{- $eval := $run.data.eval | default "" }}
-{{- $sources := dict "model.source" $run.model.source "data.test" $run.data.test "data.train" ($run.data.train | default "") "data.eval" (ternary $eval "" (kindIs "string" $eval)) }}
+{{- $train := $run.data.train | default "" }}
+{{- $sources := dict "model.source" $run.model.source "data.test" $run.data.test "data.train" (ternary $train "" (kindIs "string" $train)) "data.eval" (ternary $eval "" (kindIs "string" $eval)) }}
+{{- if kindIs "slice" $train }}
+{{- range $index, $each := $train }}
+{{- $sources = set $sources (printf "data.train[%d].source" $index) $each.source }}
+{{- end }}
+{{- end }}
 {{- range $key, $source := $sources }}
 {{- if and $source (not $.Values.submitted) (not (regexMatch "^(s3://|hf:)" $source)) }}
-{{- $problems = append $problems (printf "run.%s: '%s' is a local path, which a cluster cannot read; use s3://, or `modelmill submit`, which uploads it" $key $source) }}
+{{- $problems = append $problems (printf "run.%s: '%s' is a local path, which a cluster cannot read; use s3:// or hf:, or `modelmill submit`, which uploads it" $key $source) }}
 {{- end }}
 {{- end }}
 {{- $text := toJson (dict "run" $run "profile" .Values.profile) }}
 {{- if gt (len $text) 65536 }}
 {{- $problems = append $problems (printf "run and profile: %d bytes are more than 64 KiB; refer to data, do not embed it" (len $text)) }}
 {{- end }}
-{{- if regexMatch "(AKIA|ASIA)[A-Z0-9]{16}|-----BEGIN [A-Z ]*PRIVATE KEY|://[^/@\\s\"]+:[^/@\\s\"]+@" (toJson .Values) }}
-{{- $problems = append $problems "values: something looks like a credential; Helm keeps values for ever, so name a Secret in profile.store.credentials_secret instead" }}
+{{- if regexMatch "(AKIA|ASIA)[A-Z0-9]{16}|-----BEGIN [A-Z ]*PRIVATE KEY|\\bhf_[A-Za-z0-9]{20,}|://[^/@\\s\"]+:[^/@\\s\"]+@" (toJson .Values) }}
+{{- $problems = append $problems "values: something looks like a credential; Helm keeps values for ever, so name a Secret in profile.store.credentials_secret or profile.hub.token_secret instead" }}
 {{- end }}
 {{- if $problems }}
 {{- fail (printf "\n\n%s\n" (join "\n" $problems)) }}

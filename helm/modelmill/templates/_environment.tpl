@@ -11,6 +11,7 @@
 {{- define "modelmill.environment" -}}
 {{- $store := .Values.profile.store }}
 {{- $proxy := .Values.profile.proxy }}
+{{- $hub := .Values.profile.hub }}
 {{- $ca := .Values.profile.ca_bundle }}
 {{- $settings := list
   (list "MODELMILL_RUN" .Release.Name)
@@ -26,6 +27,10 @@
   (list "TMPDIR" "/tmp")
   (list "XDG_CACHE_HOME" "/tmp/.cache")
   (list "PYTHONUNBUFFERED" "1")
+  (list "HF_HUB_OFFLINE" "0")
+  (list "HF_HUB_DISABLE_TELEMETRY" "1")
+  (list "HF_HOME" "/tmp/.cache/huggingface")
+  (list "HF_ENDPOINT" $hub.endpoint_url)
   (list "AWS_ENDPOINT_URL" $store.endpoint_url)
   (list "AWS_DEFAULT_REGION" $store.region)
   (list "HTTP_PROXY" $proxy.http_proxy)
@@ -34,6 +39,9 @@
 {{- if $store.credentials_secret }}
 {{- $settings = append $settings (list "AWS_SHARED_CREDENTIALS_FILE" "/run/modelmill/store/credentials") }}
 {{- $settings = append $settings (list "AWS_EC2_METADATA_DISABLED" "true") }}
+{{- end }}
+{{- if $hub.token_secret }}
+{{- $settings = append $settings (list "HF_TOKEN_PATH" "/run/modelmill/hub/token") }}
 {{- end }}
 {{- if or $proxy.http_proxy $proxy.https_proxy $proxy.no_proxy }}
 {{- /* Kubernetes fills in the API server's address, which no proxy must be asked for. */}}

@@ -126,7 +126,10 @@ def _print_plan(rows: tuple["PlanRow", ...], output: str) -> None:
 
 
 def _print_submitted(submitted: "Submitted", output: str) -> None:
-    _print_plan(submitted.rows, output)
+    if submitted.rows:
+        _print_plan(submitted.rows, output)
+    else:
+        click.echo("Its conductor will ask the hub which state of the sources it is.", err=True)
     click.echo(
         f"Run '{submitted.run}' is in namespace {submitted.namespace}.\n"
         f"  where it is  modelmill status {submitted.run}\n"
@@ -142,7 +145,7 @@ def _print_submitted(submitted: "Submitted", output: str) -> None:
 @cluster_options
 @store_options
 @click.option("--again", multiple=True, metavar="STAGE", help="Compute a stage once more.")
-@click.option("--repin", is_flag=True, help="Look at s3:// sources anew.")
+@click.option("--repin", is_flag=True, help="Look at s3:// and hf: sources anew.")
 def resume(
     run: str,
     namespace: str,

@@ -81,7 +81,7 @@ def run_options(command: F) -> F:
     """Add what a run is asked for beside its file."""
     place = click.Path(dir_okay=False, path_type=Path)
     for option in (
-        click.option("--repin", is_flag=True, help="Look at s3:// sources anew."),
+        click.option("--repin", is_flag=True, help="Look at s3:// and hf: sources anew."),
         click.option("--again", multiple=True, metavar="STAGE", help="Compute a stage once more."),
         click.option("--profile", type=place, help="What the place offers."),
         click.option("--name", help="Name of the run; made from the file's place when absent."),

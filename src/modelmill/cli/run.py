@@ -119,16 +119,18 @@ def plan(
     output: str,
 ) -> None:
     """Show the stages of FILE: what is committed, by which run, and what will run."""
-    from modelmill.cli.show import print_table
+    from modelmill.cli.show import print_sources, print_table
     from modelmill.conduct.place import opened
     from modelmill.conduct.prepare import Asked, check_run_name, preview, run_name
-    from modelmill.conduct.standing import plan_rows
+    from modelmill.conduct.standing import plan_rows, source_rows
     from modelmill.spec.loading import load_profile, load_run
 
     spec = load_run(file, overrides)
     asked = Asked(check_run_name(name or run_name(file)), file.resolve().parent, again, repin)
     with opened(home, store_url) as place:
-        rows = plan_rows(place.store, preview(place.store, spec, load_profile(profile), asked))
+        planned = preview(place.store, spec, load_profile(profile), asked)
+        rows = plan_rows(place.store, planned)
+        sources = source_rows(place.store, asked.name, planned)
     if output == "json":
         click.echo(json.dumps([row.model_dump() for row in rows], indent=2))
     else:
@@ -139,6 +141,7 @@ def plan(
                 for row in rows
             ],
         )
+        print_sources(sources)
 
 
 @click.command()

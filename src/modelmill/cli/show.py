@@ -11,6 +11,7 @@ from modelmill.cli.options import store_words
 
 if TYPE_CHECKING:
     from modelmill.conduct.local_run import Ended
+    from modelmill.conduct.standing import SourceRow
 
 WORDS_COLUMNS = 2
 """Of the summary table; the others hold numbers and are aligned right."""
@@ -42,6 +43,15 @@ def print_table(
         width=None if is_terminal else 400, highlight=False, soft_wrap=not is_terminal
     )
     console.print(table)
+
+
+def print_sources(rows: Sequence["SourceRow"]) -> None:
+    """Print which state of each source a plan means."""
+    click.echo()
+    print_table(
+        ("source", "read from", "pinned"),
+        [(row.source, row.address, row.pinned or "now") for row in rows],
+    )
 
 
 def print_summary(ended: "Ended") -> None:

@@ -60,6 +60,7 @@ def examine(patient: Patient) -> tuple[Finding, ...]:
         _checked("helm", lambda: _helm(patient)),
     ]
     findings.append(_checked("store", lambda: _store(patient)))
+    findings.append(_hub(patient))
     try:
         namespace = from_kubeconfig(patient.context, patient.namespace)
     except ModelmillError as error:
@@ -108,6 +109,20 @@ def _store(patient: Patient) -> Finding:
     with opened_as_pods_see_it(patient.profile, patient.store_url) as store:
         check_conditional_writes(store)
         return Finding(check="store", state="good", words=f"{store.url} has conditional writes")
+
+
+def _hub(patient: Patient) -> Finding:
+    """Say what of a hub runs will see; only a pod can try its token."""
+    hub = patient.profile.hub
+    place = hub.endpoint_url or "huggingface.co"
+    if not hub.token_secret:
+        words = f"hf: sources from {place} without a token, so public ones only"
+        return Finding(check="hub", state="good", words=words)
+    words = f"hf: sources from {place} with the token in Secret {hub.token_secret}"
+    if patient.with_pods:
+        return Finding(check="hub", state="good", words=f"{words}; image light tries it")
+    fix = "--pods tries the token"
+    return Finding(check="hub", state="warning", words=f"{words}, not tried", fix=fix)
 
 
 def _version(namespace: Namespace) -> Finding:

@@ -104,8 +104,10 @@ def main() -> int:
     signal.signal(signal.SIGTERM, _handle_stop)
     # Its informers reconnect by themselves, and log a traceback each time.
     logging.getLogger("kubernetes").setLevel(logging.CRITICAL)
-    # At INFO it says in every log where it found credentials.
-    logging.getLogger("botocore").setLevel(logging.WARNING)
+    # At INFO one says in every log where it found credentials, the other every address, and
+    # among those are addresses that open a file for whoever knows them.
+    for library in ("botocore", "httpx2"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         told = read_environment(os.environ)
         namespace = in_cluster(told.namespace)

@@ -25,6 +25,7 @@ from modelmill.spec.names import (
     LABEL_ROLE,
     LABEL_RUN,
     LABEL_STAGE,
+    is_fetch,
     kind_of,
 )
 from modelmill.spec.profile import Profile
@@ -132,7 +133,6 @@ def _digest(key: str) -> str:
 
 
 def _labels(order: Order, release: Release) -> dict[str, JsonValue]:
-    is_fetch = kind_of(order.stage).startswith("fetch-")
     return {
         "app.kubernetes.io/name": "modelmill",
         "app.kubernetes.io/instance": release.run,
@@ -143,7 +143,7 @@ def _labels(order: Order, release: Release) -> dict[str, JsonValue]:
         LABEL_KEY: key_label(order.key),
         LABEL_REVISION: release.revision,
         LABEL_ATTEMPT: str(order.number),
-        LABEL_ROLE: "fetch" if is_fetch else "stage",
+        LABEL_ROLE: "fetch" if is_fetch(kind_of(order.stage)) else "stage",
     }
 
 

@@ -28,7 +28,11 @@ from modelmill.spec.names import (
     ENV_STORE,
     ENV_TERMINATION,
     ENV_WORK,
+    HUB_TOKENS,
     Environment,
+    Kind,
+    is_fetch,
+    kind_of,
 )
 from modelmill.spec.records import Ending, Progress
 from modelmill.store.artifact import attempt_id
@@ -133,7 +137,7 @@ class LocalBackend:
 
     def _environment(self, order: Order, attempt: str, folder: Path) -> dict[str, str]:
         return {
-            **os.environ,
+            **_environment_for(kind_of(order.stage)),
             **self.place.store_environment,
             ENV_STORE: self.place.store_url,
             ENV_RUN: self.run,
@@ -145,7 +149,6 @@ class LocalBackend:
             ENV_TERMINATION: str(folder / "termination"),
             ENV_PARENT_PID: str(os.getpid()),
             ENV_HALVINGS: str(order.halvings),
-            "HF_HUB_OFFLINE": "1",
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "DO_NOT_TRACK": "1",
             # OpenMP threads that spin at barriers starve each other as soon as anything else
@@ -182,6 +185,14 @@ class LocalBackend:
         return next(each for each in self._processes if each.attempt.id == attempt.id)
 
 
+def _environment_for(kind: Kind) -> dict[str, str]:
+    """Pass the user's variables on; the hub and a token for it are for fetch alone."""
+    if is_fetch(kind):
+        return dict(os.environ)
+    kept = {name: value for name, value in os.environ.items() if name not in HUB_TOKENS}
+    return {**kept, "HF_HUB_OFFLINE": "1"}
+
+
 def interpreter(home: Path, environment: Environment) -> Path:
     """Find the Python that has the packages of an environment.
 
@@ -208,7 +219,7 @@ def interpreter(home: Path, environment: Environment) -> Path:
 
 
 _PROOF: Final[Mapping[Environment, tuple[str, ...]]] = {
-    "light": ("jinja2", "numpy"),
+    "light": ("jinja2", "numpy", "pyarrow", "huggingface_hub"),
     "train": ("trl", "peft"),
     "quantize": ("gptqmodel", "optimum"),
 }

@@ -26,6 +26,7 @@ from modelmill.spec.names import (
     STAGE_ACCOUNT,
     Image,
     Kind,
+    is_fetch,
     kind_of,
 )
 from modelmill.spec.profile import Profile
@@ -35,6 +36,7 @@ WORK: Final = "/scratch"
 TMP: Final = "/tmp"  # noqa: S108 - a volume of the pod's own
 TERMINATION: Final = "/dev/termination-log"
 CREDENTIALS: Final = "/run/modelmill/store"
+HUB_TOKEN: Final = "/run/modelmill/hub"  # noqa: S105 - where it is
 CA_BUNDLE: Final = "/run/modelmill/ca"
 
 LOGS: Final = "128Mi"
@@ -63,7 +65,7 @@ def stage_pod(order: Order, run: str, profile: Profile) -> dict[str, JsonValue]:
         "securityContext": security,
         **_where(place, pods, profile),
         "containers": [_container(order, run, profile, kind)],
-        "volumes": _volumes(pods, profile),
+        "volumes": _volumes(kind, pods, profile),
     }
 
 
@@ -112,6 +114,7 @@ def _container(order: Order, run: str, profile: Profile, kind: Kind) -> dict[str
             *_told(order, run, pods, profile),
             *_libraries(kind, pods),
             *_store(profile),
+            *_hub(kind, profile),
             *_network(profile),
         ],
         "resources": {"requests": resources, "limits": resources},
@@ -122,7 +125,7 @@ def _container(order: Order, run: str, profile: Profile, kind: Kind) -> dict[str
         },
         "terminationMessagePath": TERMINATION,
         "terminationMessagePolicy": "File",
-        "volumeMounts": _mounts(profile),
+        "volumeMounts": _mounts(kind, profile),
     }
 
 
@@ -167,7 +170,7 @@ def _libraries(kind: Kind, pods: StagePods) -> list[JsonValue]:
         "XDG_CACHE_HOME": f"{TMP}/.cache",
         "HF_HOME": f"{TMP}/.cache/huggingface",
         # Images say 1 as well; only fetch has anything to look for.
-        "HF_HUB_OFFLINE": "0" if kind.startswith("fetch-") else "1",
+        "HF_HUB_OFFLINE": "0" if is_fetch(kind) else "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
         # Threads that spin at barriers starve each other: see conduct/local.py.
@@ -198,6 +201,16 @@ def _store(profile: Profile) -> list[JsonValue]:
     return _values({name: value for name, value in settings.items() if value})
 
 
+def _hub(kind: Kind, profile: Profile) -> list[JsonValue]:
+    """Tell fetch, and nobody else, where the hub is and who it is there."""
+    if not is_fetch(kind):
+        return []
+    settings = {"HF_ENDPOINT": profile.hub.endpoint_url}
+    if profile.hub.token_secret:
+        settings["HF_TOKEN_PATH"] = f"{HUB_TOKEN}/token"
+    return _values({name: value for name, value in settings.items() if value})
+
+
 def _network(profile: Profile) -> list[JsonValue]:
     proxy, settings = profile.proxy, dict[str, str]()
     settings["HTTP_PROXY"] = proxy.http_proxy
@@ -217,7 +230,7 @@ def _from_pod(name: str, path: str) -> JsonValue:
     return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
-def _mounts(profile: Profile) -> list[JsonValue]:
+def _mounts(kind: Kind, profile: Profile) -> list[JsonValue]:
     mounts: list[JsonValue] = [
         {"name": "work", "mountPath": WORK},
         {"name": "tmp", "mountPath": TMP},
@@ -225,21 +238,23 @@ def _mounts(profile: Profile) -> list[JsonValue]:
     ]
     if profile.store.credentials_secret:
         mounts.append({"name": "store", "mountPath": CREDENTIALS, "readOnly": True})
+    if profile.hub.token_secret and is_fetch(kind):
+        mounts.append({"name": "hub", "mountPath": HUB_TOKEN, "readOnly": True})
     if profile.ca_bundle.config_map:
         mounts.append({"name": "ca", "mountPath": CA_BUNDLE, "readOnly": True})
     return mounts
 
 
-def _volumes(pods: StagePods, profile: Profile) -> list[JsonValue]:
+def _volumes(kind: Kind, pods: StagePods, profile: Profile) -> list[JsonValue]:
     volumes: list[JsonValue] = [
         {"name": "work", **_work_volume(pods)},
         {"name": "tmp", "emptyDir": {"sizeLimit": pods.tmp}},
         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": pods.shm}},
     ]
     if profile.store.credentials_secret:
-        items: JsonValue = [{"key": "credentials", "path": "credentials"}]
-        secret: JsonValue = {"secretName": profile.store.credentials_secret, "items": items}
-        volumes.append({"name": "store", "secret": secret})
+        volumes.append(_secret("store", profile.store.credentials_secret, "credentials"))
+    if profile.hub.token_secret and is_fetch(kind):
+        volumes.append(_secret("hub", profile.hub.token_secret, "token"))
     if profile.ca_bundle.config_map:
         key = profile.ca_bundle.key
         bundle: JsonValue = {
@@ -248,6 +263,14 @@ def _volumes(pods: StagePods, profile: Profile) -> list[JsonValue]:
         }
         volumes.append({"name": "ca", "configMap": bundle})
     return volumes
+
+
+def _secret(name: str, secret: str, key: str) -> JsonValue:
+    """Mount one key of a Secret as the file of that name."""
+    return {
+        "name": name,
+        "secret": {"secretName": secret, "items": [{"key": key, "path": key}]},
+    }
 
 
 def _work_volume(pods: StagePods) -> dict[str, JsonValue]:

@@ -19,6 +19,7 @@ from modelmill.spec.profile import Facts, Profile
 from modelmill.spec.records import RunRecord
 from modelmill.spec.run import RunSpec
 from modelmill.spec.settings import Pin
+from modelmill.spec.sources import is_hub, is_local
 from modelmill.store.artifact import attempt_id
 from modelmill.store.runs import put_plan, read_run, update_run
 from modelmill.store.s3 import Store
@@ -48,6 +49,8 @@ class Asked:
     """Where the run belongs: a release in a namespace of a cluster, or nowhere in particular."""
     take_over: bool = False
     """Let a run that belongs to somebody else be ours from now on."""
+    asks_hub: bool = True
+    """False for a submitter: the conductor in its cluster has the token, and the way there."""
 
 
 def run_name(path: Path) -> str:
@@ -118,7 +121,9 @@ def prepare(store: Store, run: RunSpec, profile: Profile, asked: Asked) -> Condu
         SpecError: `again` names a stage the run does not have.
         DataError: a local source changed while it was read.
     """
-    plan, sha256 = record_plan(store, run, profile, asked)
+    recorded = record_plan(store, run, profile, asked)
+    assert recorded is not None
+    plan, sha256 = recorded
     conductor = asked.conductor or attempt_id()
 
     def take_over(present: RunRecord | None) -> RunRecord:
@@ -137,11 +142,14 @@ def prepare(store: Store, run: RunSpec, profile: Profile, asked: Asked) -> Condu
     return Conducted(store, asked.name, plan, sha256, profile, conductor, asked.owner)
 
 
-def record_plan(store: Store, run: RunSpec, profile: Profile, asked: Asked) -> tuple[Plan, str]:
+def record_plan(
+    store: Store, run: RunSpec, profile: Profile, asked: Asked
+) -> tuple[Plan, str] | None:
     """Pin the sources, upload local ones, and write down what is planned, driven by nobody yet.
 
     Returns:
-        The plan and its SHA-256.
+        The plan and its SHA-256; None where sources are on a hub that is not asked from here:
+        then whoever drives the run pins them, and plans.
 
     Raises:
         InputMissing: a source is not there.
@@ -154,30 +162,34 @@ def record_plan(store: Store, run: RunSpec, profile: Profile, asked: Asked) -> t
     pins = _pins(store, run, record, asked)
     if asked.folder is not None:
         upload_local_sources(store, run, asked.folder)
-    plan = _plan(run, profile, pins, record, asked)
-    sha256 = put_plan(store, asked.name, plan_bytes(plan))
+    left = [source for source in sources_of(run) if source not in pins]
+    unknown = {source: Pin(address=source, digest="") for source in left}
+    plan = _plan(run, profile, {**pins, **unknown}, record, asked)
+    sha256 = "" if left else put_plan(store, asked.name, plan_bytes(plan))
 
     def write_down(present: RunRecord | None) -> RunRecord:
         time = now()
         base = present or RunRecord(name=asked.name, created=time)
-        plans = base.plans if sha256 in base.plans else (*base.plans, sha256)
+        planned = {
+            "plan_sha256": sha256,
+            "plans": base.plans if sha256 in base.plans else (*base.plans, sha256),
+            "keys": {stage.name: stage.key for stage in plan.stages},
+        }
         return base.model_copy(
             update={
                 "owner": asked.owner,
-                "pins": plan.pins,
-                "pinned_at": base.pinned_at if base.pins == plan.pins else time,
-                "plan_sha256": sha256,
-                "plans": plans,
+                "pins": dict(pins),
+                "pinned_at": base.pinned_at if base.pins == pins else time,
                 # Of the plan before; who waits for the end must not take it for the end of this.
                 "exit_code": None,
                 "message": "",
-                "keys": {stage.name: stage.key for stage in plan.stages},
                 "again": plan.again,
+                **({} if left else planned),
             }
         )
 
     update_run(store, asked.name, write_down)
-    return plan, sha256
+    return None if left else (plan, sha256)
 
 
 def _check_owner(store: Store, record: RunRecord | None, asked: Asked) -> None:
@@ -194,7 +206,7 @@ def _check_owner(store: Store, record: RunRecord | None, asked: Asked) -> None:
 def upload_local_sources(store: Store, run: RunSpec, folder: Path) -> None:
     """Make local sources readable for stages anywhere; what is there already stays."""
     for source in sources_of(run):
-        if not source.startswith("s3://"):
+        if is_local(source):
             upload_source(store, folder / source)
 
 
@@ -223,11 +235,15 @@ def _plan(
 
 
 def _pins(store: Store, run: RunSpec, record: RunRecord | None, asked: Asked) -> Mapping[str, Pin]:
+    """Pin every source; those on a hub that is not asked from here, and has not been, are left."""
     pins: dict[str, Pin] = {}
     for source in sources_of(run):
         known = record.pins.get(source) if record is not None else None
-        if source.startswith("s3://"):
-            pins[source] = pin_source(store, source) if known is None or asked.repin else known
+        if not is_local(source):
+            if known is not None and not asked.repin:
+                pins[source] = known
+            elif asked.asks_hub or not is_hub(source):
+                pins[source] = pin_source(store, source)
         elif asked.folder is not None:
             # A local source is at hand: using yesterday's copy of it would surprise.
             pins[source] = pin_local(asked.folder / source)
@@ -237,7 +253,7 @@ def _pins(store: Store, run: RunSpec, record: RunRecord | None, asked: Asked) ->
             raise InputMissing(
                 f"'{source}' is local to the machine of whoever wrote the run",
                 at=f"run {asked.name}",
-                fix="submit the run with `modelmill submit`, which uploads it, or use s3://",
+                fix="submit the run with `modelmill submit`, which uploads it, or use s3:// or hf:",
             )
     return pins
 

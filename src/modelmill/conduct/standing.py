@@ -44,6 +44,17 @@ class PlanRow(Record):
     inputs: tuple[str, ...]
 
 
+class SourceRow(Record):
+    """Which state of a source a plan uses."""
+
+    source: str
+    """As asked."""
+    address: str
+    """Where that state is."""
+    pinned: str
+    """UTC, ISO 8601; empty where it was only found out now."""
+
+
 class StageRow(Record):
     """Where one stage of a run is."""
 
@@ -107,6 +118,19 @@ def _plan_row(store: Store, stage: Stage, sound: set[str]) -> PlanRow:
         state=state,
         from_run="" if committed is None else committed.manifest.run,
         inputs=tuple(each.stage for each in stage.inputs),
+    )
+
+
+def source_rows(store: Store, run: str, plan: Plan) -> tuple[SourceRow, ...]:
+    """Say of each source of a plan which state of it is meant, and since when."""
+    record = read_run(store, run)
+    known = {} if record is None else record.pins
+    since = "" if record is None else record.pinned_at
+    return tuple(
+        SourceRow(
+            source=source, address=pin.address, pinned=since if known.get(source) == pin else ""
+        )
+        for source, pin in plan.pins.items()
     )
 
 

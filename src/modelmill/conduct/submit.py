@@ -41,8 +41,9 @@ class Submitted:
     run: str
     namespace: str
     plan_sha256: str
+    """Empty where the conductor has sources on a hub to pin before there is a plan."""
     rows: tuple[PlanRow, ...]
-    """What is committed already, and what will run."""
+    """What is committed already, and what will run; empty where there is no plan yet."""
 
 
 def submit(store: Store, submission: Submission, helm: Helm) -> Submitted:
@@ -53,11 +54,14 @@ def submit(store: Store, submission: Submission, helm: Helm) -> Submitted:
     Raises:
         ModelmillError: a source is missing, the name is taken, or the cluster refuses.
     """
-    asked = submission.asked
+    asked = replace(submission.asked, asks_hub=False)
     check_conditional_writes(store)
-    plan, sha256 = record_plan(store, submission.spec, submission.profile, asked)
+    recorded = record_plan(store, submission.spec, submission.profile, asked)
     values = Values(run=submission.spec, profile=submission.profile, submitted=True)
     helm.install(asked.name, values.model_dump(mode="json"))
+    if recorded is None:
+        return Submitted(asked.name, helm.namespace, "", ())
+    plan, sha256 = recorded
     return Submitted(asked.name, helm.namespace, sha256, plan_rows(store, plan))
 
 
@@ -69,7 +73,7 @@ def resume(store: Store, asked: Asked, helm: Helm) -> None:
         ModelmillError: a stage to compute again is none of the run's, or the cluster refuses.
     """
     plan = live_plan(store, find_run(store, asked.name))
-    record_plan(store, plan.run, Profile(), replace(asked, facts=plan.facts))
+    record_plan(store, plan.run, Profile(), replace(asked, facts=plan.facts, asks_hub=False))
     helm.upgrade(asked.name)
 
 

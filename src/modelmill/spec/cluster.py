@@ -53,6 +53,16 @@ class StorePlace(Spec):
     the ServiceAccounts have an identity of their own."""
 
 
+class HubPlace(Spec):
+    """Where `hf:` sources come from; only the conductor and fetch are told."""
+
+    endpoint_url: str = Field("", pattern=r"^(https?://[^@]+)?$")
+    """Of a mirror; empty for huggingface.co."""
+    token_secret: Name = ""
+    """Secret whose key `token` is a token of the hub, mounted as a file; empty where every source
+    is public."""
+
+
 class CaBundle(Spec):
     """Certificates to trust, of the store and of a proxy that looks into TLS."""
 

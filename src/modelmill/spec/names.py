@@ -79,6 +79,9 @@ ENV_TERMINATION: Final = "MODELMILL_TERMINATION"
 ENV_PARENT_PID: Final = "MODELMILL_PARENT_PID"
 """A process whose death the stage must not survive."""
 
+HUB_TOKENS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+"""Variables that hold a token of the hub: for fetch, and no other stage."""
+
 ENV_NAMESPACE: Final = "MODELMILL_NAMESPACE"
 """For a conductor on Kubernetes: the namespace it and its stages are in."""
 ENV_REVISION: Final = "MODELMILL_REVISION"
@@ -123,6 +126,11 @@ characters, NFD and `%41`, so a key outside this grammar can name two objects or
 
 RUN_NAME: Final = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 """A DNS label that starts with a letter: legal as a Helm release and a Service name."""
+
+
+def is_fetch(kind: Kind) -> bool:
+    """Tell whether stages of a kind read sources, the only ones that look outside the store."""
+    return kind.startswith("fetch-")
 
 
 def kind_of(stage: str) -> Kind:

@@ -13,6 +13,7 @@ from modelmill.spec.closed import Dtype, Spec
 from modelmill.spec.cluster import (
     CaBundle,
     ConductorPod,
+    HubPlace,
     Images,
     PodSettings,
     Proxy,
@@ -45,6 +46,7 @@ class Profile(Spec):
     """What a node calls its GPUs; a taint of that name is tolerated."""
     images: Images = Images()
     store: StorePlace = StorePlace()
+    hub: HubPlace = HubPlace()
     ca_bundle: CaBundle = CaBundle()
     proxy: Proxy = Proxy()
     pods: PodSettings = PodSettings()

@@ -117,8 +117,10 @@ def main() -> int:
         format="%(asctime)s %(levelname)-7s %(message)s",
         datefmt="%H:%M:%S",
     )
-    # At INFO it says in every log where it found credentials.
-    logging.getLogger("botocore").setLevel(logging.WARNING)
+    # At INFO one says in every log where it found credentials, the other every address, and
+    # among those are addresses that open a file for whoever knows them.
+    for library in ("botocore", "httpx2"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     stop = Stop()
     termination: Path | None = None
     started = time.monotonic()

@@ -219,6 +219,26 @@ def test_only_fetch_may_look_at_the_hub(kind: str) -> None:
     assert is_offline == ("0" if kind.startswith("fetch-") else "1")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_token_of_the_hub_is_a_file_and_for_fetch_only(kind: str) -> None:
+    """No other stage is told where the hub is, nor has the Secret mounted."""
+    hub = {"endpoint_url": "https://hub.example.com", "token_secret": "reader"}
+    job = rendered(order_of(kind), {"hub": hub})
+    pod = pod_of(job)
+    told = {"HF_ENDPOINT", "HF_TOKEN_PATH"} & environment_of(job).keys()
+    volumes = {each["name"]: each for each in pod["volumes"]}
+    mounts = {each["name"]: each for each in pod["containers"][0]["volumeMounts"]}
+    if kind.startswith("fetch-"):
+        assert told == {"HF_ENDPOINT", "HF_TOKEN_PATH"}
+        assert environment_of(job)["HF_TOKEN_PATH"] == f"{mounts['hub']['mountPath']}/token"
+        assert volumes["hub"]["secret"]["secretName"] == "reader"
+    else:
+        assert told == set()
+        assert "hub" not in volumes
+        assert "hub" not in mounts
+    assert "HF_TOKEN" not in environment_of(job)
+
+
 def test_image_is_named_by_digest_where_one_is_pinned() -> None:
     """A digest says what runs; a tag says what it is called."""
     images = {"registry": "r:5000/x", "tag": "7", "digests": {"merge": f"sha256:{'a' * 64}"}}
