@@ -13,6 +13,7 @@ from modelmill.report.document import (
     Cost,
     DataEntry,
     Lineage,
+    MixedEntry,
     ModelEntry,
     ReportDocument,
     SourceEntry,
@@ -218,11 +219,25 @@ def _data(facts: RunFacts) -> list[DataEntry]:
             rows=figures.rows,
             duplicates=figures.duplicates,
             overlap={**figures.overlap, **_leaks(facts, stage)},
+            mixed=_mixed(facts, figures),
         )
         for stage in facts.stages
         if stage.measurements is not None
         and isinstance(figures := stage.measurements.figures, DataFetched)
     ]
+
+
+def _mixed(facts: RunFacts, figures: DataFetched) -> tuple[MixedEntry, ...]:
+    asked = {pin.address: source for source, pin in facts.plan.pins.items()}
+    return tuple(
+        MixedEntry(
+            asked=asked.get(each.address, each.address),
+            weight=each.weight,
+            rows=each.rows,
+            taken=each.taken,
+        )
+        for each in figures.sources
+    )
 
 
 def _leaks(facts: RunFacts, stage: StageFacts) -> dict[str, int]:

@@ -229,6 +229,17 @@ class Lineage(Record):
     """Of the run, as asked, with defaults."""
 
 
+class MixedEntry(Record):
+    """What one of several sources contributes to the training rows."""
+
+    asked: str
+    weight: float
+    rows: int
+    """Left to learn from after the eval share."""
+    taken: int
+    """By weight: some twice, or only some."""
+
+
 class DataEntry(Record):
     """What was found in the rows a stage fetched."""
 
@@ -236,6 +247,8 @@ class DataEntry(Record):
     rows: Mapping[str, int]
     duplicates: Mapping[str, int]
     overlap: Mapping[str, int]
+    mixed: tuple[MixedEntry, ...] = ()
+    """Of train, where it is a list of sources."""
 
 
 class ReportDocument(Record):
