@@ -12,7 +12,6 @@ from modelmill.spec.errors import DataError, InputMissing, ModelmillError, Unsaf
 from modelmill.store.safety import (
     TensorInfo,
     check_adapter,
-    check_data,
     check_model,
     read_safetensors_header,
 )
@@ -257,22 +256,3 @@ def test_adapter(tmp_path: Path) -> None:
     (tmp_path / "adapter_model.safetensors").unlink()
     with pytest.raises(InputMissing, match=r"adapter_model\.safetensors"):
         check_adapter(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "error"),
-    [("a.csv", DataError), ("a.pkl", UnsafeArtifact), ("a.jsonl.gz", UnsafeArtifact)],
-)
-def test_data_of_another_form(tmp_path: Path, name: str, error: type[ModelmillError]) -> None:
-    """Data is one plain JSONL file."""
-    (tmp_path / name).write_text("{}")
-    (tmp_path / "good.jsonl").write_text("{}")
-    (tmp_path / "link.jsonl").symlink_to(tmp_path / "good.jsonl")
-
-    check_data(tmp_path / "good.jsonl")
-    with pytest.raises(error):
-        check_data(tmp_path / name)
-    with pytest.raises(UnsafeArtifact):
-        check_data(tmp_path / "link.jsonl")
-    with pytest.raises(InputMissing):
-        check_data(tmp_path / "none.jsonl")

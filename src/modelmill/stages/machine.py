@@ -26,6 +26,8 @@ REPORTED_PACKAGES: Final = (
     "gptqmodel",
     "optimum",
     "boto3",
+    "huggingface_hub",
+    "pyarrow",
 )
 
 

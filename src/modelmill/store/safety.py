@@ -17,7 +17,7 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from modelmill.spec.errors import DataError, InputMissing, UnsafeArtifact
 from modelmill.store.tensors import TensorInfo, read_safetensors_header
 
-__all__ = ["TensorInfo", "check_adapter", "check_data", "check_model", "read_safetensors_header"]
+__all__ = ["TensorInfo", "check_adapter", "check_model", "read_safetensors_header"]
 
 CODE_SUFFIXES: Final = frozenset(
     {
@@ -100,25 +100,6 @@ def check_adapter(folder: Path, inner: str = "") -> tuple[str, ...]:
         if not (folder / inner / name).is_file():
             raise _missing(folder / inner, name)
     return notes
-
-
-def check_data(path: Path) -> None:
-    """Refuse a data file that is not one plain JSONL file.
-
-    Raises:
-        InputMissing: it is not there.
-        UnsafeArtifact: it is a link, a device, an archive or a pickle by name.
-        DataError: it has another form.
-    """
-    if not path.exists():
-        raise InputMissing("The data file is not there", at=str(path), fix="correct the path")
-    _check_kind(path)
-    if path.suffix.lower() in CODE_SUFFIXES:
-        raise _refused(path, f"a {path.suffix} file can hold code")
-    if path.suffix.lower() != ".jsonl":
-        raise DataError(
-            f"{path.name} is not a JSONL file", at=str(path), fix="write one JSON object per line"
-        )
 
 
 def _check_files(folder: Path) -> tuple[str, ...]:
