@@ -11,8 +11,9 @@ import shutil
 import sys
 import time
 
+from modelmill.spec.figures import Finetuned, Inferred, Merged, Quantized
 from modelmill.spec.names import ENV_STAGE
-from modelmill.spec.records import Finetuned, Inferred, Merged, Prediction, Quantized
+from modelmill.spec.records import Prediction
 from modelmill.spec.settings import FinetuneSettings, InferSettings, QuantizeSettings, Settings
 from modelmill.stages import attempt, entrypoint
 from modelmill.stages.rows import load_rows

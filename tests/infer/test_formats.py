@@ -11,9 +11,10 @@ from modelmill.models.adapter import fresh_adapter, save_adapter
 from modelmill.models.open import LoadIn, open_model, open_tokenizer
 from modelmill.models.prompt import contract_for, encode_row
 from modelmill.models.weights import weight_bytes
+from modelmill.spec.figures import Inferred
 from modelmill.spec.finetune import FinetuneSpec
 from modelmill.spec.names import PREDICTIONS
-from modelmill.spec.records import Inferred, Prediction, Row
+from modelmill.spec.records import Prediction, Row
 from modelmill.spec.settings import ContractSettings, InferSettings
 from modelmill.stages.infer import run
 from modelmill.stages.infer.forms import ChatForm, FewShotChatForm

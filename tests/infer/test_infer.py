@@ -11,8 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from modelmill.models.open import open_tokenizer
 from modelmill.models.prompt import contract_for, encode_row
 from modelmill.spec.errors import DataError, Interrupted
+from modelmill.spec.figures import Inferred
 from modelmill.spec.names import PREDICTIONS
-from modelmill.spec.records import Inferred, Prediction, Row
+from modelmill.spec.records import Prediction, Row
 from modelmill.spec.settings import ContractSettings, InferSettings
 from modelmill.stages.infer import prefix, run
 from modelmill.stages.infer.forms import ChatForm, FewShotForm, cut

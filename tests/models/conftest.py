@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from modelmill.spec.figures import Finetuned
 from modelmill.spec.finetune import FinetuneSpec
-from modelmill.spec.records import Finetuned
 from modelmill.spec.settings import ContractSettings, FinetuneSettings
 from modelmill.stages import finetune
 from modelmill.stages.stage import Folders

@@ -22,8 +22,8 @@ from modelmill.models.prompt import (
 )
 from modelmill.spec.closed import Dtype
 from modelmill.spec.errors import DataError, InternalError
+from modelmill.spec.figures import Merged
 from modelmill.spec.finetune import FinetuneSpec
-from modelmill.spec.records import Merged
 from modelmill.spec.run import MergeSpec
 from modelmill.spec.settings import ContractSettings, MergeSettings
 from modelmill.stages import merge

@@ -13,7 +13,7 @@ from modelmill.models.open import LoadIn, open_config, open_model, open_tokenize
 from modelmill.models.probe import distance, load_probe, probe_logits
 from modelmill.models.prompt import contract_for, encode_conversation, encode_row, load_contract
 from modelmill.spec.errors import DataError, SpecError
-from modelmill.spec.records import Merged
+from modelmill.spec.figures import Merged
 from modelmill.spec.run import MergeSpec
 from modelmill.spec.settings import ContractSettings, MergeSettings
 from modelmill.stages import merge

@@ -16,8 +16,8 @@ from modelmill.models.nf4 import weight_of
 from modelmill.models.open import open_config, open_model
 from modelmill.models.prompt import load_contract
 from modelmill.spec.errors import DataError, Interrupted, SpecError
+from modelmill.spec.figures import Quantized
 from modelmill.spec.quantize import BitsandbytesSpec, CalibrationSpec, GptqSpec, bits_of
-from modelmill.spec.records import Quantized
 from modelmill.spec.settings import ContractSettings, QuantizeSettings
 from modelmill.stages.infer.opened import open_any
 from modelmill.stages.quantize import run

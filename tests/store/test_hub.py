@@ -165,6 +165,13 @@ def test_files_of_a_data_set(hub: HubServer, tmp_path: Path, path: str, names: l
     assert files_below(tmp_path) == {name: ROWS[name] for name in names}
 
 
+def test_adapter_is_fetched_like_a_model(hub: HubServer, tmp_path: Path) -> None:
+    """Its weights are the one set there is; the Trainer's pickles stay where they are."""
+    files = {"adapter_model.safetensors": b"x", "adapter_config.json": b"{}"}
+    hub.repository("model", "org/adapter", {**files, "training_args.bin": b"x"})
+    assert sorted(pull("hf:org/adapter", tmp_path)) == sorted(files)
+
+
 NOT_THERE = {
     "no file": ("hf:datasets/org/rows/none.jsonl", InputMissing, "no such file"),
     "no folder": ("hf:datasets/org/rows/none", InputMissing, "has nothing there"),
@@ -175,7 +182,6 @@ NOT_THERE = {
     "a model as data": ("hf:datasets/org/name/x.csv", InputMissing, "no data set org/name"),
     "no revision": ("hf:org/name@none", InputMissing, "no revision 'none'"),
     "pickles only": ("hf:org/pickles", UnsafeArtifact, "from_pretrained('org/pickles')"),
-    "an adapter": ("hf:org/adapter", InputMissing, "adapter, not a model"),
     "no weights": ("hf:org/empty", InputMissing, "no model.safetensors"),
 }
 
@@ -186,7 +192,6 @@ def test_what_is_not_there_is_said(hub: HubServer, case: str) -> None:
     hub.repository("dataset", "org/rows", ROWS)
     hub.repository("model", "org/name", MODEL)
     hub.repository("model", "org/pickles", {"config.json": b"{}", "pytorch_model.bin": b"x"})
-    hub.repository("model", "org/adapter", {"adapter_model.safetensors": b"x"})
     hub.repository("model", "org/empty", {"config.json": b"{}"})
     address, kind, words = NOT_THERE[case]
     with pytest.raises(ModelmillError) as caught:

@@ -244,6 +244,14 @@ def test_model_with_a_wrong_index(model: Path, index: str, error: type[Modelmill
         check_model(model)
 
 
+def test_adapter_in_the_place_of_a_model(tmp_path: Path) -> None:
+    """The message says which of the two it is and where it belongs."""
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(InputMissing, match="adapter, not a model") as caught:
+        check_model(tmp_path)
+    assert "finetune.adapter" in caught.value.fix
+
+
 def test_adapter(tmp_path: Path) -> None:
     """An adapter needs its config and weights; the Trainer's pickle is dropped with a note."""
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')

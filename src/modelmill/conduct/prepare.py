@@ -14,8 +14,9 @@ from modelmill.conduct.conductor import Conducted
 from modelmill.conduct.decide import REPORT
 from modelmill.spec.closed import Dtype
 from modelmill.spec.errors import InputMissing, PermissionRefused, Problem, SpecError
+from modelmill.spec.layout import make_plan, sources_of
 from modelmill.spec.names import RUN_NAME, RUN_NAME_LIMIT
-from modelmill.spec.plan import Plan, make_plan, plan_bytes, sources_of
+from modelmill.spec.plan import Plan, plan_bytes
 from modelmill.spec.profile import Facts, Profile
 from modelmill.spec.records import RunRecord
 from modelmill.spec.run import RunSpec

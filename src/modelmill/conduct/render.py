@@ -7,8 +7,9 @@ their shape, and every other line is what the conductor creates.
 from modelmill.conduct.backend import Order
 from modelmill.conduct.jobs import Manifest, Release, stage_job
 from modelmill.spec.canonical import sha256_of
+from modelmill.spec.layout import make_plan, sources_of
 from modelmill.spec.names import ENVIRONMENT_OF, report_key
-from modelmill.spec.plan import Plan, make_plan, report_digest, sources_of
+from modelmill.spec.plan import Plan, report_digest
 from modelmill.spec.profile import Profile, check_cluster, cluster_facts
 from modelmill.spec.run import RunSpec
 from modelmill.spec.settings import Pin

@@ -12,9 +12,10 @@ from pydantic import TypeAdapter
 
 from modelmill.report.facts import RunFacts, StageFacts
 from modelmill.spec.errors import InputMissing, LineageBroken
+from modelmill.spec.figures import Measurements
 from modelmill.spec.names import FINGERPRINTS, MEASUREMENTS, PREDICTIONS
 from modelmill.spec.plan import Plan, Stage
-from modelmill.spec.records import Event, Measurements, Prediction
+from modelmill.spec.records import Event, Prediction
 from modelmill.store.artifact import Committed, check_ancestry, pull, read_manifest
 from modelmill.store.runs import read_events, read_run
 from modelmill.store.s3 import Store

@@ -25,8 +25,8 @@ from modelmill.report.differing import differing_settings
 from modelmill.report.document import MetricProblem
 from modelmill.report.facts import RunFacts, StageFacts
 from modelmill.report.side_by_side import Table, TwoSided, compared_model, match_rows, two_sided
+from modelmill.spec.figures import Finetuned
 from modelmill.spec.infer import MetricName, MetricsSpec
-from modelmill.spec.records import Finetuned
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from pydantic import JsonValue
 from modelmill.evaluate.scale import Scale
 from modelmill.report.document import Cost, Flips, MetricProblem, Score, SliceField
 from modelmill.report.facts import Status
+from modelmill.spec.figures import Finetuned
 from modelmill.spec.infer import MetricName
-from modelmill.spec.records import Finetuned, Record
+from modelmill.spec.records import Record
 
 Change = Literal["better", "worse", "undecided", "same"]
 """Whether the second run is measurably better or worse; `undecided`: the rows cannot tell;

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from modelmill.report.document import Cost
 from modelmill.report.facts import RunFacts, StageFacts
-from modelmill.spec.records import Inferred, Measurements, Quantized
+from modelmill.spec.figures import Inferred, Measurements, Quantized
 
 
 def made_by(facts: RunFacts, model: str) -> list[StageFacts]:

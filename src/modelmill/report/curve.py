@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from modelmill.report.axis import Axis, linear_axis
 from modelmill.report.document import ReportDocument
 from modelmill.report.panels import Tick
-from modelmill.spec.records import CurvePoint, Finetuned
+from modelmill.spec.figures import CurvePoint, Finetuned
 
 Points = list[tuple[float, float]]
 

@@ -13,9 +13,10 @@ from pydantic import JsonValue
 
 from modelmill.evaluate.scale import SCALES, Scale
 from modelmill.report.facts import Status
+from modelmill.spec.figures import Figures, Part
 from modelmill.spec.infer import MetricName
 from modelmill.spec.names import Kind
-from modelmill.spec.records import Device, Figures, InputRecord, Part, Record
+from modelmill.spec.records import Device, InputRecord, Record
 from modelmill.spec.settings import Pin
 
 Verdict = Literal["good", "bad", "undecided"]

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from modelmill.spec.figures import Measurements
 from modelmill.spec.plan import Plan, Stage
-from modelmill.spec.records import Event, Manifest, Measurements, Prediction
+from modelmill.spec.records import Event, Manifest, Prediction
 
 Status = Literal["done", "adopted", "failed", "skipped", "missing"]
 """`done` by this run, `adopted` from another one, finally `failed`, `skipped` because an

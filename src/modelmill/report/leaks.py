@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from modelmill.report.document import DataEntry, MixedEntry, SharedValues
 from modelmill.report.facts import RunFacts, StageFacts
+from modelmill.spec.figures import DataFetched
 from modelmill.spec.names import NEAR_PRINTS, field_prints
-from modelmill.spec.records import DataFetched
 
 Prints = Mapping[str, frozenset[str]]
 

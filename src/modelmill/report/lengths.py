@@ -9,7 +9,7 @@ from itertools import accumulate
 from modelmill.report.axis import linear_axis
 from modelmill.report.document import ReportDocument
 from modelmill.report.panels import Tick
-from modelmill.spec.records import Finetuned, LengthBin
+from modelmill.spec.figures import Finetuned, LengthBin
 
 
 @dataclass(frozen=True)

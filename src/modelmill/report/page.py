@@ -23,8 +23,8 @@ from modelmill.report.panels import gate_panel, metric_panels, size_panel, speed
 from modelmill.report.table import method_words, metric_names, verdict_words
 from modelmill.report.timeline import PARTS, timeline
 from modelmill.spec.errors import meaning_of
+from modelmill.spec.figures import Merged
 from modelmill.spec.infer import MetricName
-from modelmill.spec.records import Merged
 
 _TEMPLATE: Final = "report.html.j2"
 

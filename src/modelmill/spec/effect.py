@@ -10,7 +10,8 @@ from typing import Final
 
 from pydantic import JsonValue, ValidationError
 
-from modelmill.spec.plan import Plan, make_plan, sources_of
+from modelmill.spec.layout import make_plan, sources_of
+from modelmill.spec.plan import Plan
 from modelmill.spec.profile import Facts
 from modelmill.spec.redaction import KeyPath
 from modelmill.spec.run import RunSpec

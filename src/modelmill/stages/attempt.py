@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Final, cast
 
 from modelmill.spec.errors import InputMissing, Interrupted
+from modelmill.spec.figures import Measurements
 from modelmill.spec.names import MEASUREMENTS, Kind
 from modelmill.spec.plan import Plan, Stage, StageInput
-from modelmill.spec.records import Manifest, Measurements
+from modelmill.spec.records import Manifest
 from modelmill.spec.settings import (
     FetchAdapterSettings,
     FetchDataSettings,

@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Final, Self
 
 from modelmill.spec.errors import Interrupted, ModelmillError
-from modelmill.spec.records import Part, Progress
+from modelmill.spec.figures import Part
+from modelmill.spec.records import Progress
 
 FILE_SECONDS: Final = 0.5
 STORE_SECONDS: Final = 15.0

@@ -12,9 +12,10 @@ from typing import Protocol
 from modelmill.gather.plugins import load_plugins
 from modelmill.gather.run import Planned, gather_run, sound_commits
 from modelmill.report.compose import render
+from modelmill.spec.figures import Measurements, Reported
 from modelmill.spec.names import MEASUREMENTS, report_key
 from modelmill.spec.plan import Plan, report_digest
-from modelmill.spec.records import FileRecord, Manifest, Measurements, Reported
+from modelmill.spec.records import FileRecord, Manifest
 from modelmill.stages import machine
 from modelmill.stages.pulse import LivePulse
 from modelmill.store.artifact import attempt_prefix, commit, stage_bytes, stage_files

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from pydantic import JsonValue
 
-from modelmill.spec.records import Figures
+from modelmill.spec.figures import Figures
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Which files of a repository on a hub are wanted, by their names.  Pure.
 
-Of a model: one set of safetensors, the settings, the vocabulary and the words for people.  Of a
-data set: files of rows, all of one format.  What could run code is never asked for.
+Of a model or an adapter: one set of safetensors, the settings, the vocabulary and the words for
+people.  Of a data set: files of rows, all of one format.  What could run code is never asked for.
 """
 
 import re
@@ -19,6 +19,7 @@ MODEL_SUFFIXES: Final = frozenset({".json", ".txt", ".jinja", ".model", ".md", "
 MODEL_NAMES: Final = frozenset({"LICENSE", "LICENCE", "NOTICE", "COPYING"})
 """Beside weights: settings, vocabularies, and what whoever passes the model on must keep."""
 
+_ADAPTER: Final = "adapter_model.safetensors"
 _INDEX: Final = "model.safetensors.index.json"
 _WHOLE: Final = "model.safetensors"
 _SHARD: Final = re.compile(r"model-\d{5,}-of-\d{5,}\.safetensors")
@@ -82,7 +83,8 @@ def _weights(names: Sequence[str]) -> frozenset[str]:
     if _WHOLE in names:
         return frozenset({_WHOLE})
     if _INDEX not in names:
-        return frozenset()
+        # Whether a model or an adapter is wanted is known by whoever looks into the files.
+        return frozenset({_ADAPTER} & set(names))
     shards = [name for name in names if _SHARD.fullmatch(name)]
     others = [name for name in names if name.endswith(".safetensors")]
     return frozenset({_INDEX, *(shards or others)})
@@ -98,12 +100,6 @@ def _is_beside_weights(path: str) -> bool:
 
 def _no_weights(address: HubAddress, names: Sequence[str]) -> UnsafeArtifact | InputMissing:
     at = str(address)
-    if "adapter_model.safetensors" in names:
-        return InputMissing(
-            "This is an adapter, not a model",
-            at=at,
-            fix="name the base model that its adapter_config.json names",
-        )
     pickles = [name for name in names if name.endswith(_PICKLES)]
     if pickles:
         return UnsafeArtifact(

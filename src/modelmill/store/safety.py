@@ -72,6 +72,13 @@ def check_model(folder: Path) -> tuple[str, ...]:
     """
     notes = _check_files(folder)
     if not (folder / "config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise InputMissing(
+                "This is an adapter, not a model",
+                at=str(folder),
+                fix="name the model that its adapter_config.json names as model.source, and this "
+                "as finetune.adapter",
+            )
         raise _missing(folder, "config.json")
     if not any(all((folder / name).is_file() for name in names) for names in TOKENIZERS):
         wanted = ", ".join(" with ".join(names) for names in TOKENIZERS)

@@ -14,8 +14,9 @@ import pytest
 from modelmill.report.compose import render
 from modelmill.report.document import ReportDocument
 from modelmill.report.facts import RunFacts, StageFacts
-from modelmill.spec import records
-from modelmill.spec.plan import Plan, Stage, make_plan, plan_bytes, sources_of
+from modelmill.spec import figures, records
+from modelmill.spec.layout import make_plan, sources_of
+from modelmill.spec.plan import Plan, Stage, plan_bytes
 from modelmill.spec.profile import Facts
 from modelmill.spec.run import RunSpec
 from modelmill.spec.settings import Pin
@@ -201,22 +202,22 @@ def fail() -> Callable[..., RunFacts]:
 
 def _stage_facts(stage: Stage, now: datetime, rows: int) -> StageFacts:
     variant = stage.name.removeprefix("infer-")
-    figures = _figures(stage, rows)
+    found = _figures(stage, rows)
     seconds = SECONDS.get(stage.name) or rows * 24 / MODELS[variant].tokens_per_second + 6
     return StageFacts(
         stage=stage,
         status="done",
         manifest=_manifest(stage, now),
         manifest_sha256=f"{len(stage.name):064x}",
-        measurements=records.Measurements(
+        measurements=figures.Measurements(
             parts=tuple(
-                records.Part(name=name, seconds=share * seconds) for name, share in PARTS.items()
+                figures.Part(name=name, seconds=share * seconds) for name, share in PARTS.items()
             ),
             seconds=seconds,
             peak_rss_bytes=3_900_000_000 if stage.kind == "finetune" else 1_400_000_000,
             bytes_in=270_000_000,
             bytes_out=40_000_000,
-            figures=figures,
+            figures=found,
             warnings=(TOO_LONG,) if stage.kind == "finetune" else (),
         ),
         predictions=tuple(_prediction(variant, row) for row in range(rows))
@@ -248,28 +249,28 @@ def _manifest(stage: Stage, now: datetime) -> records.Manifest:
     )
 
 
-def _figures(stage: Stage, rows: int) -> records.Figures:
+def _figures(stage: Stage, rows: int) -> figures.Figures:
     variant = stage.name.partition("-")[2]
     match stage.kind:
         case "fetch-model":
-            return records.ModelFetched(
+            return figures.ModelFetched(
                 architecture="LlamaForCausalLM",
                 parameters=PARAMETERS,
                 size_bytes=MODELS["base"].size_bytes,
                 dtype="bfloat16",
             )
         case "fetch-data":
-            return records.DataFetched(
+            return figures.DataFetched(
                 rows={"train": 300, "eval": 40},
                 duplicates={"train": 2, "eval": 0},
                 overlap={"train/eval": 1},
             )
         case "fetch-test":
-            return records.DataFetched(rows={"test": rows}, duplicates={"test": 0})
+            return figures.DataFetched(rows={"test": rows}, duplicates={"test": 0})
         case "finetune":
             return _finetuned()
         case "merge":
-            return records.Merged(
+            return figures.Merged(
                 dtype="bfloat16",
                 size_bytes=MODELS["merged"].size_bytes,
                 adapter_tensors=420,
@@ -281,7 +282,7 @@ def _figures(stage: Stage, rows: int) -> records.Figures:
             )
         case "quantize":
             model = MODELS[variant]
-            return records.Quantized(
+            return figures.Quantized(
                 method=model.method,
                 bits=model.bits,
                 group_size=64,
@@ -294,15 +295,15 @@ def _figures(stage: Stage, rows: int) -> records.Figures:
             return _inferred(variant, rows)
 
 
-def _finetuned() -> records.Finetuned:
+def _finetuned() -> figures.Finetuned:
     generator = random.Random(3)
     curve = []
     for step in range(1, 58):
         loss = 0.16 + 1.7 * 0.9**step + generator.uniform(-0.03, 0.03)
         is_evaluated = step % 6 == 0 or step == 57
         eval_loss = 0.19 + 1.6 * 0.89**step if is_evaluated else None
-        curve.append(records.CurvePoint(step=step, epoch=step / 19, loss=loss, eval_loss=eval_loss))
-    return records.Finetuned(
+        curve.append(figures.CurvePoint(step=step, epoch=step / 19, loss=loss, eval_loss=eval_loss))
+    return figures.Finetuned(
         steps=57,
         train_rows=297,
         eval_rows=40,
@@ -319,9 +320,9 @@ def _finetuned() -> records.Finetuned:
     )
 
 
-def _inferred(variant: str, rows: int) -> records.Inferred:
+def _inferred(variant: str, rows: int) -> figures.Inferred:
     model = MODELS[variant]
-    return records.Inferred(
+    return figures.Inferred(
         rows=rows,
         quarantined=1 if variant == "nf4" else 0,
         generated_tokens=24 * rows,

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from modelmill.report.compose import render
 from modelmill.report.document import SharedValues
 from modelmill.report.facts import RunFacts
-from modelmill.spec.records import Finetuned, LengthBin
+from modelmill.spec.figures import Finetuned, LengthBin
 
 PRINTS = {
     "fetch-data": {

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelmill.spec.plan import RECIPES, Plan, make_plan, plan_bytes, sources_of
+from modelmill.spec.layout import make_plan, sources_of
+from modelmill.spec.plan import RECIPES, Plan, plan_bytes
 from modelmill.spec.profile import Facts
 from modelmill.spec.run import RunSpec
 from modelmill.spec.settings import Pin

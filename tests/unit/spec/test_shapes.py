@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from modelmill.spec.plan import Plan, Stage, make_plan, sources_of
+from modelmill.spec.layout import make_plan, sources_of
+from modelmill.spec.plan import Plan, Stage
 from modelmill.spec.profile import Facts
 from modelmill.spec.run import RunSpec
 from modelmill.spec.settings import Pin

@@ -12,7 +12,7 @@ from pyarrow import parquet as pq
 
 from modelmill.spec.data import TemplateSpec
 from modelmill.spec.errors import DataError
-from modelmill.spec.records import DataFetched
+from modelmill.spec.figures import DataFetched
 from modelmill.spec.settings import FetchDataSettings, Pin, WeightedPin
 from modelmill.stages.fetch import run
 from modelmill.stages.rows import load_rows

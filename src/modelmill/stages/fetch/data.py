@@ -10,8 +10,9 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from modelmill.spec.errors import DataError
+from modelmill.spec.figures import DataFetched, SourceRows
 from modelmill.spec.names import FINGERPRINTS, NEAR_PRINTS
-from modelmill.spec.records import DataFetched, Row, SourceRows
+from modelmill.spec.records import Row
 from modelmill.spec.settings import FetchDataSettings, FetchTestSettings, Pin
 from modelmill.stages.formats import row_maker, row_needs
 from modelmill.stages.likeness import duplicates, fingerprints, overlap

@@ -11,8 +11,8 @@ from pathlib import Path
 from pydantic import BaseModel, JsonValue, ValidationError
 
 from modelmill.spec.errors import DataError
+from modelmill.spec.figures import AdapterFetched, ModelFetched
 from modelmill.spec.names import MEASUREMENTS, PROMPT
-from modelmill.spec.records import AdapterFetched, ModelFetched
 from modelmill.stages.stage import Folders, Outcome, Pulse
 from modelmill.store.safety import check_adapter, check_model, read_safetensors_header
 

@@ -16,7 +16,7 @@ from modelmill.models.precision import choose_precision, name_of
 from modelmill.models.probe import save_probe
 from modelmill.models.prompt import contract_for, contract_into_tokenizer, save_contract
 from modelmill.models.weights import make_readable
-from modelmill.spec.records import Finetuned
+from modelmill.spec.figures import Finetuned
 from modelmill.spec.settings import FinetuneSettings
 from modelmill.stages.finetune import learner
 from modelmill.stages.finetune.examples import read_examples

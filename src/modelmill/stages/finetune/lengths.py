@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from modelmill.spec.records import LengthBin
+from modelmill.spec.figures import LengthBin
 
 BINS: Final = 20
 

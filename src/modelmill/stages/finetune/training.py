@@ -18,8 +18,8 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from modelmill.models.prompt import EncodedRow
 from modelmill.spec.errors import DataError, DoesNotFit
+from modelmill.spec.figures import CurvePoint
 from modelmill.spec.finetune import FinetuneSpec
-from modelmill.spec.records import CurvePoint
 from modelmill.stages.finetune.examples import Examples
 from modelmill.stages.finetune.trainer import IGNORED, Trainer
 from modelmill.stages.finetune.watch import LOWER, Watch, kept, put_back, trainable

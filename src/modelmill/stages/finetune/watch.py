@@ -11,7 +11,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from modelmill.spec.errors import DataError
-from modelmill.spec.records import CurvePoint
+from modelmill.spec.figures import CurvePoint
 from modelmill.stages.stage import Pulse
 
 LOWER = "lower finetune.learning_rate, or set finetune.precision: float32"

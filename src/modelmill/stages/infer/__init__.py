@@ -14,8 +14,9 @@ from modelmill.models.open import open_tokenizer
 from modelmill.models.prompt import contract_for
 from modelmill.models.weights import weight_bytes
 from modelmill.spec.errors import DataError
+from modelmill.spec.figures import Inferred
 from modelmill.spec.names import PREDICTIONS, PROMPT
-from modelmill.spec.records import Inferred, Prediction
+from modelmill.spec.records import Prediction
 from modelmill.spec.settings import InferSettings
 from modelmill.stages.infer.answering import Answerer
 from modelmill.stages.infer.batches import make_batches

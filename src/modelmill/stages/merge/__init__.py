@@ -20,8 +20,8 @@ from modelmill.models.prompt import (
     save_contract,
 )
 from modelmill.models.weights import make_readable, save_weights, weight_bytes
+from modelmill.spec.figures import Merged
 from modelmill.spec.names import PROMPT
-from modelmill.spec.records import Merged
 from modelmill.spec.settings import MergeSettings
 from modelmill.stages.merge.proof import Before, distance_to_trained, prove, round_weights
 from modelmill.stages.stage import Folders, Outcome, Pulse

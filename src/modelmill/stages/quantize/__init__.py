@@ -11,8 +11,8 @@ from modelmill.models.open import open_config, open_tokenizer
 from modelmill.models.parameters import model_parameters
 from modelmill.models.prompt import contract_for, save_contract
 from modelmill.models.weights import make_readable, weight_bytes
+from modelmill.spec.figures import Quantized
 from modelmill.spec.quantize import GptqSpec, bits_of
-from modelmill.spec.records import Quantized
 from modelmill.spec.settings import QuantizeSettings
 from modelmill.stages.quantize.written import Written
 from modelmill.stages.stage import Folders, Outcome, Pulse
