@@ -141,7 +141,7 @@ def _score_row(
 ) -> ScoreRow:
     scale = scale_of(document.scales, score.metric)
     a, b = (
-        (words.NOTHING, held.problem)
+        (words.NOTHING, "no answers" if held.problem else "")
         if each is None
         else (
             words.metric_value(scale, each.value),

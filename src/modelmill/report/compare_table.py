@@ -26,7 +26,7 @@ CHANGES: Final = {
     "better": "better",
     "worse": "worse",
     "undecided": "cannot tell",
-    "same": "the same answers",
+    "same": "the same",
 }
 
 
