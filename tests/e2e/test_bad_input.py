@@ -180,13 +180,13 @@ def test_template_with_an_unknown_field_names_the_fields_there_are(
     assert states["fetch-model"] == "committed"
 
 
-def test_data_folder_is_refused(workshop: Workshop, store: Store) -> None:
-    """A data source is one file; several would be read in an order nobody chose."""
+def test_data_folder_of_two_formats_is_refused(workshop: Workshop, store: Store) -> None:
+    """Files of one format are one table; of two formats, nobody says which is meant."""
     (workshop.folder / "folder").mkdir()
-    for name in ("a.jsonl", "b.jsonl"):
+    for name in ("a.jsonl", "b.csv"):
         write_rows(workshop.folder / "folder" / name, 8)
     answer = workshop.modelmill("run", workshop.write_run("folder.yaml", test="folder").name)
-    check_words(answer, 65, "must be one file; this is a folder of 2", "a.jsonl, b.jsonl")
+    check_words(answer, 65, "more than one format (csv, jsonl)", "keep one format in a folder")
     _check_failed_alone(answer, store, "folder", "fetch-test")
 
 

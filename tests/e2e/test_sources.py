@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet as pq
 
+from modelmill.stages.attempt import SPARE_BYTES
 from modelmill.store.embedded import EmbeddedStore
 
 from ..hub_server import TOKEN, HubServer
@@ -141,6 +142,17 @@ def test_wrong_byte_from_the_hub_ends_with_65(workshop: Workshop, hub: HubServer
     assert "config.json is not what the hub says it is" in answer.stderr
     assert "Traceback" not in answer.stderr
     assert workshop.states("flipped")["fetch-model"] == "failed"
+
+
+def test_source_that_does_not_fit_is_not_begun(workshop: Workshop, hub: HubServer) -> None:
+    """The hub says how large it is, so nothing is downloaded for nothing."""
+    model = hub.repositories["model", "org/name"]
+    model.commit({**model.commits[model.branches["main"]], "README.md": bytes(3 * 2**20)})
+    limit = {"MODELMILL_WORK_BYTES": str(SPARE_BYTES + 2**20)}
+    answer = workshop.modelmill("run", "run.yaml", "--name", "large", **limit)
+    assert answer.returncode == 78
+    assert "The stage needs about 67 MiB of disk" in answer.stderr
+    assert not [path for path in hub.paths("/resolve/") if "README.md" in path]
 
 
 REFUSED = {

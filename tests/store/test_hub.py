@@ -16,7 +16,7 @@ from modelmill.spec.errors import (
     SpecError,
     UnsafeArtifact,
 )
-from modelmill.store.hub import check_token, pin_hub, pull_hub
+from modelmill.store.hub import check_token, hub_bytes, pin_hub, pull_hub
 
 from ..hub_server import TOKEN, HubServer
 
@@ -75,6 +75,7 @@ def test_model_is_its_safetensors_and_nothing_that_runs(hub: HubServer, tmp_path
     assert files_below(tmp_path) == {name: MODEL[name] for name in WANTED}
     assert [record.path for record in records] == WANTED
     assert sum(counted) == sum(len(MODEL[name]) for name in WANTED)
+    assert hub_bytes(pin, BUDGET_SECONDS) == sum(counted)
     resolved = {path.rpartition("/")[2] for path in hub.paths("/resolve/")}
     assert resolved == set(WANTED)
 

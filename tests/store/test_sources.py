@@ -5,7 +5,13 @@ import pytest
 from modelmill.spec.errors import DataError, DigestMismatch, InputMissing, UnsafeArtifact
 from modelmill.spec.settings import Pin
 from modelmill.store.s3 import Store
-from modelmill.store.sources import pin_local, pin_source, pull_source, upload_source
+from modelmill.store.sources import (
+    pin_local,
+    pin_source,
+    pull_source,
+    source_bytes,
+    upload_source,
+)
 
 
 def _folder(root: Path) -> Path:
@@ -25,6 +31,7 @@ def test_upload_folder_twice(store: Store, tmp_path: Path) -> None:
     second = upload_source(store, folder, sent.append)
 
     assert first == second == pin_local(folder) == pin_source(store, first.address)
+    assert source_bytes(store, first) == 3
     assert first.address == f"sources/{first.digest}"
     assert sum(sent) == 3
 
@@ -74,6 +81,7 @@ def test_pull_foreign_folder(store: Store, tmp_path: Path) -> None:
 
     pulled = pull_source(store, pin, tmp_path / "out")
 
+    assert source_bytes(store, pin) == 3
     assert [file.path for file in pulled] == ["config.json", "sub/a.txt"]
     assert (tmp_path / "out" / "sub" / "a.txt").read_text() == "a"
 

@@ -45,7 +45,7 @@ from modelmill.store.artifact import (
 from modelmill.store.checkpoint import drop_checkpoints, restore_checkpoint
 from modelmill.store.s3 import Store
 from modelmill.store.safety import check_adapter, check_model
-from modelmill.store.sources import pull_source
+from modelmill.store.sources import pull_source, source_bytes
 
 MODULES: Final[Mapping[Kind, str]] = {
     "fetch-model": "modelmill.stages.fetch",
@@ -139,18 +139,22 @@ def _input_of(store: Store, wanted: StageInput) -> Committed:
 
 
 def _pull_inputs(given: Assignment, inputs: Mapping[str, Committed], pulse: LivePulse) -> Folders:
+    sources = _sources(given.stage)
     folders = Folders(
-        inputs={role: given.work / "inputs" / role for role in (*inputs, *_sources(given.stage))},
+        inputs={role: given.work / "inputs" / role for role in (*inputs, *sources)},
         output=given.work / "output",
         resume=given.work / "resume",
     )
     for folder in (folders.output, folders.resume, *folders.inputs.values()):
         folder.mkdir(parents=True)
     total_bytes = sum(_wanted_bytes(given.stage, role, each) for role, each in inputs.items())
-    # The output of every kind is at most about as large as its inputs.
-    machine.check_space(given.work, 2 * total_bytes + SPARE_BYTES, given.work_limit_bytes)
-    count = pulse.moving(total_bytes)
-    for role, pin in _sources(given.stage).items():
+    outside_bytes = sum(source_bytes(given.store, pin) for pin in sources.values())
+    # The output of every kind is at most about as large as its inputs; what comes from outside
+    # is linked into it.
+    needed_bytes = 2 * total_bytes + outside_bytes + SPARE_BYTES
+    machine.check_space(given.work, needed_bytes, given.work_limit_bytes)
+    count = pulse.moving(total_bytes + outside_bytes)
+    for role, pin in sources.items():
         pull_source(given.store, pin, folders.inputs[role], count)
     for wanted in given.stage.inputs:
         destination = folders.inputs[wanted.role]

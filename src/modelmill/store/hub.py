@@ -33,6 +33,16 @@ def pin_hub(address: str, retry_budget_seconds: float) -> Pin:
     return Pin(address=str(present), digest=digest_of(hub.files(present)))
 
 
+def hub_bytes(pin: Pin, retry_budget_seconds: float) -> int:
+    """Say how many bytes `pull_hub` would download.
+
+    Raises:
+        ModelmillError: as for `pin_hub`.
+    """
+    pinned = parse_hub(pin.address)
+    return sum(file.size_bytes for file in _open(pinned, retry_budget_seconds).files(pinned))
+
+
 def pull_hub(
     pin: Pin, destination: Path, retry_budget_seconds: float, on_bytes: OnBytes = no_progress
 ) -> tuple[FileRecord, ...]:

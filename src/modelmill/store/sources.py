@@ -100,6 +100,21 @@ def pin_source(store: Store, address: str) -> Pin:
     return Pin(address=address, digest=_digest(_listed(store, address)[1]))
 
 
+def source_bytes(store: Store, pin: Pin) -> int:
+    """Say how many bytes `pull_source` would download.
+
+    Raises:
+        InputMissing: it is gone.
+    """
+    if is_hub(pin.address):
+        with _hub_library():
+            from modelmill.store.hub import hub_bytes
+        return hub_bytes(pin, store.retry_budget_seconds)
+    if pin.address.startswith("s3://"):
+        return sum(item.size_bytes for item in _listed(store, pin.address)[1].values())
+    return sum(file.size_bytes for file in _read_uploaded(store, pin.address))
+
+
 def pull_source(
     store: Store, pin: Pin, destination: Path, on_bytes: OnBytes = no_progress
 ) -> tuple[FileRecord, ...]:
