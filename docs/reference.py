@@ -62,8 +62,8 @@ REPORT: Final = """\
 COMMANDS: Final = """\
 ## Commands
 
-Data goes to stdout, talk to stderr.  Every option can also be given by the environment, as
-`MODELMILL_<COMMAND>_<OPTION>`, where no other variable is named.
+Data goes to stdout, talk to stderr.  An option that the environment can give as well names its
+variable.
 """
 
 EXIT_CODES: Final = """\

@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -118,7 +119,7 @@ class HubServer:
         return [seen.path for seen in self.seen if part in seen.path]
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(BaseHTTPRequestHandler, ABC):
     protocol_version = "HTTP/1.1"
     hub: ClassVar[HubServer]
 
@@ -141,9 +142,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = handle_request  # noqa: N815 - http.server's names
 
+    @abstractmethod
     def answer(self, fault: Fault | None) -> None:
         """Answer a request that is not spoilt altogether."""
-        raise NotImplementedError
 
     def send(
         self, status: int, body: bytes, headers: dict[str, str], fault: Fault | None = None
