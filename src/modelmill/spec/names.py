@@ -112,6 +112,8 @@ CONTAINER: Final = "stage"
 CONDUCTOR_CONTAINER: Final = "conductor"
 
 COMMITTED: Final = "COMMITTED.json"
+WITHDRAWN: Final = "WITHDRAWN.json"
+"""What `COMMITTED.json` becomes for as long as a removal can be undone."""
 MEASUREMENTS: Final = "measurements.json"
 PROMPT: Final = "prompt.json"
 PREDICTIONS: Final = "predictions.jsonl"

@@ -95,6 +95,16 @@ class PutPart:
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """An upload in parts that was begun and neither finished nor abandoned."""
+
+    key: str
+    """Relative to the store's prefix."""
+    upload_id: str
+    initiated: datetime
+
+
+@dataclass(frozen=True)
 class Store:
     """Objects below one prefix of one bucket; safe to share between threads.
 
@@ -321,6 +331,31 @@ class Store:
                     raise
 
         self._try(self.url_of(key), abandon)
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        """List every upload in parts below the prefix that somebody has begun."""
+        full = self._full("", is_prefix=True)
+        key_marker = upload_marker = ""
+        while True:
+            after = (key_marker, upload_marker)
+            page = self._try(
+                self.url,
+                lambda: self.client.list_multipart_uploads(
+                    Bucket=self.bucket,
+                    Prefix=full,
+                    KeyMarker=after[0],  # noqa: B023 - called before the next turn
+                    UploadIdMarker=after[1],  # noqa: B023
+                ),
+            )
+            for item in page.get("Uploads", []):
+                # Not every store filters by prefix.
+                if item["Key"].startswith(full):
+                    key = item["Key"].removeprefix(full)
+                    yield Unfinished(key, item["UploadId"], item["Initiated"])
+            if not page.get("IsTruncated"):
+                return
+            key_marker = page["NextKeyMarker"]
+            upload_marker = page.get("NextUploadIdMarker", "")
 
     def _full(self, key: str, *, is_prefix: bool = False) -> str:
         if key and not self.is_foreign:
