@@ -1,7 +1,7 @@
 """The command that clears a store of what nobody needs: gc."""
 
 import shlex
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ def gc(is_agreed: bool, keep_days: int, home: Path, store_url: str | None, outpu
     from modelmill.conduct.place import opened
 
     with opened(home, store_url) as place:
-        due = find_due(place.store, timedelta(days=keep_days))
+        due = find_due(place.store, datetime.now(UTC), timedelta(days=keep_days))
         if is_agreed:
             due = collect(place.store, due)
     _print_due(due, output)

@@ -6,7 +6,7 @@ the run sees that it has to compute, or what it adopted comes back.
 """
 
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from modelmill.conduct.garbage import Garbage, Known, Step, find_garbage, needed_sources
 from modelmill.conduct.removing import manifests_of, records_of
@@ -35,7 +35,7 @@ class Due(Record):
     is_done: bool = False
 
 
-def find_due(store: Store, kept: timedelta) -> Due:
+def find_due(store: Store, now: datetime, kept: timedelta) -> Due:
     """Find out what is due; nothing is changed."""
     # Before the records: what a run starts to need from here on shows there.
     found = take_survey(store)
@@ -44,7 +44,7 @@ def find_due(store: Store, kept: timedelta) -> Due:
         if place.withdrawn is not None and name not in attempts:
             attempts[name] = withdrawn_attempt(store, artifact_prefix(*name))
     known = Known(needed_keys=keys, needed_sources=sources, attempts=attempts)
-    return Due(garbage=find_garbage(found, known, datetime.now(UTC), kept))
+    return Due(garbage=find_garbage(found, known, now, kept))
 
 
 def collect(store: Store, due: Due) -> Due:

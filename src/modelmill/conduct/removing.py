@@ -77,9 +77,9 @@ def plan_removal(store: Store, beginning: str) -> Removal:
 def remove_artifacts(store: Store, removal: Removal) -> Removal:
     """Remove what was planned: first every manifest, so that readers see it gone, then the data.
 
-    Interrupted, it can be asked for again: the artifact that was named goes last.  A run writes
-    down what it needs before it looks for it, and here is looked for runs once more when all is
-    withdrawn: either the run sees that it has to compute, or everything comes back.
+    Interrupted, `gc` finishes it.  A run writes down what it needs before it looks for it, and
+    here is looked for runs once more when all is withdrawn: either the run sees that it has to
+    compute, or everything comes back.
 
     Raises:
         WouldBeLost: a run without an end or a live attempt needs some of it; nothing is removed.

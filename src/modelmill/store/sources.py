@@ -7,6 +7,7 @@ what the files mean.
 
 import hashlib
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ from modelmill.spec.names import COMMITTED, source_prefix
 from modelmill.spec.records import FileRecord, Record
 from modelmill.spec.settings import Pin
 from modelmill.spec.sources import is_hub
-from modelmill.store.artifact import local_files
+from modelmill.store.artifact import SETTLE_PAUSE_SECONDS, local_files
 from modelmill.store.keys import check_paths
 from modelmill.store.s3 import ListedObject, Store, open_source
 from modelmill.store.transfer import (
@@ -72,6 +73,7 @@ def upload_source(store: Store, path: Path, on_bytes: OnBytes = no_progress) -> 
     for _ in range(TRIES):
         if is_uploaded(store, pin) or _upload(store, local, files, pin, on_bytes):
             return pin
+        time.sleep(SETTLE_PAUSE_SECONDS)
     raise StoreUnreachable(
         "A removal of the same source goes on, or was cut off",
         at=store.url_of(source_prefix(pin.digest)),
