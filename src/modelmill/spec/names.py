@@ -61,6 +61,8 @@ STAGE_ACCOUNT: Final = "modelmill-stage"
 
 ENV_STORE: Final = "MODELMILL_STORE"
 """Where everything lives: `s3://bucket/prefix`."""
+ENV_SINGLE_WRITER: Final = "MODELMILL_SINGLE_WRITER"
+"""Set where the store has no conditional writes and nobody else writes to it."""
 ENV_RUN: Final = "MODELMILL_RUN"
 """The name of the run."""
 ENV_STAGE: Final = "MODELMILL_STAGE"

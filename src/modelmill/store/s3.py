@@ -7,6 +7,7 @@ Credentials and endpoint come from the AWS SDK's own names (`AWS_ENDPOINT_URL`,
 `AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, the shared files, ...) and from nowhere else.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 from botocore.exceptions import ClientError
 
 from modelmill.spec.errors import Problem, SpecError
+from modelmill.spec.names import ENV_SINGLE_WRITER
 from modelmill.store.connection import Connection
 from modelmill.store.failures import error_code, is_condition, is_missing
 from modelmill.store.keys import check_key
@@ -104,6 +106,9 @@ class Store:
     retry_budget_seconds: float = RETRY_BUDGET_SECONDS
     is_foreign: bool = False
     """Somebody else's bucket: keys are read as they are, outside our grammar too."""
+    is_single_writer: bool = False
+    """The user vouches that nobody else writes here: conditions are checked by a look before
+    the write, for stores that do not check them."""
     stop: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
 
     @property
@@ -215,13 +220,19 @@ class Store:
             request = partial(
                 self.client.put_object, Bucket=self.bucket, Key=self._full(key), Body=body
             )
-            if if_none_match:
+            if self.is_single_writer:
+                answer = request()
+            elif if_none_match:
                 answer = request(IfNoneMatch="*")
             else:
                 answer = request() if if_match is None else request(IfMatch=if_match)
             self.connection.check_etag(answer["ETag"], body)
             return answer["ETag"]
 
+        if self.is_single_writer and (if_none_match or if_match is not None):
+            present = self.head(key)
+            if (None if present is None else present.etag) != if_match:
+                raise PreconditionFailed(self.url_of(key))
         return self._conditional(key, write)
 
     def list(self, prefix: str = "") -> Iterator[ListedObject]:
@@ -327,12 +338,7 @@ class Store:
 
     def open_uploads(self, key: str) -> tuple[str, ...]:
         """List the ids of uploads to a key that are neither finished nor abandoned."""
-        full = self._full(key)
-        page = self._try(
-            self.url_of(key),
-            lambda: self.client.list_multipart_uploads(Bucket=self.bucket, Prefix=full),
-        )
-        return tuple(each["UploadId"] for each in page.get("Uploads", []) if each["Key"] == full)
+        return tuple(each.upload_id for each in self.unfinished(key) if each.key == key)
 
     def abandon_multipart(self, key: str, upload: str) -> None:
         """Drop the parts of an upload that will not be finished."""
@@ -348,9 +354,10 @@ class Store:
 
         self._try(self.url_of(key), abandon)
 
-    def unfinished(self) -> Iterator[Unfinished]:
-        """List every upload in parts below the prefix that somebody has begun."""
-        full = self._full("", is_prefix=True)
+    def unfinished(self, prefix: str = "") -> Iterator[Unfinished]:
+        """List every upload in parts whose key starts with the prefix."""
+        full = self._full(prefix, is_prefix=True)
+        cut = len(self.prefix) + 1 if self.prefix else 0
         key_marker = upload_marker = ""
         while True:
             after = (key_marker, upload_marker)
@@ -366,8 +373,7 @@ class Store:
             for item in page.get("Uploads", []):
                 # Not every store filters by prefix.
                 if item["Key"].startswith(full):
-                    key = item["Key"].removeprefix(full)
-                    yield Unfinished(key, item["UploadId"], item["Initiated"])
+                    yield Unfinished(item["Key"][cut:], item["UploadId"], item["Initiated"])
             if not page.get("IsTruncated"):
                 return
             key_marker = page["NextKeyMarker"]
@@ -402,7 +408,13 @@ def open_store(url: str, *, retry_budget_seconds: float = RETRY_BUDGET_SECONDS) 
     bucket, prefix = _split(url)
     if prefix:
         check_key(prefix)
-    return Store(bucket, prefix, Connection(url), retry_budget_seconds)
+    return Store(
+        bucket,
+        prefix,
+        Connection(url),
+        retry_budget_seconds,
+        is_single_writer=bool(os.environ.get(ENV_SINGLE_WRITER)),
+    )
 
 
 def open_source(
