@@ -13,8 +13,8 @@ from uuid import uuid4
 import pytest
 
 from modelmill.conduct.collecting import collect, find_due
-from modelmill.spec.names import live_name
-from modelmill.spec.records import Device, Live, Manifest, RunRecord
+from modelmill.spec.names import Kind, live_name, report_key
+from modelmill.spec.records import Device, Live, Manifest, Progress, RunRecord
 from modelmill.spec.settings import Pin
 from modelmill.store.artifact import (
     Committed,
@@ -26,7 +26,7 @@ from modelmill.store.artifact import (
     verify,
 )
 from modelmill.store.checkpoint import put_live, save_checkpoint
-from modelmill.store.runs import drop_run, update_run
+from modelmill.store.runs import drop_run, put_progress, update_run
 from modelmill.store.s3 import Store
 from modelmill.store.sources import is_uploaded, upload_source
 
@@ -50,11 +50,11 @@ def own(store: Store) -> Store:
     return replace(store, prefix=uuid4().hex)
 
 
-def _publish(store: Store, key: str, body: bytes = b"1") -> Committed:
+def _publish(store: Store, key: str, kind: Kind = "merge") -> Committed:
     attempt = attempt_id()
-    record = stage_bytes(store, attempt_prefix("merge", key, attempt), "a", body)
+    record = stage_bytes(store, attempt_prefix(kind, key, attempt), "a", b"1")
     manifest = Manifest(
-        kind="merge",
+        kind=kind,
         key=key,
         stage="merge",
         run="r",
@@ -164,6 +164,18 @@ def test_inputs_of_what_is_needed_are_needed(own: Store) -> None:
     assert "withdraw artifact" not in _collect(own, 8 * DAY)
     drop_run(own, "r")
     assert _collect(own, 8 * DAY).count("withdraw artifact") == 2
+
+
+def test_report_stays_with_its_run(own: Store) -> None:
+    """Whatever its age; with the run it goes."""
+    _need(own, "r", "k")
+    report = _publish(own, report_key("r", "d"), "report")
+    assert _collect(own, 90 * DAY) == []
+    assert verify(own, report) == ()
+    put_progress(own, "r", Progress(stage="merge", attempt="a", time="", part="work"))
+    own.delete(["runs/r/run.json"])
+    assert _collect(own, 2 * DAY) == ["remove run"]
+    assert _keys(own) == []
 
 
 def test_live_attempt_keeps_everything_it_has(own: Store, tmp_path: Path) -> None:

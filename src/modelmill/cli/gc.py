@@ -46,6 +46,9 @@ def _print_due(due: "Due", output: str) -> None:
     if output == "json":
         click.echo(due.model_dump_json(indent=2))
         return
+    if not due.garbage:
+        click.echo("Nothing is due", err=True)
+        return
     print_table(
         ("what", "step", "at", "why", "files", "size"),
         [

@@ -12,7 +12,7 @@ from modelmill.conduct.garbage import Garbage, Known, Step, find_garbage, needed
 from modelmill.conduct.removing import manifests_of, records_of
 from modelmill.spec.names import KINDS, Kind, artifact_prefix, source_prefix
 from modelmill.spec.records import Record
-from modelmill.store.artifact import Committed
+from modelmill.store.artifact import Committed, read_manifest
 from modelmill.store.checkpoint import drop_checkpoints
 from modelmill.store.removal import (
     remove_artifact,
@@ -41,8 +41,12 @@ def find_due(store: Store, now: datetime, kept: timedelta) -> Due:
     found = take_survey(store)
     keys, sources, attempts = _needed(store)
     for name, place in found.artifacts.items():
-        if place.withdrawn is not None and name not in attempts:
+        if name in attempts:
+            continue
+        if place.withdrawn is not None:
             attempts[name] = withdrawn_attempt(store, artifact_prefix(*name))
+        elif (report := read_manifest(store, *name)) is not None:
+            attempts[name] = report.manifest.attempt
     known = Known(needed_keys=keys, needed_sources=sources, attempts=attempts)
     return Due(garbage=find_garbage(found, known, now, kept))
 

@@ -12,6 +12,7 @@ from typing import Final, Literal
 from modelmill.conduct.clock import YOUNG
 from modelmill.spec.records import Record
 from modelmill.spec.settings import Pin
+from modelmill.store.s3 import Unfinished
 from modelmill.store.survey import Heap, Name, Place, Survey
 
 LATER: Final = timedelta(days=1)
@@ -85,28 +86,21 @@ class _Judge:
     def uploads(self) -> Iterator[Garbage]:
         """An upload in parts has no readers, so only its writer is asked about."""
         for upload in self.found.unfinished:
-            match upload.key.split("/"):
-                case ["artifacts", _, key, "attempts", attempt, *_] | [
-                    "checkpoints",
-                    key,
-                    attempt,
-                    *_,
-                ]:
-                    is_left = not self._lives(key, attempt) and self._is_older(
-                        upload.initiated, YOUNG
-                    )
-                case _:
-                    # A laptop that sends a source says nothing while it does.
-                    is_left = self._is_older(upload.initiated, LATER)
-            if is_left:
-                row = _row(
-                    "upload",
-                    "abort",
-                    (upload.key, upload.upload_id),
-                    self._reason("abort"),
-                    Heap(upload.initiated),
-                )
+            if self._is_left(upload):
+                names = (upload.key, upload.upload_id)
+                row = _row("upload", "abort", names, self._reason("abort"), Heap(upload.initiated))
                 yield row.model_copy(update={"at": upload.key})
+
+    def _is_left(self, upload: Unfinished) -> bool:
+        match upload.key.split("/"):
+            case ["artifacts", _, key, "attempts", attempt, *_]:
+                pass
+            case ["checkpoints", key, attempt, *_]:
+                pass
+            case _:
+                # A laptop that sends a source says nothing while it does.
+                return self._is_older(upload.initiated, LATER)
+        return not self._lives(key, attempt) and self._is_older(upload.initiated, YOUNG)
 
     def artifact(self, name: Name, place: Place) -> Iterator[Garbage]:
         """Judge a commit, and every attempt that is none."""

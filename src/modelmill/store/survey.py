@@ -62,7 +62,6 @@ class Survey:
     """By digest; a source has one attempt, whose name is empty."""
     probes: dict[str, Heap] = field(default_factory=dict)
     runs: dict[str, Heap] = field(default_factory=dict)
-    """Without the reports."""
     recorded: set[str] = field(default_factory=set)
     """Runs that have a record."""
     unfinished: tuple[Unfinished, ...] = ()
@@ -92,6 +91,7 @@ def _sort_in(found: Survey, item: ListedObject) -> None:
             _sort_into(found.artifacts.setdefault(name, Place()), rest, item)
         case ["runs", run, "reports", digest, *rest]:
             name = ("report", report_key(run, digest))
+            _heap(found.runs, run, item)
             _sort_into(found.artifacts.setdefault(name, Place()), rest, item)
         case ["checkpoints", key, *_]:
             _heap(found.checkpoints, key, item)
