@@ -4,7 +4,7 @@ Knows PEFT; must not know how an adapter was trained or what it is merged for.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -136,26 +136,41 @@ def open_adapter(
         DataError: a tensor of the file finds no place in the model or the other way round,
             or it does nothing at all.
     """
-    stored = _StoredTargets.model_validate_json((folder / CONFIG).read_bytes())
-    targets = stored.target_modules if isinstance(stored.target_modules, tuple) else ()
-    _untie_for(base, (*targets, *(stored.modules_to_save or ())))
+    untie_for(base, folder)
     tensors = load_file(folder / WEIGHTS)
     config = LoraConfig.from_pretrained(str(folder))
     config.inference_mode = not is_trained
     model = get_peft_model(base, config)
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
+    check_fit(_shapes(tensors), _shapes(expected), str(folder))
+    check_effect(
+        (tensor for name, tensor in tensors.items() if ".lora_A." not in name), str(folder)
+    )
+    set_peft_model_state_dict(model, tensors)
+    return model if is_trained else model.eval(), len(tensors)
+
+
+def check_fit(
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], at: str
+) -> None:
+    """Refuse an adapter whose tensors are not exactly those that the model has places for.
+
+    Args:
+        found: shapes in the adapter's file, by name.
+        expected: shapes of the places, by the same names.
+        at: the folder, for the message.
+
+    Raises:
+        DataError: names those that find no place, are missing or have another shape.
+    """
     wrong = [
         f"{name} ({why})"
         for why, names in (
-            ("not applied", tensors.keys() - expected.keys()),
-            ("missing", expected.keys() - tensors.keys()),
+            ("not applied", found.keys() - expected.keys()),
+            ("missing", expected.keys() - found.keys()),
             (
                 "of another shape",
-                {
-                    n
-                    for n in tensors.keys() & expected.keys()
-                    if tensors[n].shape != expected[n].shape
-                },
+                {name for name in found.keys() & expected.keys() if found[name] != expected[name]},
             ),
         )
         for name in sorted(names)
@@ -163,17 +178,34 @@ def open_adapter(
     if wrong:
         raise DataError(
             f"{len(wrong)} adapter tensors do not fit the model: {', '.join(wrong[:_SHOWN])}",
-            at=str(folder),
+            at=at,
             fix="merge onto the base the adapter was trained on",
         )
-    if not any(tensor.any() for name, tensor in tensors.items() if ".lora_A." not in name):
+
+
+def check_effect(trained: Iterable[torch.Tensor], at: str) -> None:
+    """Refuse an adapter whose trained tensors, all but lora_A, are zero.
+
+    Raises:
+        DataError: they are.
+    """
+    if not any(tensor.any() for tensor in trained):
         raise DataError(
             "the adapter has no effect: every lora_B is zero",
-            at=str(folder),
+            at=at,
             fix="train longer, or with a higher finetune.learning_rate",
         )
-    set_peft_model_state_dict(model, tensors)
-    return model if is_trained else model.eval(), len(tensors)
+
+
+def untie_for(base: PreTrainedModel, folder: Path) -> None:
+    """Give the head a weight of its own if the adapter in a folder changes it or the embeddings."""
+    stored = _StoredTargets.model_validate_json((folder / CONFIG).read_bytes())
+    targets = stored.target_modules if isinstance(stored.target_modules, tuple) else ()
+    _untie_for(base, (*targets, *(stored.modules_to_save or ())))
+
+
+def _shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _untie_for(base: PreTrainedModel, names: Iterable[str]) -> None:

@@ -1,0 +1,142 @@
+"""Weight files laid out before a tensor is there, then written in one pass.
+
+The bytes are those of transformers' `save_pretrained`: the same shards, the same order, the
+same headers.  Names, shapes and dtypes decide all of that, so every length is known before
+the first byte is written, and every digest when the last one is.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+
+from modelmill.models.shards import NAME_OF
+from modelmill.store.tensors import LENGTH_BYTES
+
+SHARD_BYTES: Final = 4_000_000_000
+"""What `weights.SHARD_SIZE` means."""
+
+INDEX: Final = "model.safetensors.index.json"
+
+_ALIGNMENT_BYTES = 8
+_BYTE_ORDER: Final = ("I64", "F64", "F32", "I32", "BF16", "F16", "I16", "I8", "U8", "BOOL")
+"""The order in which safetensors places tensors; those of one dtype by name."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """What is known of a tensor before it exists."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes it takes in a file."""
+        return self.elements * self.dtype.itemsize
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        return int(torch.Size(self.shape).numel())
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file: its name, and its tensors in the order of their bytes."""
+
+    name: str
+    forms: tuple[Form, ...]
+
+    def header(self) -> bytes:
+        """Make all bytes before the first tensor."""
+        entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+        reached = 0
+        for form in self.forms:
+            end = reached + form.size_bytes
+            entries[form.name] = {
+                "dtype": NAME_OF[form.dtype],
+                "shape": list(form.shape),
+                "data_offsets": [reached, end],
+            }
+            reached = end
+        text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % _ALIGNMENT_BYTES)
+        return len(text).to_bytes(LENGTH_BYTES, "little") + text
+
+
+def lay_out(forms: Sequence[Form], shard_bytes: int = SHARD_BYTES) -> tuple[Shard, ...]:
+    """Place tensors in files, in the order given until a file would become too big."""
+    groups: list[list[Form]] = []
+    current: list[Form] = []
+    for form in forms:
+        if form.size_bytes > shard_bytes:
+            groups.append([form])
+            continue
+        if sum(each.size_bytes for each in current) + form.size_bytes > shard_bytes:
+            groups.append(current)
+            current = []
+        current.append(form)
+    if current:
+        groups.append(current)
+    count = len(groups)
+    return tuple(
+        Shard(
+            "model.safetensors"
+            if count == 1
+            else f"model-{number:05d}-of-{count:05d}.safetensors",
+            tuple(sorted(group, key=_byte_order)),
+        )
+        for number, group in enumerate(groups, 1)
+    )
+
+
+def write_shards(
+    shards: Sequence[Shard], folder: Path, make: Callable[[Form], torch.Tensor]
+) -> Iterator[Form]:
+    """Write every shard from its first byte to its last, and tell each tensor that is there.
+
+    Args:
+        shards: what `lay_out` made.
+        folder: where to.
+        make: makes one tensor of the form asked for; it is not needed afterwards.
+    """
+    for shard in shards:
+        with (folder / shard.name).open("xb", buffering=0) as file:
+            file.write(shard.header())
+            for form in shard.forms:
+                rest = _bytes_of(make(form), form)
+                while rest:
+                    rest = rest[file.write(rest) or 0 :]
+                yield form
+
+
+def write_index(shards: Sequence[Shard], folder: Path, parameters: int) -> None:
+    """Write which tensor is in which file, where there is more than one."""
+    if len(shards) == 1:
+        return
+    index: Mapping[str, object] = {
+        "metadata": {
+            "total_parameters": parameters,
+            "total_size": sum(form.size_bytes for shard in shards for form in shard.forms),
+        },
+        "weight_map": {form.name: shard.name for shard in shards for form in shard.forms},
+    }
+    text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+    (folder / INDEX).write_text(text, encoding="utf-8")
+
+
+def _byte_order(form: Form) -> tuple[int, str]:
+    return _BYTE_ORDER.index(NAME_OF[form.dtype]), form.name
+
+
+def _bytes_of(tensor: torch.Tensor, form: Form) -> memoryview:
+    assert tensor.shape == form.shape, form.name
+    assert tensor.dtype == form.dtype, form.name
+    if not form.elements:
+        return memoryview(b"")
+    return memoryview(tensor.contiguous().view(-1).view(torch.uint8).numpy())
