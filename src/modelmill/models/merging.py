@@ -8,7 +8,7 @@ on the largest tensor and not on the model.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -65,6 +65,7 @@ class Origin:
 
     name: str
     shape: tuple[int, ...]
+    is_float: bool
     base: str | None
     """As stored in the base; None for what only the adapter brings."""
     replacement: str | None = None
@@ -98,6 +99,7 @@ class Merging:
     adapter: TensorSource
     origins: Mapping[str, Origin]
     """By the names of the tensors that files hold, in the order of dividing them into files."""
+    parameters: int
 
     def merged(self, name: str) -> torch.Tensor:
         """Merge one tensor: in float32 where there is something to add, else as it is stored."""
@@ -179,12 +181,13 @@ def open_merging(
     if rows != model.get_input_embeddings().num_embeddings:
         model = open_skeleton(base_folder, rows)
     untie_for(model, folder)
-    shapes = {name: tuple(model.get_parameter_or_buffer(name).shape) for name in written_names(model)}
+    places = {name: model.get_parameter_or_buffer(name) for name in written_names(model)}
+    parameters = sum(each.numel() for each in model.parameters())
     adapted = get_peft_model(model, config, low_cpu_mem_usage=True).eval()
     _check_layers(adapted)
     origins = {
-        name: _origin(name, shape, stored.get(name), model, adapter.tensors)
-        for name, shape in shapes.items()
+        name: _origin(Origin(name, tuple(place.shape), place.is_floating_point(), stored.get(name)), model, adapter.tensors)
+        for name, place in places.items()
     }
     state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     expected = {name: tuple(place.shape) for name, place in state.items()}
@@ -200,7 +203,7 @@ def open_merging(
     )
     _check_all_used(origins, adapter.tensors, str(folder))
     _check_shapes(origins, base.tensors, str(base_folder))
-    return Merging(model, adapted, base, adapter, origins)
+    return Merging(model, adapted, base, adapter, origins, parameters)
 
 
 def _check_config(config: LoraConfig) -> None:
@@ -252,37 +255,26 @@ def _slots(layer: LoraLayer, owner: str) -> dict[str, tuple[nn.Module, str]]:
     return slots
 
 
-def _origin(
-    name: str,
-    shape: tuple[int, ...],
-    base: str | None,
-    model: PreTrainedModel,
-    adapter: Mapping[str, TensorInfo],
-) -> Origin:
-    owner, _, attribute = name.rpartition(".")
-    names = (f"{PREFIX}{name}", f"{PREFIX}{owner}.base_layer.{attribute}")
-    replacement = next((each for each in names if each in adapter), None)
+def _origin(plain: Origin, model: PreTrainedModel, adapter: Mapping[str, TensorInfo]) -> Origin:
+    """Add what the adapter does to a tensor."""
+    owner, _, attribute = plain.name.rpartition(".")
+    names = (f"{PREFIX}{plain.name}", f"{PREFIX}{owner}.base_layer.{attribute}")
+    origin = replace(plain, replacement=next((each for each in names if each in adapter), None))
     layer = _module_at(model, owner)
     if not isinstance(layer, LoraLayer):
-        return Origin(name, shape, base, replacement)
+        return origin
     scale = _scale(layer)
     if attribute == "bias":
         added = f"{PREFIX}{owner}.lora_B.bias"
-        return Origin(
-            name,
-            shape,
-            base,
-            replacement,
-            added=added if added in adapter else None,
-            added_scale=scale,
-        )
+        return replace(origin, added=added if added in adapter else None, added_scale=scale)
     down, up, *_ = _slots(layer, owner)
     magnitude = f"{PREFIX}{owner}.lora_magnitude_vector"
     is_transposed = isinstance(layer, Embedding) or bool(layer.fan_in_fan_out)
-    low_rank = LowRank(
-        down, up, magnitude if magnitude in adapter else None, scale, is_transposed
+    has_magnitude = magnitude in adapter
+    return replace(
+        origin,
+        low_rank=LowRank(down, up, magnitude if has_magnitude else None, scale, is_transposed),
     )
-    return Origin(name, shape, base, replacement, low_rank)
 
 
 def _scale(layer: LoraLayer) -> float:

@@ -2,7 +2,7 @@
 
 import bitsandbytes
 import torch
-from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 from bitsandbytes.nn import Linear4bit
 from torch import nn
 from transformers import PreTrainedModel
@@ -50,3 +50,19 @@ def weight_of(layer: Linear4bit) -> torch.Tensor:
     weight: torch.Tensor = dequantize_4bit(layer.weight.data, state)
     state.dtype = saved_as
     return weight
+
+
+def as_held(weight: torch.Tensor, load_in: str) -> torch.Tensor:
+    """Compute what is left of a weight (out, in) while it is held in 4 bits, in float32.
+
+    Args:
+        weight: as stored.
+        load_in: `nf4`, `fp4` or `nf4-single`, as `open_model` has them.
+    """
+    codes, state = quantize_4bit(
+        weight.float().contiguous(),
+        compress_statistics=load_in != "nf4-single",
+        quant_type="fp4" if load_in == "fp4" else "nf4",
+    )
+    held: torch.Tensor = dequantize_4bit(codes, state)
+    return held

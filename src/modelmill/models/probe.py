@@ -3,6 +3,7 @@
 Knows token ids and logits; must not know which two models are compared or why.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -76,4 +77,15 @@ def probe_logits(model: PreTrainedModel, prompts: Sequence[ProbePrompt]) -> torc
 
 def distance(logits: torch.Tensor, other: torch.Tensor) -> float:
     """Measure how far two logits are apart: the Euclidean norm over all positions."""
-    return float(torch.linalg.vector_norm((logits - other).double()))
+    # A position at a time: over a large vocabulary all of them in float64 take a gigabyte.
+    return math.hypot(
+        *(
+            float(torch.linalg.vector_norm(mine - others, dtype=torch.float64))
+            for mine, others in zip(logits, other.expand_as(logits), strict=True)
+        )
+    )
+
+
+def norm(logits: torch.Tensor) -> float:
+    """Measure how large logits are: the Euclidean norm over all positions."""
+    return distance(logits, torch.zeros(()))

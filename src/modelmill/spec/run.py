@@ -33,8 +33,10 @@ class ModelSpec(Spec):
 class MergeSpec(Spec):
     """How the adapter becomes part of the weights."""
 
-    onto: Literal["original"] = "original"
-    """The unquantized base, also after QLoRA."""
+    onto: Literal["original", "dequantized"] = "original"
+    """`original`: the unquantized base, also after QLoRA.  `dequantized`: what was left of it in
+    the 4 bits that the adapter was trained on.  The report tells how far the merged model is from
+    the one that was trained."""
     dtype: Dtype = "bfloat16"
     """Of the merged weights as written; the sum itself is taken in float32.  A full fine-tune
     is written in it too."""

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from modelmill.models.precision import DTYPES
-from modelmill.models.probe import ProbePrompt, distance, probe_logits
+from modelmill.models.probe import ProbePrompt, distance, norm, probe_logits
 from modelmill.spec.closed import Dtype
 from modelmill.spec.errors import DataError, InternalError
 
@@ -64,7 +64,7 @@ def round_weights(model: PreTrainedModel, dtype: Dtype, prompts: Sequence[ProbeP
     for weight in model.parameters():
         weight.data.copy_(weight.data.to(DTYPES[dtype]))
     rounded = probe_logits(model, prompts[:NOISE_PROMPTS])
-    return distance(rounded, exact) / _norm(exact)
+    return distance(rounded, exact) / norm(exact)
 
 
 def prove(before: Before, written: torch.Tensor) -> Proof:
@@ -82,7 +82,7 @@ def prove(before: Before, written: torch.Tensor) -> Proof:
         DataError: the adapter has no effect.
         InternalError: the written model is not the base with its adapter.
     """
-    scale, learned = _norm(before.base), distance(before.adapter, before.base)
+    scale, learned = norm(before.base), distance(before.adapter, before.base)
     if learned == 0:
         raise DataError(
             "the adapter has no effect: it changes no logit of the probe prompts",
@@ -110,7 +110,3 @@ def prove(before: Before, written: torch.Tensor) -> Proof:
 def distance_to_trained(before: Before, written: torch.Tensor, trained: torch.Tensor) -> float:
     """Measure how far the merged model is from the one that was trained, in adapter effects."""
     return distance(written, trained) / distance(before.adapter, before.base)
-
-
-def _norm(logits: torch.Tensor) -> float:
-    return distance(logits, torch.zeros(()))

@@ -1,0 +1,301 @@
+"""Several versions of one model, run side by side while their weights are read once.
+
+The rows of a batch belong to versions: the base, the base with its adapter, the merged model.
+Every layer is given each version's weights in turn, answers for that version's rows, and is
+emptied again; so an answer of any model costs the memory of one layer.  The adapter's rows go
+through PEFT's own layers, unmerged.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora.layer import LoraLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from modelmill.models.merging import holding
+from modelmill.models.probe import POSITIONS, ProbePrompt
+from modelmill.models.skeleton import NotStreamable
+
+CHUNK_ELEMENTS: Final = 16 * 2**20
+"""Of a weight that is turned into float32 at a time."""
+
+
+@dataclass(frozen=True)
+class Versions:
+    """What one tensor is in each version; the same object where versions agree.
+
+    The adapter's is what its LoRA layer adds to, not the sum.
+    """
+
+    of: Mapping[str, torch.Tensor]
+
+
+Trained = Callable[[str], list[tuple[nn.Module, str, torch.Tensor]]]
+"""Reads what a LoRA layer has learned: `Merging.trained_parts`."""
+
+
+@dataclass(frozen=True)
+class Lockstep:
+    """How rows and weights come together."""
+
+    adapted: PeftModel
+    prompts: Sequence[ProbePrompt]
+    rows: Mapping[str, int]
+    """By version, in the order of the batch: it answers so many of the prompts."""
+    with_adapter: frozenset[str]
+    """Versions that go through the LoRA layers."""
+    versions: Callable[[str], Versions]
+    """Reads one tensor of the model."""
+    trained: Trained
+
+    def logits(self) -> dict[str, torch.Tensor]:
+        """Compute every version's logits at the prompts' last positions, as `probe_logits`.
+
+        Raises:
+            NotStreamable: the architecture does something with its weights beside calling
+                the layers that hold them.
+        """
+        model = self.adapted.get_base_model()
+        lengths = [len(prompt.input_ids) for prompt in self.prompts]
+        longest = max(lengths)
+        prompts = [
+            [*prompt.input_ids, *[0] * (longest - length)]
+            for prompt, length in zip(self.prompts, lengths, strict=True)
+        ]
+        # Padded on the right: no token sees what comes after it.
+        ids = torch.tensor([row for count in self.rows.values() for row in prompts[:count]])
+        ends = [length for count in self.rows.values() for length in lengths[:count]]
+        batch = _Batch(tuple(self.rows.items()), tuple(ends), longest)
+        try:
+            with torch.inference_mode(), self._replaced(model, batch):
+                answers = model(input_ids=ids, use_cache=False).logits
+        except (NotImplementedError, RuntimeError) as error:
+            if "meta" not in str(error):
+                raise
+            raise NotStreamable(f"a {model.config.model_type} model reaches into its layers") from error
+        return {
+            version: torch.cat(
+                [
+                    answers[row, max(0, POSITIONS - ends[row]) :].float()
+                    for row in range(*batch.span(version))
+                ]
+            )
+            for version, count in self.rows.items()
+            if count
+        }
+
+    @contextmanager
+    def _replaced(self, model: PreTrainedModel, batch: "_Batch") -> Iterator[None]:
+        """Let the layers that hold weights answer version by version."""
+        head = model.get_output_embeddings()
+        layers = list(_layers(model))
+        try:
+            for name, layer in layers:
+                layer.forward = _Layer(self, batch, name, layer, layer is head).answer
+            yield
+        finally:
+            for _, layer in layers:
+                layer.__dict__.pop("forward", None)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Which rows are whose, and how long they are."""
+
+    counts: tuple[tuple[str, int], ...]
+    ends: tuple[int, ...]
+    longest: int
+
+    def span(self, version: str) -> tuple[int, int]:
+        """Find the first row of a version, and the one after its last."""
+        start = 0
+        for name, count in self.counts:
+            if name == version:
+                return start, start + count
+            start += count
+        raise KeyError(version)
+
+    def last_positions(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Take what is compared; of a shorter row the first position fills the front."""
+        ends = torch.tensor(self.ends)[:, None]
+        places = (ends - POSITIONS + torch.arange(POSITIONS)).clamp(min=0)
+        return hidden[torch.arange(len(self.ends))[:, None], places]
+
+    @property
+    def is_token(self) -> torch.Tensor:
+        """Tell tokens from padding: (rows, longest)."""
+        return torch.arange(self.longest) < torch.tensor(self.ends)[:, None]
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer that holds weights, or would."""
+
+    lockstep: Lockstep
+    batch: _Batch
+    name: str
+    module: nn.Module
+    is_head: bool
+
+    def answer(self, *given: Any, **named: Any) -> Any:  # noqa: ANN401 - what a layer takes
+        """Answer for every version's rows with that version's weights."""
+        plain = _plain(self.module)
+        weights = {
+            each: self.lockstep.versions(f"{self.name}.{each}").of
+            for each in (*dict(plain.named_parameters()), *_persistent(plain))
+        }
+        if self.is_head:
+            given = tuple(self.batch.last_positions(each) for each in given)
+        rows = sum(count for _, count in self.batch.counts)
+        groups = self._groups(weights)
+        if len(groups) > 1:
+            given = tuple(_spread(each, rows) for each in given)
+            named = {key: _spread(each, rows) for key, each in named.items()}
+        parts: list[Any] = []
+        for versions in groups:
+            start, end = self.batch.span(versions[0])[0], self.batch.span(versions[-1])[1]
+            parts.append(
+                self._run_tokens(
+                    versions[0],
+                    {each: tensors[versions[0]] for each, tensors in weights.items()},
+                    tuple(_cut(each, rows, start, end) for each in given),
+                    {key: _cut(each, rows, start, end) for key, each in named.items()},
+                    self.batch.is_token[start:end],
+                )
+            )
+        if len(parts) == 1:
+            return parts[0]
+        if any(not isinstance(part, torch.Tensor) for part in parts):
+            raise NotStreamable(f"{self.name} answers with more than one tensor")
+        return torch.cat(parts)
+
+    def _groups(self, weights: Mapping[str, Mapping[str, torch.Tensor]]) -> list[list[str]]:
+        """Join neighbours that need not be told apart here."""
+        groups: list[list[str]] = []
+        before: tuple[object, ...] | None = None
+        for version, count in self.batch.counts:
+            if not count:
+                continue
+            is_trained = isinstance(self.module, LoraLayer) and (
+                version in self.lockstep.with_adapter
+            )
+            same = (is_trained, *(id(tensors[version]) for tensors in weights.values()))
+            if same == before:
+                groups[-1].append(version)
+            else:
+                groups.append([version])
+            before = same
+        return groups
+
+    def _run_tokens(
+        self,
+        version: str,
+        weights: Mapping[str, torch.Tensor],
+        given: tuple[Any, ...],
+        named: Mapping[str, Any],
+        is_token: torch.Tensor,
+    ) -> Any:  # noqa: ANN401 - what the layer answers
+        """Leave padding out where every token is answered alone."""
+        is_alone = type(_plain(self.module)) in (nn.Linear, Conv1D) and len(given) == 1 and not named
+        if not is_alone or given[0].shape[:-1] != is_token.shape or bool(is_token.all()):
+            return self._run(version, weights, given, named)
+        answers = self._run(version, weights, (given[0][is_token],), named)
+        padded = answers.new_zeros((*is_token.shape, answers.shape[-1]))
+        padded[is_token] = answers
+        return padded
+
+    def _run(
+        self,
+        version: str,
+        weights: Mapping[str, torch.Tensor],
+        given: tuple[Any, ...],
+        named: Mapping[str, Any],
+    ) -> Any:  # noqa: ANN401 - what the layer answers
+        plain = _plain(self.module)
+        if isinstance(self.module, LoraLayer) and version in self.lockstep.with_adapter:
+            parts = [*self.lockstep.trained(self.name), *_placed(plain, weights)]
+            with holding(parts):
+                return type(self.module).forward(self.module, *given, **named)
+        if type(plain) is nn.Linear and len(given) == 1 and not named:
+            return _linear(given[0], weights["weight"], weights.get("bias"))
+        if type(plain) is nn.Embedding and len(given) == 1 and not named:
+            return functional.embedding(given[0], weights["weight"]).float()
+        with holding(_placed(plain, weights)):
+            return type(plain).forward(plain, *given, **named)
+
+
+def _layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
+    """List the outermost modules that hold weights themselves or have some in an adapter's way."""
+
+    def within(name: str, module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        is_wrapped = isinstance(module, LoraLayer | AuxiliaryTrainingWrapper)
+        if is_wrapped or next(module.parameters(recurse=False), None) is not None:
+            if not is_wrapped and any(isinstance(each, LoraLayer) for each in module.modules()):
+                raise NotStreamable(f"{name} holds weights around an adapter's layer")
+            yield name, module
+            return
+        for key, child in module.named_children():
+            yield from within(f"{name}.{key}" if name else key, child)
+
+    return within("", model)
+
+
+def _plain(module: nn.Module) -> nn.Module:
+    """Give the base's own module inside what PEFT has put around it."""
+    if isinstance(module, LoraLayer):
+        return module.get_base_layer()
+    if isinstance(module, AuxiliaryTrainingWrapper):
+        return module.original_module
+    return module
+
+
+def _persistent(module: nn.Module) -> tuple[str, ...]:
+    own = {name for name, _ in module.named_parameters()}
+    return tuple(name for name in module.state_dict() if name not in own)
+
+
+def _placed(
+    module: nn.Module, weights: Mapping[str, torch.Tensor]
+) -> list[tuple[nn.Module, str, torch.Tensor]]:
+    placed = []
+    for name, tensor in weights.items():
+        owner, _, attribute = name.rpartition(".")
+        value = tensor.float() if tensor.is_floating_point() else tensor
+        placed.append((module.get_submodule(owner), attribute, value))
+    return placed
+
+
+def _linear(
+    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
+) -> torch.Tensor:
+    """Apply a linear layer in float32, whatever its weight is stored as, a piece at a time."""
+    answer = hidden.new_empty((*hidden.shape[:-1], weight.shape[0]))
+    step = max(1, CHUNK_ELEMENTS // weight.shape[1])
+    for start in range(0, weight.shape[0], step):
+        piece = weight[start : start + step].float()
+        offset = None if bias is None else bias[start : start + step].float()
+        answer[..., start : start + step] = functional.linear(hidden, piece, offset)
+    return answer
+
+
+def _spread(value: Any, rows: int) -> Any:  # noqa: ANN401
+    """Repeat for every row what the model computes once for all, such as positions."""
+    if isinstance(value, torch.Tensor) and value.dim() and value.shape[0] == 1:
+        return value.expand(rows, *value.shape[1:])
+    return value
+
+
+def _cut(value: Any, rows: int, start: int, end: int) -> Any:  # noqa: ANN401
+    """Take some rows of a tensor whose first dimension is the rows, or rows times tokens."""
+    if not isinstance(value, torch.Tensor) or not value.dim() or value.shape[0] % rows:
+        return value
+    each = value.shape[0] // rows
+    return value[start * each : end * each]

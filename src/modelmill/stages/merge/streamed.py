@@ -1,0 +1,164 @@
+"""A merge that needs the memory of a few tensors, and so does its proof.
+
+Reads the base twice: in the order of the files while they are written, and in the order of
+the layers while base, adapter and merged model answer the probe prompts.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from transformers import GenerationConfig
+
+from modelmill.models.held import dequantized, held_weights
+from modelmill.models.layout import Form, lay_out, write_index, write_shards
+from modelmill.models.lockstep import Lockstep, Versions
+from modelmill.models.memory import return_freed_memory
+from modelmill.models.merging import Merging, Origin, open_merging
+from modelmill.models.open import LoadIn
+from modelmill.models.precision import DTYPES
+from modelmill.models.probe import ProbePrompt, distance, norm
+from modelmill.models.shards import DTYPE_OF, FileSource
+from modelmill.models.skeleton import save_configs
+from modelmill.spec.closed import Dtype
+from modelmill.spec.settings import MergeSettings
+from modelmill.stages.merge.proof import NOISE_PROMPTS, Before
+from modelmill.stages.merge.recomputed import Recomputed, TensorProof
+from modelmill.stages.stage import Pulse
+
+Settle = Callable[[GenerationConfig], None]
+
+
+@contextmanager
+def streaming(base: Path, adapter: Path, settings: MergeSettings) -> Iterator["Streaming"]:
+    """Open base and adapter to be merged tensor by tensor.
+
+    Raises:
+        NotStreamable: they are of a kind that needs the whole model; says which.
+        DataError: they do not fit together, or the adapter does nothing.
+    """
+    return_freed_memory()
+    with FileSource(base) as tensors, FileSource(adapter) as changes:
+        merging = open_merging(base, tensors, adapter, changes)
+        if settings.merge.onto == "dequantized":
+            assert settings.load_in is not None
+            merging = replace(merging, base=dequantized(merging, settings.load_in))
+        yield Streaming(merging, settings.merge.dtype)
+
+
+@dataclass(frozen=True)
+class Streaming:
+    """A merge that is ready to run tensor by tensor."""
+
+    merging: Merging
+    dtype: Dtype
+
+    @property
+    def adapter_tensors(self) -> int:
+        """How many tensors the adapter has; every one has its place."""
+        return len(self.merging.adapter.tensors)
+
+    def write(self, folder: Path, settle: Settle, pulse: Pulse) -> None:
+        """Write weights and configs in one pass, the generation config as `settle` leaves it."""
+        dtype = DTYPES[self.dtype]
+        forms = [
+            Form(origin.name, self._dtype_of(origin), origin.shape)
+            for origin in self.merging.origins.values()
+        ]
+        shards = lay_out(forms)
+        total_bytes = sum(form.size_bytes for form in forms)
+        done_bytes = 0
+        merged = write_shards(shards, folder, self._make)
+        for form in merged:
+            done_bytes += form.size_bytes
+            pulse.progress(done_bytes, total_bytes, "bytes", "merge")
+        write_index(shards, folder, self.merging.parameters)
+        settle(self.merging.model.generation_config)
+        save_configs(self.merging.model, dtype, folder)
+
+    def compare(
+        self, folder: Path, prompts: Sequence[ProbePrompt], load_in: LoadIn, pulse: Pulse
+    ) -> "Compared":
+        """Check every tensor that was written, and let all models answer beside each other.
+
+        Args:
+            folder: what was written.
+            prompts: what they answer.
+            load_in: how the base was held in training, in 4 bits or not at all.
+            pulse: told about progress.
+
+        Raises:
+            InternalError: a tensor is not what it must be.
+            NotStreamable: this architecture cannot answer layer by layer.
+        """
+        count = len(prompts)
+        rows = {
+            "base": count,
+            "adapter": count,
+            "trained": 0 if load_in is None else count,
+            # Rounding to float32 does nothing.
+            "rounded": 0 if self.dtype == "float32" else min(NOISE_PROMPTS, count),
+            "written": count,
+        }
+        with FileSource(folder) as written:
+            recomputed = self._recomputed(written, load_in)
+            versions = partial(self._versions, recomputed, pulse)
+            logits = Lockstep(
+                self.merging.adapted,
+                prompts,
+                rows,
+                frozenset({"adapter", "trained"}),
+                versions,
+                self.merging.trained_parts,
+            ).logits()
+            for name in recomputed.rest():
+                versions(name)
+        noise = 0.0
+        if "rounded" in logits:
+            exact = logits["adapter"][: len(logits["rounded"])]
+            noise = distance(logits["rounded"], exact) / norm(exact)
+        return Compared(
+            Before(logits["base"], logits["adapter"], noise, self.dtype),
+            logits["written"],
+            logits.get("trained"),
+            recomputed.sorted_proofs(),
+        )
+
+    def check(self, folder: Path, pulse: Pulse) -> tuple[TensorProof, ...]:
+        """Check every tensor that was written, and let nobody answer."""
+        with FileSource(folder) as written:
+            recomputed = self._recomputed(written, None)
+            for name in recomputed.rest():
+                self._versions(recomputed, pulse, name)
+        return recomputed.sorted_proofs()
+
+    def _recomputed(self, written: FileSource, load_in: LoadIn) -> Recomputed:
+        held = None if load_in is None else held_weights(self.merging, load_in)
+        return Recomputed(self.merging, written, DTYPES[self.dtype], held)
+
+    def _versions(self, recomputed: Recomputed, pulse: Pulse, name: str) -> Versions:
+        pulse.progress(len(recomputed.proofs), len(self.merging.origins), "tensors", "proof")
+        return recomputed.versions(name)
+
+    def _dtype_of(self, origin: Origin) -> torch.dtype:
+        if origin.is_float or origin.base is None:
+            return DTYPES[self.dtype]
+        return DTYPE_OF[self.merging.base.tensors[origin.base].dtype]
+
+    def _make(self, form: Form) -> torch.Tensor:
+        return self.merging.merged(form.name).to(form.dtype)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What the proof of a merge found."""
+
+    before: Before
+    answers: torch.Tensor
+    """Of what was written."""
+    trained: torch.Tensor | None
+    """Of the adapter on the base as it was held in training."""
+    tensors: tuple[TensorProof, ...] = ()
