@@ -28,7 +28,8 @@ from modelmill.spec.run import MergeSpec
 from modelmill.spec.settings import ContractSettings, MergeSettings
 from modelmill.stages import merge
 from modelmill.stages.merge.proof import Before, prove
-from modelmill.stages.stage import Folders
+from modelmill.stages.merge.streamed import Settle, Streaming
+from modelmill.stages.stage import Folders, Pulse
 
 from ..tiny_stages import Family, RecordingPulse, make_rows
 from .conftest import Tune, Tuned, settings_of
@@ -150,15 +151,15 @@ def test_file_changed_between_writing_and_reading_is_refused(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The stage judges what is on the disk, not what it has in memory."""
-    save = merge.save_weights
+    write = Streaming.write
 
-    def save_and_corrupt(model: torch.nn.Module, folder: Path) -> None:
-        save(model, folder)
+    def write_and_corrupt(streaming: Streaming, folder: Path, settle: Settle, pulse: Pulse) -> None:
+        write(streaming, folder, settle, pulse)
         tensors = load_file(folder / "model.safetensors")
         tensors["model.layers.1.self_attn.o_proj.weight"] *= 1.5
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
-    monkeypatch.setattr(merge, "save_weights", save_and_corrupt)
+    monkeypatch.setattr(Streaming, "write", write_and_corrupt)
     with pytest.raises(InternalError, match="not the base with its adapter"):
         merge_into(model_of("llama"), tuned.folder, tmp_path / "merged")
 

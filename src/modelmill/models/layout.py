@@ -6,6 +6,7 @@ the first byte is written, and every digest when the last one is.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Form:
     @property
     def elements(self) -> int:
         """How many numbers it holds."""
-        return int(torch.Size(self.shape).numel())
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,7 @@ def lay_out(forms: Sequence[Form], shard_bytes: int = SHARD_BYTES) -> tuple[Shar
     count = len(groups)
     return tuple(
         Shard(
-            "model.safetensors"
-            if count == 1
-            else f"model-{number:05d}-of-{count:05d}.safetensors",
+            "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors",
             tuple(sorted(group, key=_byte_order)),
         )
         for number, group in enumerate(groups, 1)

@@ -80,7 +80,9 @@ class Lockstep:
         except (NotImplementedError, RuntimeError) as error:
             if "meta" not in str(error):
                 raise
-            raise NotStreamable(f"a {model.config.model_type} model reaches into its layers") from error
+            raise NotStreamable(
+                f"a {model.config.model_type} model reaches into its layers"
+            ) from error
         return {
             version: torch.cat(
                 [
@@ -204,7 +206,9 @@ class _Layer:
         is_token: torch.Tensor,
     ) -> Any:  # noqa: ANN401 - what the layer answers
         """Leave padding out where every token is answered alone."""
-        is_alone = type(_plain(self.module)) in (nn.Linear, Conv1D) and len(given) == 1 and not named
+        is_alone = (
+            type(_plain(self.module)) in (nn.Linear, Conv1D) and len(given) == 1 and not named
+        )
         if not is_alone or given[0].shape[:-1] != is_token.shape or bool(is_token.all()):
             return self._run(version, weights, given, named)
         answers = self._run(version, weights, (given[0][is_token],), named)
@@ -273,9 +277,7 @@ def _placed(
     return placed
 
 
-def _linear(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
-) -> torch.Tensor:
+def _linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Apply a linear layer in float32, whatever its weight is stored as, a piece at a time."""
     answer = hidden.new_empty((*hidden.shape[:-1], weight.shape[0]))
     step = max(1, CHUNK_ELEMENTS // weight.shape[1])

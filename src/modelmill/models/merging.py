@@ -148,9 +148,7 @@ def holding(parts: Sequence[tuple[nn.Module, str, torch.Tensor]]) -> Iterator[No
             slots = module._parameters if attribute in module._parameters else module._buffers  # noqa: SLF001
             before.append((slots, attribute, slots[attribute]))
             is_parameter = slots is module._parameters  # noqa: SLF001
-            slots[attribute] = (
-                nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
-            )
+            slots[attribute] = nn.Parameter(tensor, requires_grad=False) if is_parameter else tensor
         yield
     finally:
         for slots, attribute, empty in before:
@@ -186,7 +184,11 @@ def open_merging(
     adapted = get_peft_model(model, config, low_cpu_mem_usage=True).eval()
     _check_layers(adapted)
     origins = {
-        name: _origin(Origin(name, tuple(place.shape), place.is_floating_point(), stored.get(name)), model, adapter.tensors)
+        name: _origin(
+            Origin(name, tuple(place.shape), place.is_floating_point(), stored.get(name)),
+            model,
+            adapter.tensors,
+        )
         for name, place in places.items()
     }
     state = get_peft_model_state_dict(adapted, save_embedding_layers=False)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, dot_natural_key, rename_source_key
 
@@ -43,7 +43,7 @@ def open_skeleton(folder: Path, vocabulary: int | None = None) -> PreTrainedMode
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     if model.can_generate():
-        model.generation_config = _generation_config(folder, config)
+        model.generation_config = _generation_config(folder)
     _compute_buffers(model)
     return model.eval()
 
@@ -74,10 +74,8 @@ def stored_names(
             raise NotStreamable(f"{name} is stored as {info.dtype}")
         found[known] = name
     shared = shared_names(model)
-    missing = {
-        name for name in own.keys() - found.keys() if shared.get(name, name) not in found
-    }
-    info = {
+    missing = {name for name in own.keys() - found.keys() if shared.get(name, name) not in found}
+    loading = {
         "missing_keys": missing,
         "unexpected_keys": found.keys() - own.keys(),
         "mismatched_keys": {
@@ -86,7 +84,7 @@ def stored_names(
             if tuple(own[name].shape) != stored[found[name]].shape
         },
     }
-    check_loading(info, model, at)
+    check_loading(loading, model, at)
     return {
         name: found[name] if name in found else found[shared[name]]
         for name in own
@@ -127,7 +125,7 @@ def _compute_buffers(model: PreTrainedModel) -> None:
         model._init_weights(model.get_submodule(owner))  # noqa: SLF001 - as from_pretrained does
 
 
-def _generation_config(folder: Path, config: PreTrainedConfig) -> GenerationConfig:
+def _generation_config(folder: Path) -> GenerationConfig:
     try:
         return GenerationConfig.from_pretrained(folder, local_files_only=True)
     except OSError:

@@ -158,13 +158,13 @@ class Recomputed:
         """Decide in float64 about every element on which two ways of computing differ."""
         low = origin.low_rank
         if low is None:
-            if not torch.allclose(written.double(), rounded.double(), rtol=torch.finfo(written.dtype).eps, atol=0):
+            if not torch.allclose(
+                written.double(), rounded.double(), rtol=torch.finfo(written.dtype).eps, atol=0
+            ):
                 raise _wrong(origin.name, "is another bias")
             return int((written != rounded).sum())
         exact = _Exact(self._parts(low), low.scale, before.T if low.is_transposed else before)
-        mine, others = (
-            (written.T, rounded.T) if low.is_transposed else (written, rounded)
-        )
+        mine, others = (written.T, rounded.T) if low.is_transposed else (written, rounded)
         count = 0
         step = max(1, CHUNK_ELEMENTS // max(1, mine.shape[1]))
         for start in range(0, mine.shape[0], step):
@@ -207,9 +207,7 @@ class _Exact:
             total.addmm_(self._up, self._down, alpha=scale)
             self._factor = parts["magnitude"].double() / _row_norms(total)
 
-    def bounds(
-        self, row: torch.Tensor, column: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def bounds(self, row: torch.Tensor, column: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Bound what a sum in float32 may be at these places."""
         change = self._up[row].double().mul_(self._down.T[column].double()).sum(1)
         exact = self._before[row, column].double() + self._scale * change

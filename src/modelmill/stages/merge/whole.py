@@ -34,9 +34,7 @@ class Whole:
         save_weights(self.model, folder)
 
 
-def merge_whole(
-    base: Path, adapter: Path, dtype: Dtype, prompts: Sequence[ProbePrompt]
-) -> Whole:
+def merge_whole(base: Path, adapter: Path, dtype: Dtype, prompts: Sequence[ProbePrompt]) -> Whole:
     """Merge in memory, and take the logits that the result must have.
 
     Raises:
@@ -65,4 +63,3 @@ def answers_as_trained(
     held = open_model(base, dtype=torch.float32, device=CPU, load_in=load_in)
     trained, _ = open_adapter(held, adapter)
     return probe_logits(trained, prompts)
-
