@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, MambaConfig, MixtralConfig, PreTrainedConfig
 
 from modelmill.models.adapter import choose_targets, save_adapter
 from modelmill.models.open import open_model, open_tokenizer
@@ -29,9 +30,9 @@ from modelmill.spec.settings import ContractSettings, MergeSettings
 from modelmill.stages import merge
 from modelmill.stages.merge.proof import Before, prove
 from modelmill.stages.merge.streamed import Settle, Streaming
-from modelmill.stages.stage import Folders, Pulse
+from modelmill.stages.stage import Folders, Outcome, Pulse
 
-from ..tiny_stages import Family, RecordingPulse, make_rows
+from ..tiny_stages import Family, RecordingPulse, make_rows, make_tokenizer
 from .conftest import Tune, Tuned, settings_of
 
 CPU = torch.device("cpu")
@@ -68,14 +69,25 @@ def merge_into(
     pulse: RecordingPulse | None = None,
 ) -> Merged:
     """Run the stage."""
+    outcome = run_merge(base, tuned, output, dtype, pulse)
+    assert isinstance(outcome.figures, Merged)
+    return outcome.figures
+
+
+def run_merge(
+    base: Path,
+    tuned: Path,
+    output: Path,
+    dtype: Dtype = "bfloat16",
+    pulse: RecordingPulse | None = None,
+) -> Outcome:
+    """Run the stage, and tell how it went about it as well."""
     output.mkdir()
-    outcome = merge.run(
+    return merge.run(
         MergeSettings(merge=MergeSpec(dtype=dtype), load_in=None),
         Folders(inputs={"model": base, "adapter": tuned}, output=output, resume=output),
         pulse or RecordingPulse(),
     )
-    assert isinstance(outcome.figures, Merged)
-    return outcome.figures
 
 
 @pytest.mark.parametrize("family", ["llama", "bloom", "falcon", "falcon-rw"])
@@ -233,6 +245,62 @@ def test_equal_adapters_merge_into_equal_bytes(
         merge_into(model_of("llama"), tuned.folder, tmp_path / name)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_merge_tells_what_it_proved(model_of: Callable[[Family], Path], tmp_path: Path) -> None:
+    """A line for every tensor says what was made of it, and the record that all are checked."""
+    base = model_of("llama")
+    tuned = adapter_of(base, tmp_path / "tuned")
+    effective = run_merge(base, tuned, tmp_path / "merged").effective
+    assert effective["merged"] == "tensor by tensor"
+    assert effective["logits"] == "layer by layer"
+    assert effective["tensors_checked"] == {"added": 14, "copied": 6}
+    lines = (tmp_path / "merged" / "merge-proof.jsonl").read_text().splitlines()
+    proofs = {proof["name"]: proof for proof in map(json.loads, lines)}
+    assert proofs.keys() == load_file(tmp_path / "merged" / "model.safetensors").keys()
+    for proof in proofs.values():
+        assert (proof["change"] > 0) == (proof["made"] == "added")
+
+
+def small_model(config: PreTrainedConfig, folder: Path) -> Path:
+    """Write a random model of another family."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def test_fused_experts_are_merged_in_memory(tmp_path: Path) -> None:
+    """A base that is stored in another form than it runs in is merged whole, and that is said."""
+    config = MixtralConfig(
+        vocab_size=384,
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=2,
+    )
+    base = small_model(config, tmp_path / "base")
+    tuned = adapter_of(base, tmp_path / "tuned")
+    effective = run_merge(base, tuned, tmp_path / "merged").effective
+    assert effective["merged"] == effective["logits"] == "in memory"
+    assert "experts" in str(effective["in_memory_because"])
+    assert not (tmp_path / "merged" / "merge-proof.jsonl").exists()
+
+
+def test_weights_around_an_adapter_are_merged_one_by_one_and_asked_in_memory(
+    tmp_path: Path,
+) -> None:
+    """Where layers cannot answer one at a time, tensors are proved all the same."""
+    config = MambaConfig(vocab_size=384, hidden_size=64, num_hidden_layers=1, state_size=4)
+    base = small_model(config, tmp_path / "base")
+    tuned = adapter_of(base, tmp_path / "tuned")
+    effective = run_merge(base, tuned, tmp_path / "merged").effective
+    assert effective["merged"] == "tensor by tensor"
+    assert effective["logits"] == "in memory"
+    assert "mixer holds weights around" in str(effective["in_memory_because"])
+    assert (tmp_path / "merged" / "merge-proof.jsonl").exists()
 
 
 @given(

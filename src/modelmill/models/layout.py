@@ -38,7 +38,7 @@ class Form:
     @property
     def size_bytes(self) -> int:
         """How many bytes it takes in a file."""
-        return self.elements * self.dtype.itemsize
+        return self.elements * int(self.dtype.itemsize)
 
     @property
     def elements(self) -> int:

@@ -24,7 +24,13 @@ from transformers import PreTrainedModel
 
 from modelmill.models.adapter import check_effect, check_fit, untie_for
 from modelmill.models.shards import TensorSource
-from modelmill.models.skeleton import NotStreamable, open_skeleton, stored_names, written_names
+from modelmill.models.skeleton import (
+    NotStreamable,
+    open_skeleton,
+    shared_names,
+    stored_names,
+    written_names,
+)
 from modelmill.spec.errors import DataError
 from modelmill.store.tensors import TensorInfo
 
@@ -175,6 +181,7 @@ def open_merging(
     _check_config(config)
     model = open_skeleton(base_folder)
     stored = stored_names(model, base.tensors, str(base_folder))
+    _check_shared(model, stored, base)
     rows = _embedded_rows(model, adapter.tensors)
     if rows != model.get_input_embeddings().num_embeddings:
         model = open_skeleton(base_folder, rows)
@@ -228,6 +235,15 @@ def _check_layers(adapted: PeftModel) -> None:
             type(module) is not ModulesToSaveWrapper
         ):
             raise NotStreamable(f"{name} is a {type(module).__name__}")
+
+
+def _check_shared(model: PreTrainedModel, stored: Mapping[str, str], base: TensorSource) -> None:
+    """Make sure that what the config says is one tensor is not stored as two different ones."""
+    for name, other in shared_names(model).items():
+        if stored[name] != stored[other] and not torch.equal(
+            base.read(stored[name]), base.read(stored[other])
+        ):
+            raise NotStreamable(f"{name} and {other} are to be one tensor and are stored as two")
 
 
 def _embedded_rows(model: PreTrainedModel, adapter: Mapping[str, TensorInfo]) -> int:

@@ -73,10 +73,14 @@ def stored_names(
         if info.dtype not in DTYPE_OF:
             raise NotStreamable(f"{name} is stored as {info.dtype}")
         found[known] = name
-    shared = shared_names(model)
-    missing = {name for name in own.keys() - found.keys() if shared.get(name, name) not in found}
+    for name, other in shared_names(model).items():
+        # Either of two names may be the one that is stored.
+        if name in found:
+            found.setdefault(other, found[name])
+        elif other in found:
+            found[name] = found[other]
     loading = {
-        "missing_keys": missing,
+        "missing_keys": own.keys() - found.keys(),
         "unexpected_keys": found.keys() - own.keys(),
         "mismatched_keys": {
             name
@@ -85,11 +89,7 @@ def stored_names(
         },
     }
     check_loading(loading, model, at)
-    return {
-        name: found[name] if name in found else found[shared[name]]
-        for name in own
-        if name in found or name in shared
-    }
+    return {name: found[name] for name in own}
 
 
 def shared_names(model: PreTrainedModel) -> dict[str, str]:

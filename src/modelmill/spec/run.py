@@ -95,6 +95,7 @@ class RunSpec(Spec):
         wrong = [
             *self._naming_problems(),
             *self._data_problems(),
+            *self._merge_problems(),
             *self._infer_problems(),
             *self._gate_problems(),
         ]
@@ -128,6 +129,12 @@ class RunSpec(Spec):
         if any(isinstance(spec, GptqSpec) for spec in self.quantize):
             wrong.append("data.train: gptq needs training rows to calibrate on")
         return wrong
+
+    def _merge_problems(self) -> list[str]:
+        held_in = None if self.finetune is None else self.finetune.load_in
+        if self.merge.onto == "dequantized" and held_in not in ("nf4", "fp4"):
+            return ["merge.onto: dequantized needs a base that was trained on in 4 bits"]
+        return []
 
     def _infer_problems(self) -> list[str]:
         wrong = []

@@ -43,10 +43,11 @@ def streaming(base: Path, adapter: Path, settings: MergeSettings) -> Iterator["S
     return_freed_memory()
     with FileSource(base) as tensors, FileSource(adapter) as changes:
         merging = open_merging(base, tensors, adapter, changes)
-        if settings.merge.onto == "dequantized":
+        is_onto_held = settings.merge.onto == "dequantized"
+        if is_onto_held:
             assert settings.load_in is not None
             merging = replace(merging, base=dequantized(merging, settings.load_in))
-        yield Streaming(merging, settings.merge.dtype)
+        yield Streaming(merging, settings.merge.dtype, is_onto_held)
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,8 @@ class Streaming:
 
     merging: Merging
     dtype: Dtype
+    is_onto_held: bool
+    """Whether the base is read as it was held in training."""
 
     @property
     def adapter_tensors(self) -> int:
@@ -136,7 +139,10 @@ class Streaming:
         return recomputed.sorted_proofs()
 
     def _recomputed(self, written: FileSource, load_in: LoadIn) -> Recomputed:
-        held = None if load_in is None else held_weights(self.merging, load_in)
+        # Held in 4 bits a second time, it would change once more.
+        if load_in is None or self.is_onto_held:
+            return Recomputed(self.merging, written, DTYPES[self.dtype])
+        held = held_weights(self.merging, load_in)
         return Recomputed(self.merging, written, DTYPES[self.dtype], held)
 
     def _versions(self, recomputed: Recomputed, pulse: Pulse, name: str) -> Versions:
