@@ -107,14 +107,12 @@ def save_adapter(model: PeftModel, folder: Path) -> None:
         metadata={"format": "pt"},
     )
     config = model.active_peft_config.to_dict()
-    config |= {
-        "base_model_name_or_path": None,
-        "inference_mode": True,
-        # PEFT keeps a set, whose order in the file would change with the hash seed.
-        "target_modules": sorted(config["target_modules"]),
-    }
-    if config["modules_to_save"] is not None:
-        config["modules_to_save"] = sorted(config["modules_to_save"])
+    config |= {"base_model_name_or_path": None, "inference_mode": True}
+    # PEFT keeps sets, whose order in the file would change with the hash seed.
+    config |= {name: sorted(value) for name, value in config.items() if isinstance(value, set)}
+    for name in ("target_modules", "modules_to_save"):
+        if config[name] is not None:
+            config[name] = sorted(config[name])
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     make_readable(folder)
 
