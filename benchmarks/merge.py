@@ -79,6 +79,8 @@ class Cost:
     """What a process took."""
 
     seconds: float
+    cpu_seconds: float
+    """Of all threads: what remains comparable while others use the machine."""
     peak_bytes: int
 
 
@@ -119,12 +121,13 @@ def main() -> None:
                 ),
                 3,
             )
-            for what in ("seconds", "peak_bytes")
+            for what in ("seconds", "cpu_seconds", "peak_bytes")
         }
         print(
             json.dumps(
                 {
                     "time_ratio": ratio["seconds"],
+                    "cpu_ratio": ratio["cpu_seconds"],
                     "memory_ratio": ratio["peak_bytes"],
                     "bit_exact": are_equal(merged, folder / "reference"),
                     "parameters": asked.parameters,
@@ -300,7 +303,9 @@ def timed(arguments: Sequence[str], environment: Mapping[str, str]) -> Cost:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{' '.join(arguments)} ended with {process.returncode}:\n{said}")
-    return Cost(round(time.perf_counter() - started, 2), usage.ru_maxrss * 1024)
+    seconds = time.perf_counter() - started
+    cpu_seconds = usage.ru_utime + usage.ru_stime
+    return Cost(round(seconds, 2), round(cpu_seconds, 2), usage.ru_maxrss * 1024)
 
 
 def take_result(store: Store, plan: Plan, folder: Path) -> tuple[Path, object, object]:

@@ -9,6 +9,7 @@ through PEFT's own layers, unmerged.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -24,8 +25,8 @@ from modelmill.models.merging import holding
 from modelmill.models.probe import POSITIONS, ProbePrompt
 from modelmill.models.skeleton import NotStreamable
 
-CHUNK_ELEMENTS: Final = 16 * 2**20
-"""Of a weight that is turned into float32 at a time."""
+PIECE_ELEMENTS: Final = 2**21
+"""Of a weight that is turned into float32 at a time: 8 MB, which stay in a cache."""
 
 
 @dataclass(frozen=True)
@@ -225,8 +226,13 @@ class _Layer:
     ) -> Any:  # noqa: ANN401 - what the layer answers
         plain = _plain(self.module)
         if isinstance(self.module, LoraLayer) and version in self.lockstep.with_adapter:
-            parts = [*self.lockstep.trained(self.name), *_placed(plain, weights)]
-            with holding(parts):
+            trained = self.lockstep.trained(self.name)
+            if type(plain) is nn.Linear and not self.module.lora_variant:
+                # Nothing but the layer's answer is asked of it.
+                answer = partial(_linear, weight=weights["weight"], bias=weights.get("bias"))
+                with holding(trained), _answering(plain, answer):
+                    return type(self.module).forward(self.module, *given, **named)
+            with holding([*trained, *_placed(plain, weights)]):
                 return type(self.module).forward(self.module, *given, **named)
         if type(plain) is nn.Linear and len(given) == 1 and not named:
             return _linear(given[0], weights["weight"], weights.get("bias"))
@@ -277,10 +283,20 @@ def _placed(
     return placed
 
 
+@contextmanager
+def _answering(module: nn.Module, answer: Callable[..., torch.Tensor]) -> Iterator[None]:
+    """Let something else answer for a module."""
+    module.forward = answer
+    try:
+        yield
+    finally:
+        del module.forward
+
+
 def _linear(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """Apply a linear layer in float32, whatever its weight is stored as, a piece at a time."""
     answer = hidden.new_empty((*hidden.shape[:-1], weight.shape[0]))
-    step = max(1, CHUNK_ELEMENTS // weight.shape[1])
+    step = max(1, PIECE_ELEMENTS // weight.shape[1])
     for start in range(0, weight.shape[0], step):
         piece = weight[start : start + step].float()
         offset = None if bias is None else bias[start : start + step].float()

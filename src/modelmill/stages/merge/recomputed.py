@@ -5,7 +5,8 @@ the three are one fused operation, and where its rounding differs, the exact val
 float64 decides whether a sum in float32 may have been rounded to what is in the file.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
@@ -25,13 +26,16 @@ NORM_EPSILONS: Final = 64
 SLACK_EPSILONS: Final = 4
 """Roundings beside those of the product: scaling, sum, the row's factor."""
 
-CHUNK_ELEMENTS: Final = 4 * 2**20
-"""Compared at a time; float64 of them are 32 MB."""
+PIECE_ELEMENTS: Final = 2**21
+"""Compared at a time: 8 MB in float32, so that temporary tensors stay in a cache."""
 
 WRONG_FIX: Final = "run the stage again; if it stays, report the model family and the adapter's key"
 
 PROOF: Final = "merge-proof.jsonl"
 """Beside the weights: a line per tensor."""
+
+Tensors = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""What is added to, the base's own, and what was written."""
 
 Made = Literal["copied", "replaced", "added"]
 
@@ -71,38 +75,29 @@ class Recomputed:
             InternalError: it is not the base's with the adapter's change.
         """
         origin = self.merging.origins[shared_names(self.merging.model).get(name, name)]
-        base = self._base(origin)
-        written = self.written.read(origin.name)
-        before, merged, last_bits = base, base, 0
-        if origin.replacement is not None:
-            before = merged = self.merging.unmerged(origin)
-        if origin.low_rank is not None or origin.added is not None:
-            merged = self._recompute(origin, before)
-        rounded = merged.to(written.dtype)
-        del merged
-        if written.dtype != self._dtype_of(base) or written.shape != origin.shape:
+        base, written = self._base(origin), self.written.read(origin.name)
+        before = base if origin.replacement is None else self.merging.unmerged(origin)
+        dtype = self.dtype if base.is_floating_point() else base.dtype
+        if written.dtype != dtype or written.shape != origin.shape:
             raise _wrong(origin.name, "has another form")
-        if torch.equal(_bits(written), _bits(rounded)):
-            # Versions that agree are computed once.
-            written = rounded
-        elif origin.low_rank is None and origin.added is None:
-            raise _wrong(origin.name, "is another tensor")
+        found = _Found()
+        if origin.low_rank is not None:
+            self._check_sum(origin, origin.low_rank, (before, base, written), found)
         else:
-            last_bits = self._decide(origin, before, rounded, written)
+            self._check_plain(origin, (before, base, written), found)
         self.proofs[origin.name] = TensorProof(
             name=origin.name,
             made=_made(origin),
-            change=_relative_change(written, base),
-            last_bits=last_bits,
+            change=found.change(),
+            last_bits=found.last_bits,
         )
-        trained = before if self.held is None else self.held(origin.name, before)
         return Versions(
             {
                 "base": base,
                 "adapter": before,
-                "trained": trained,
-                "rounded": rounded,
-                "written": written,
+                "trained": before if self.held is None else self.held(origin.name, before),
+                # Versions that agree are computed once.
+                "written": base if origin.is_copied and dtype == base.dtype else written,
             }
         )
 
@@ -113,9 +108,6 @@ class Recomputed:
     def rest(self) -> Iterator[str]:
         """Name what no prompt has led to, and is not checked yet."""
         return iter([name for name in self.merging.origins if name not in self.proofs])
-
-    def _dtype_of(self, base: torch.Tensor) -> torch.dtype:
-        return self.dtype if base.is_floating_point() else base.dtype
 
     def _base(self, origin: Origin) -> torch.Tensor:
         """Read the base's own tensor; rows that only the adapter has are taken from it."""
@@ -129,57 +121,70 @@ class Recomputed:
         brought[:known] = base[:known]
         return brought
 
-    def _recompute(self, origin: Origin, before: torch.Tensor) -> torch.Tensor:
-        """Compute a sum in float32, unrounded, in one fused operation."""
-        low = origin.low_rank
-        if low is None:
-            assert origin.added is not None
+    def _check_plain(self, origin: Origin, tensors: Tensors, found: "_Found") -> None:
+        """Check what is taken over as it is, and biases."""
+        before, base, written = tensors
+        if origin.added is not None:
             bias = self.merging.adapter.read(origin.added)
-            return (before.double() + origin.added_scale * bias.double()).float()
-        parts = self._parts(low)
-        total = before.to(torch.float32, copy=True)
-        rows = total.T if low.is_transposed else total
-        rows.addmm_(parts["up"], parts["down"], alpha=low.scale)
-        if "magnitude" in parts:
-            rows.mul_((parts["magnitude"] / _row_norms(rows).float())[:, None])
-        return total
+            exact = before.double() + origin.added_scale * bias.double()
+            error = SLACK_EPSILONS * EPSILON * (before.double().abs() + exact.abs())
+            found.last_bits = _decide(origin.name, written, exact, error)
+        for start, end in _pieces(written):
+            new, old = written[start:end], base[start:end]
+            expected = before[start:end].to(written.dtype)
+            if origin.added is None and not torch.equal(_bits(new), _bits(expected)):
+                raise _wrong(origin.name, "is another tensor")
+            found.add(new, old, is_copied=origin.is_copied and written.dtype == base.dtype)
 
-    def _parts(self, low: LowRank) -> Mapping[str, torch.Tensor]:
-        names = {"down": low.down, "up": low.up, "magnitude": low.magnitude}
-        return {
+    def _check_sum(self, origin: Origin, low: LowRank, tensors: Tensors, found: "_Found") -> None:
+        """Compute the sum in fused operations on pieces that fit into a cache."""
+        before, base, written = tensors
+        parts = {
             part: self.merging.adapter.read(name).float()
-            for part, name in names.items()
+            for part, name in (("down", low.down), ("up", low.up), ("magnitude", low.magnitude))
             if name is not None
         }
+        # As the weight is stored, the change is left @ right.
+        left, right = parts["up"], parts["down"]
+        if low.is_transposed:
+            left, right = right.T, left.T
+        factor = None
+        if low.magnitude is not None:
+            factor = parts["magnitude"] / _row_lengths(before, left, right, low)
+        exact = _Exact(before, left, right, low.scale, factor, low.is_transposed)
+        for start, end in _pieces(written):
+            total = before[start:end].to(torch.float32, copy=True)
+            total.addmm_(left[start:end], right, alpha=low.scale)
+            if factor is not None:
+                total.mul_(factor if low.is_transposed else factor[start:end, None])
+            new = written[start:end]
+            differs = new != total.to(written.dtype)
+            if bool(differs.any()):
+                row, column = differs.nonzero(as_tuple=True)
+                value, error = exact.at(row + start, column)
+                found.last_bits += _decide(origin.name, new[row, column], value, error)
+            found.add(new, base[start:end], is_copied=False)
 
-    def _decide(
-        self, origin: Origin, before: torch.Tensor, rounded: torch.Tensor, written: torch.Tensor
-    ) -> int:
-        """Decide in float64 about every element on which two ways of computing differ."""
-        low = origin.low_rank
-        if low is None:
-            if not torch.allclose(
-                written.double(), rounded.double(), rtol=torch.finfo(written.dtype).eps, atol=0
-            ):
-                raise _wrong(origin.name, "is another bias")
-            return int((written != rounded).sum())
-        exact = _Exact(self._parts(low), low.scale, before.T if low.is_transposed else before)
-        mine, others = (written.T, rounded.T) if low.is_transposed else (written, rounded)
-        count = 0
-        step = max(1, CHUNK_ELEMENTS // max(1, mine.shape[1]))
-        for start in range(0, mine.shape[0], step):
-            found = mine[start : start + step]
-            row, column = (found != others[start : start + step]).nonzero(as_tuple=True)
-            if len(row):
-                least, most = exact.bounds(row + start, column)
-                value = found[row, column]
-                # Negated, because a nan must not pass.
-                if not bool(
-                    ((least.to(value.dtype) <= value) & (value <= most.to(value.dtype))).all()
-                ):
-                    raise _wrong(origin.name, "is not the sum of the base and the change")
-                count += len(row)
-        return count
+
+@dataclass
+class _Found:
+    """What is summed up over the pieces of a tensor."""
+
+    last_bits: int = 0
+    changed: float = 0.0
+    size: float = 0.0
+
+    def add(self, new: torch.Tensor, old: torch.Tensor, *, is_copied: bool) -> None:
+        """Add the squared norms of a piece and of its change."""
+        if is_copied or not new.is_floating_point():
+            return
+        before = old.float()
+        self.size += float(torch.linalg.vector_norm(before)) ** 2
+        self.changed += float(torch.linalg.vector_norm(new.float() - before)) ** 2
+
+    def change(self) -> float:
+        """Give the norm of the change over that of the base."""
+        return math.sqrt(self.changed / self.size) if self.size else float(self.changed > 0)
 
 
 def save_proof(proofs: Sequence[TensorProof], folder: Path) -> None:
@@ -189,41 +194,65 @@ def save_proof(proofs: Sequence[TensorProof], folder: Path) -> None:
         (folder / PROOF).write_text(lines, encoding="utf-8")
 
 
+@dataclass(frozen=True)
 class _Exact:
     """The exact sum at single places, and how far float32 may be from it."""
 
-    def __init__(
-        self, parts: Mapping[str, torch.Tensor], scale: float, before: torch.Tensor
-    ) -> None:
-        self._down, self._up, self._scale = parts["down"], parts["up"], scale
-        self._before = before
-        self._lengths = (
-            torch.linalg.vector_norm(self._up, dim=1, dtype=torch.float64),
-            torch.linalg.vector_norm(self._down, dim=0, dtype=torch.float64),
-        )
-        self._factor: torch.Tensor | None = None
-        if "magnitude" in parts:
-            total = before.to(torch.float32, copy=True)
-            total.addmm_(self._up, self._down, alpha=scale)
-            self._factor = parts["magnitude"].double() / _row_norms(total)
+    before: torch.Tensor
+    left: torch.Tensor
+    right: torch.Tensor
+    scale: float
+    factor: torch.Tensor | None
+    is_transposed: bool
 
-    def bounds(self, row: torch.Tensor, column: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Bound what a sum in float32 may be at these places."""
-        change = self._up[row].double().mul_(self._down.T[column].double()).sum(1)
-        exact = self._before[row, column].double() + self._scale * change
-        rank = self._up.shape[1]
+    def at(self, row: torch.Tensor, column: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the sum at some places in float64, and the bound of float32's error."""
+        mine, others = self.left[row].double(), self.right.T[column].double()
+        exact = self.before[row, column].double() + self.scale * (mine * others).sum(1)
         # Of the product's error Cauchy and Schwarz know a bound.
-        length = abs(self._scale) * self._lengths[0][row] * self._lengths[1][column]
+        length = abs(self.scale) * mine.norm(dim=1) * others.norm(dim=1)
+        rank = mine.shape[1]
         error = EPSILON * ((rank + SLACK_EPSILONS) * length + SLACK_EPSILONS * exact.abs())
-        if self._factor is not None:
-            factor = self._factor[row]
+        if self.factor is not None:
+            factor = self.factor[column if self.is_transposed else row].double()
             exact = factor * exact
             error = factor.abs() * error + NORM_EPSILONS * EPSILON * exact.abs()
-        return exact - error, exact + error
+        return exact, error
 
 
-def _row_norms(rows: torch.Tensor) -> torch.Tensor:
-    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+def _row_lengths(
+    before: torch.Tensor, left: torch.Tensor, right: torch.Tensor, low: LowRank
+) -> torch.Tensor:
+    """Compute the norm of each output's weights after the change, a piece at a time."""
+    squares = torch.zeros(before.shape[1] if low.is_transposed else before.shape[0]).double()
+    for start, end in _pieces(before):
+        total = before[start:end].to(torch.float32, copy=True)
+        total.addmm_(left[start:end], right, alpha=low.scale)
+        if low.is_transposed:
+            squares += total.double().square().sum(0)
+        else:
+            squares[start:end] = total.double().square().sum(1)
+    return squares.sqrt().float()
+
+
+def _decide(name: str, found: torch.Tensor, exact: torch.Tensor, error: torch.Tensor) -> int:
+    """Make sure that each element is what some float32 sum rounds to; count them.
+
+    Raises:
+        InternalError: one is not.
+    """
+    least, most = (exact - error).to(found.dtype), (exact + error).to(found.dtype)
+    # Negated, because a nan must not pass.
+    if not bool(((least <= found) & (found <= most)).all()):
+        raise _wrong(name, "is not the sum of the base and the change")
+    return found.numel()
+
+
+def _pieces(tensor: torch.Tensor) -> Iterator[tuple[int, int]]:
+    """Divide the first dimension so that a piece in float32 fits into a core's cache."""
+    rows = tensor.shape[0] if tensor.dim() else 0
+    step = max(1, PIECE_ELEMENTS * rows // max(1, tensor.numel()))
+    return ((start, min(rows, start + step)) for start in range(0, rows, step))
 
 
 def _made(origin: Origin) -> Made:
@@ -235,23 +264,6 @@ def _made(origin: Origin) -> Made:
 def _bits(tensor: torch.Tensor) -> torch.Tensor:
     """Give the bytes, so that -0 is not 0 and nan is itself."""
     return tensor.contiguous().view(-1).view(torch.uint8)
-
-
-def _relative_change(written: torch.Tensor, base: torch.Tensor) -> float:
-    if not base.is_floating_point() or (
-        written.dtype == base.dtype and torch.equal(_bits(written), _bits(base))
-    ):
-        return 0.0
-    change = total = 0.0
-    for mine, before in zip(
-        written.reshape(-1).split(CHUNK_ELEMENTS),
-        base.reshape(-1).split(CHUNK_ELEMENTS),
-        strict=True,
-    ):
-        wide = before.float()
-        change += float(torch.linalg.vector_norm(mine.float() - wide, dtype=torch.float64)) ** 2
-        total += float(torch.linalg.vector_norm(wide, dtype=torch.float64)) ** 2
-    return float((change / total) ** 0.5) if total else float(change > 0)
 
 
 def _wrong(name: str, how: str) -> InternalError:

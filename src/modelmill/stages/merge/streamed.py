@@ -20,7 +20,7 @@ from modelmill.models.memory import return_freed_memory
 from modelmill.models.merging import Merging, Origin, open_merging
 from modelmill.models.open import LoadIn
 from modelmill.models.precision import DTYPES
-from modelmill.models.probe import ProbePrompt, distance, norm
+from modelmill.models.probe import POSITIONS, ProbePrompt, distance, norm
 from modelmill.models.shards import DTYPE_OF, FileSource
 from modelmill.models.skeleton import save_configs
 from modelmill.spec.closed import Dtype
@@ -102,8 +102,6 @@ class Streaming:
             "base": count,
             "adapter": count,
             "trained": 0 if load_in is None else count,
-            # Rounding to float32 does nothing.
-            "rounded": 0 if self.dtype == "float32" else min(NOISE_PROMPTS, count),
             "written": count,
         }
         with FileSource(folder) as written:
@@ -120,9 +118,12 @@ class Streaming:
             for name in recomputed.rest():
                 versions(name)
         noise = 0.0
-        if "rounded" in logits:
-            exact = logits["adapter"][: len(logits["rounded"])]
-            noise = distance(logits["rounded"], exact) / norm(exact)
+        if self.dtype != "float32":
+            # Every tensor is proved to be the sum and its rounding, so what is left between
+            # the two models is rounding's noise.
+            few = sum(min(POSITIONS, len(each.input_ids)) for each in prompts[:NOISE_PROMPTS])
+            exact = logits["adapter"][:few]
+            noise = distance(logits["written"][:few], exact) / norm(exact)
         return Compared(
             Before(logits["base"], logits["adapter"], noise, self.dtype),
             logits["written"],
