@@ -10,6 +10,6 @@ import os
 # times the CPU where others use the machine too; read when torch is loaded.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-from modelmill.stages.merge.work import run  # noqa: E402
+from modelmill.stages.merge.work import run
 
 __all__ = ["run"]

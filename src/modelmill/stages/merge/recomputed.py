@@ -123,7 +123,7 @@ class Recomputed:
 
     def _check_plain(self, origin: Origin, tensors: Tensors, found: "_Found") -> None:
         """Check what is taken over as it is, and biases."""
-        before, base, written = tensors
+        before, base, written = map(torch.atleast_1d, tensors)
         if origin.added is not None:
             bias = self.merging.adapter.read(origin.added)
             exact = before.double() + origin.added_scale * bias.double()
@@ -245,12 +245,12 @@ def _decide(name: str, found: torch.Tensor, exact: torch.Tensor, error: torch.Te
     # Negated, because a nan must not pass.
     if not bool(((least <= found) & (found <= most)).all()):
         raise _wrong(name, "is not the sum of the base and the change")
-    return found.numel()
+    return int(found.numel())
 
 
 def _pieces(tensor: torch.Tensor) -> Iterator[tuple[int, int]]:
-    """Divide the first dimension so that a piece in float32 fits into a core's cache."""
-    rows = tensor.shape[0] if tensor.dim() else 0
+    """Divide the first dimension so that a piece in float32 fits into a cache."""
+    rows = tensor.shape[0]
     step = max(1, PIECE_ELEMENTS * rows // max(1, tensor.numel()))
     return ((start, min(rows, start + step)) for start in range(0, rows, step))
 
