@@ -69,6 +69,21 @@ def test_tensors_are_read_from_any_file_of_a_folder(tmp_path: Path) -> None:
         assert set(index["weight_map"]) == set(source.tensors)
 
 
+def test_weights_that_are_there_twice_are_read_once(tmp_path: Path) -> None:
+    """What another library's file beside the model's own holds is not looked at."""
+    save_file({"weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    save_file({"tok_embeddings": torch.ones(2)}, tmp_path / "consolidated.safetensors")
+    with FileSource(tmp_path) as source:
+        assert source.tensors.keys() == {"weight"}
+    forms = [Form(f"t{number}", torch.bfloat16, (3, 4)) for number in range(3)]
+    shards = lay_out(forms, 30)
+    list(write_shards(shards, tmp_path, value_of))
+    write_index(shards, tmp_path, 36)
+    (tmp_path / "model.safetensors").unlink()
+    with FileSource(tmp_path) as source:
+        assert source.tensors.keys() == {"t0", "t1", "t2"}
+
+
 def test_file_that_has_become_shorter_is_refused(tmp_path: Path) -> None:
     """A tensor is never read as whatever was in memory before."""
     save_file({"weight": torch.ones(64)}, tmp_path / "model.safetensors")

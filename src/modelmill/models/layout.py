@@ -15,12 +15,11 @@ from typing import Final
 import torch
 
 from modelmill.models.shards import NAME_OF
+from modelmill.models.weights import INDEX, SINGLE
 from modelmill.store.tensors import LENGTH_BYTES
 
 SHARD_BYTES: Final = 4_000_000_000
 """What `weights.SHARD_SIZE` means."""
-
-INDEX: Final = "model.safetensors.index.json"
 
 _ALIGNMENT_BYTES = 8
 _BYTE_ORDER: Final = ("I64", "F64", "F32", "I32", "BF16", "F16", "I16", "I8", "U8", "BOOL")
@@ -87,7 +86,7 @@ def lay_out(forms: Sequence[Form], shard_bytes: int = SHARD_BYTES) -> tuple[Shar
     count = len(groups)
     return tuple(
         Shard(
-            "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors",
+            SINGLE if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors",
             tuple(sorted(group, key=_byte_order)),
         )
         for number, group in enumerate(groups, 1)

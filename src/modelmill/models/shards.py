@@ -12,7 +12,7 @@ from typing import Final, Protocol, Self
 
 import torch
 
-from modelmill.models.weights import weight_files
+from modelmill.models.weights import checkpoint_files
 from modelmill.spec.errors import DataError
 from modelmill.store.tensors import TensorInfo, read_safetensors_header
 
@@ -65,7 +65,7 @@ class FileSource:
     _places: dict[str, _Place] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
-        for path in weight_files(self.folder):
+        for path in checkpoint_files(self.folder):
             self._open(path)
         return self
 

@@ -4,20 +4,49 @@ Reads headers, never tensors.  Knows safetensors; must not know architectures.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
+from pydantic import BaseModel, ConfigDict
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
 SHARD_SIZE = "4GB"
 """Small enough for one multipart upload part table and a retry, large enough to be few."""
 
+SINGLE: Final = "model.safetensors"
+INDEX: Final = "model.safetensors.index.json"
+
 _READABLE = 0o644
+
+
+class _Index(BaseModel):
+    """Which tensor is in which file."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    weight_map: Mapping[str, str]
 
 
 def weight_files(folder: Path) -> tuple[Path, ...]:
     """List the safetensors files of a folder, by name."""
     return tuple(sorted(folder.glob("*.safetensors")))
+
+
+def checkpoint_files(folder: Path) -> tuple[Path, ...]:
+    """List those weight files that are read when a folder is opened, by name.
+
+    As transformers has it: one file, else what the index names.  Some models bring the same
+    weights a second time, under the names of another library.
+    """
+    single, index = folder / SINGLE, folder / INDEX
+    if single.is_file():
+        return (single,)
+    if index.is_file():
+        shards = _Index.model_validate_json(index.read_bytes()).weight_map.values()
+        return tuple(folder / name for name in sorted(set(shards)))
+    return weight_files(folder)
 
 
 def weight_bytes(folder: Path) -> int:
