@@ -359,3 +359,19 @@ def test_merge_onto_the_dequantized_base_is_the_model_that_was_trained(tmp_path:
     assert distance(compared.answers, compared.trained) < 1e-5 * size
     plain = load_file(made.base / "model.safetensors")["model.norm.weight"].float()
     assert torch.equal(load_file(made.merged / "model.safetensors")["model.norm.weight"], plain)
+
+
+def test_prompts_in_several_batches_give_the_same_logits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However few tokens are in memory at once, every prompt is answered alike and in order."""
+    made = make(Case(), tmp_path)
+    at_once = stream(made)
+    for path in made.merged.iterdir():
+        path.unlink()
+    monkeypatch.setattr("modelmill.stages.merge.streamed.TOKENS_AT_ONCE", 100)
+    one_by_one = stream(made)
+    size = norm(at_once.before.adapter)
+    assert distance(one_by_one.before.adapter, at_once.before.adapter) < 1e-5 * size
+    assert distance(one_by_one.answers, at_once.answers) < 1e-5 * size
+    assert one_by_one.tensors == at_once.tensors

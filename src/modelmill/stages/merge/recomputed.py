@@ -69,7 +69,7 @@ class Recomputed:
     proofs: dict[str, TensorProof] = field(default_factory=dict)
 
     def versions(self, name: str) -> Versions:
-        """Read one tensor in all its versions and check the merged one.
+        """Read one tensor in all its versions; the first time, check the merged one.
 
         Raises:
             InternalError: it is not the base's with the adapter's change.
@@ -80,17 +80,8 @@ class Recomputed:
         dtype = self.dtype if base.is_floating_point() else base.dtype
         if written.dtype != dtype or written.shape != origin.shape:
             raise _wrong(origin.name, "has another form")
-        found = _Found()
-        if origin.low_rank is not None:
-            self._check_sum(origin, origin.low_rank, (before, base, written), found)
-        else:
-            self._check_plain(origin, (before, base, written), found)
-        self.proofs[origin.name] = TensorProof(
-            name=origin.name,
-            made=_made(origin),
-            change=found.change(),
-            last_bits=found.last_bits,
-        )
+        if origin.name not in self.proofs:
+            self.proofs[origin.name] = self._check(origin, (before, base, written))
         return Versions(
             {
                 "base": base,
@@ -120,6 +111,19 @@ class Recomputed:
         known = min(base.shape[0], brought.shape[0])
         brought[:known] = base[:known]
         return brought
+
+    def _check(self, origin: Origin, tensors: Tensors) -> TensorProof:
+        found = _Found()
+        if origin.low_rank is not None:
+            self._check_sum(origin, origin.low_rank, tensors, found)
+        else:
+            self._check_plain(origin, tensors, found)
+        return TensorProof(
+            name=origin.name,
+            made=_made(origin),
+            change=found.change(),
+            last_bits=found.last_bits,
+        )
 
     def _check_plain(self, origin: Origin, tensors: Tensors, found: "_Found") -> None:
         """Check what is taken over as it is, and biases."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import torch
 from transformers import GenerationConfig
@@ -28,6 +29,9 @@ from modelmill.spec.settings import MergeSettings
 from modelmill.stages.merge.proof import NOISE_PROMPTS, Before
 from modelmill.stages.merge.recomputed import Recomputed, TensorProof
 from modelmill.stages.stage import Pulse
+
+TOKENS_AT_ONCE: Final = 1024
+"""Of each version, with padding: what layers answer is smaller then than a large weight."""
 
 Settle = Callable[[GenerationConfig], None]
 
@@ -97,26 +101,29 @@ class Streaming:
             InternalError: a tensor is not what it must be.
             NotStreamable: this architecture cannot answer layer by layer.
         """
-        count = len(prompts)
-        rows = {
-            "base": count,
-            "adapter": count,
-            "trained": 0 if load_in is None else count,
-            "written": count,
-        }
         with FileSource(folder) as written:
             recomputed = self._recomputed(written, load_in)
             versions = partial(self._versions, recomputed, pulse)
-            logits = Lockstep(
-                self.merging.adapted,
-                prompts,
-                rows,
-                frozenset({"adapter", "trained"}),
-                versions,
-                self.merging.trained_parts,
-            ).logits()
+            answers = [
+                Lockstep(
+                    self.merging.adapted,
+                    some,
+                    {
+                        "base": len(some),
+                        "adapter": len(some),
+                        "trained": 0 if load_in is None else len(some),
+                        "written": len(some),
+                    },
+                    frozenset({"adapter", "trained"}),
+                    versions,
+                    self.merging.trained_parts,
+                ).logits()
+                for some in _batches(prompts)
+            ]
             for name in recomputed.rest():
                 versions(name)
+        logits = {version: torch.cat([each[version] for each in answers]) for version in answers[0]}
+        del answers
         noise = 0.0
         if self.dtype != "float32":
             # Every tensor is proved to be the sum and its rounding, so what is left between
@@ -157,6 +164,18 @@ class Streaming:
 
     def _make(self, form: Form) -> torch.Tensor:
         return self.merging.merged(form.name).to(form.dtype)
+
+
+def _batches(prompts: Sequence[ProbePrompt]) -> Iterator[list[ProbePrompt]]:
+    """Divide prompts, in their order, so that a version has a bounded number of tokens at once."""
+    batch: list[ProbePrompt] = []
+    for prompt in prompts:
+        longest = max(len(each.input_ids) for each in [*batch, prompt])
+        if batch and longest * (len(batch) + 1) > TOKENS_AT_ONCE:
+            yield batch
+            batch = []
+        batch.append(prompt)
+    yield batch
 
 
 @dataclass(frozen=True)
