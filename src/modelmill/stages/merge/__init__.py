@@ -6,9 +6,12 @@ cannot be merged so; `recomputed` and `proof` know what is compared and what is 
 
 import os
 
-# A merge is thousands of short sums.  Threads that spin while they wait for each other took three
-# times the CPU where others use the machine too; read when torch is loaded.
+# Both are read when torch is loaded, so they are set before anything is imported.
+# A merge is thousands of short sums: threads that spin while they wait for each other took three
+# times the CPU where others use the machine too.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Large blocks come and go; in pages of 2 MiB that costs half the CPU.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 from modelmill.stages.merge.work import run
 

@@ -156,18 +156,23 @@ class Recomputed:
         if low.magnitude is not None:
             factor = parts["magnitude"] / _row_lengths(before, left, right, low)
         exact = _Exact(before, left, right, low.scale, factor, low.is_transposed)
+        is_sum = factor is None and before is base
+        if is_sum:
+            found.changed = _squared_norm(left, right, low.scale)
         for start, end in _pieces(written):
             total = before[start:end].to(torch.float32, copy=True)
+            if is_sum:
+                found.size += float(torch.linalg.vector_norm(total)) ** 2
             total.addmm_(left[start:end], right, alpha=low.scale)
             if factor is not None:
                 total.mul_(factor if low.is_transposed else factor[start:end, None])
-            new = written[start:end]
-            differs = new != total.to(written.dtype)
-            if bool(differs.any()):
-                row, column = differs.nonzero(as_tuple=True)
+            new, expected = written[start:end], total.to(written.dtype)
+            if not torch.equal(new, expected):
+                row, column = (new != expected).nonzero(as_tuple=True)
                 value, error = exact.at(row + start, column)
                 found.last_bits += _decide(origin.name, new[row, column], value, error)
-            found.add(new, base[start:end], is_copied=False)
+            if not is_sum:
+                found.add(new, base[start:end], is_copied=False)
 
 
 @dataclass
@@ -222,6 +227,12 @@ class _Exact:
             exact = factor * exact
             error = factor.abs() * error + NORM_EPSILONS * EPSILON * exact.abs()
         return exact, error
+
+
+def _squared_norm(left: torch.Tensor, right: torch.Tensor, scale: float) -> float:
+    """Compute the squared norm of scale * left @ right without the product."""
+    wide, flat = left.double(), right.double()
+    return scale**2 * float(((wide.T @ wide) * (flat @ flat.T)).sum())
 
 
 def _row_lengths(
