@@ -207,7 +207,7 @@ class _Conversation:
         if fault is not None and fault in _ANSWERS:
             self.owner.count(fault)
             self._read_body(request)
-            self.client.send(_answer(*_ANSWERS[fault]))
+            self.client.send(_answer(*_ANSWERS[fault], has_body=request.method != "HEAD"))
             return True
         if fault in {"blackhole", "late", "reset before"}:
             return self._leave(request, head, fault)
@@ -444,11 +444,11 @@ def _measured(head: bytes, body_bytes: int) -> bytes:
     return rest + f"Content-Length: {body_bytes}\r\n\r\n".encode()
 
 
-def _answer(status: str, code: str) -> bytes:
+def _answer(status: str, code: str, *, has_body: bool = True) -> bytes:
     body = f"<Error><Code>{code}</Code><Message>by the proxy</Message></Error>".encode()
     head = (
         f"HTTP/1.1 {status}\r\nContent-Type: application/xml\r\n"
         f"Date: {time.strftime('%a, %d %b %Y %H:%M:%S GMT', time.gmtime())}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
-    return head.encode() + body
+    return head.encode() + (body if has_body else b"")

@@ -76,7 +76,12 @@ def draw_scene(seed: int, number: int, protocol: Protocol, pace_seconds: float) 
     if random.random() < BIG_SHARE:
         sizes["model.safetensors"] = PART_BYTES + random.randrange(1, 2**20)
         operations += BIG * 2
-    fates = tuple(_draw_fate(random, operations, pace_seconds) for _ in range(TWINS))
+    # Two that must both commit to show it need to live.
+    mercy = 0.0 if protocol in {"ours", "manifest first"} else 0.5
+    fates = tuple(
+        Fate() if random.random() < mercy else _draw_fate(random, operations, pace_seconds)
+        for _ in range(TWINS)
+    )
     kind = LYING if protocol == "stripped If-None-Match" else "round"
     name = f"{kind}-{PROTOCOLS.index(protocol)}-{number}"
     return Scene(name, protocol, sizes, fates, meets=random.random() < 0.5)

@@ -42,8 +42,9 @@ class _Weather:
     rate: float = 0.0
     refuses_crc: bool = False
     burst: int = 0
-    silences: int = field(default=2)
+    silences: int = 2
     """How many of the faults that take seconds it may still have."""
+    flipped: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.rate = self.random.choice([0.0, 0.05, 0.15, 0.3])
@@ -65,6 +66,11 @@ class _Weather:
             self.silences -= 1
             if self.silences < 0:
                 return None
+        if fault == "flip down":
+            # What arrives damaged twice counts as damaged in the store.
+            if request.path in self.flipped:
+                return None
+            self.flipped.add(request.path)
         return fault if _is_survivable(fault, request) else None
 
 

@@ -197,7 +197,7 @@ def _judge_ends(writers: list[_Process]) -> list[str]:
     found = []
     for writer in writers:
         if writer.is_killed:
-            if signal.SIGKILL not in writer.fate.signals:
+            if os.WTERMSIG(writer.status) not in writer.fate.signals:
                 found.append(f"signal {os.WTERMSIG(writer.status)} ended a writer by itself")
             continue
         code = os.waitstatus_to_exitcode(writer.status)
