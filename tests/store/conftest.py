@@ -10,9 +10,13 @@ import pytest
 from modelmill.spec.names import Kind
 from modelmill.spec.records import Device, FileRecord, InputRecord, Manifest
 from modelmill.store.artifact import Committed, attempt_id, attempt_prefix, commit, stage_files
+from modelmill.store.connection import Connection
 from modelmill.store.embedded import EmbeddedStore
 from modelmill.store.s3 import Store, open_store
 from tests.store.proxy import Proxy
+
+READ_SECONDS = 1.0
+PAUSE_SECONDS = 0.05
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +62,12 @@ def behind(store: Store, proxy: Proxy, aws: pytest.MonkeyPatch) -> Store:
     """Open the same prefix as `store`, through the proxy."""
     aws.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
     return open_store(store.url, retry_budget_seconds=20)
+
+
+@pytest.fixture
+def hasty(behind: Store) -> Store:
+    """Open the same with little patience for one answer and none for pauses."""
+    return replace(behind, connection=Connection("s3://", READ_SECONDS, PAUSE_SECONDS))
 
 
 ManifestMaker = Callable[..., Manifest]

@@ -18,7 +18,7 @@ from modelmill.store.s3 import Store
 from tests.store.scene import KEY, KIND, TWINS, Fate, Scene
 from tests.store.writer import STAGED, Writer, compare, read_artifact
 
-HUNG_SECONDS: Final = 300.0
+HUNG_SECONDS: Final = 600.0
 GRACE_SECONDS: Final = 0.05
 POLL_SECONDS: Final = 0.005
 
@@ -177,6 +177,7 @@ def _send_what_is_due(writer: _Process) -> None:
     age = time.monotonic() - writer.started
     if age > HUNG_SECONDS:
         os.kill(writer.pid, signal.SIGKILL)
+        return
     if writer.fate.point or writer.sent >= len(writer.fate.signals):
         return
     if age >= writer.fate.after_seconds + writer.sent * GRACE_SECONDS:

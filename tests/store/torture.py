@@ -11,6 +11,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -33,9 +34,9 @@ from tests.store.storm import Storm
 from tests.store.theatre import Result, Theatre
 from tests.store.weed import Weed
 
-READ_SECONDS: Final = 2.0
+READ_SECONDS: Final = 5.0
 LONGEST_PAUSE_SECONDS: Final = 0.2
-"""Short, so that a burst of refusals costs seconds; the budget is what it is in a stage."""
+"""Short, so that silence and a burst of refusals cost seconds; the budget is a stage's own."""
 
 CONTROLS: Final = PROTOCOLS[1:]
 FORK: Final = multiprocessing.get_context("fork")
@@ -73,6 +74,7 @@ class Summary:
 def main() -> int:
     """Torture, and say how it went."""
     asked = _read_arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="torture-") as name:
         folder = Path(name)
         (folder / "weed").mkdir()
@@ -86,6 +88,7 @@ def main() -> int:
 def _say(summary: dict[str, Any]) -> int:
     sys.stdout.write(json.dumps(summary) + "\n")
     is_proof = all(summary.get("negative_controls", {}).values())
+    is_proof = is_proof and summary.get("flips") == summary.get("transfers")
     return 0 if is_proof and not summary["violations"] else 1
 
 
@@ -128,9 +131,10 @@ def _flip_all(asked: Asked, weed: Weed, folder: Path) -> Flips:
             calm = Store(BUCKET, f"flips-{refuses_crc}", Connection("s3://"))
             os.environ["AWS_ENDPOINT_URL_S3"] = proxy.url
             behind = replace(calm, connection=Connection("s3://"))
-            del os.environ["AWS_ENDPOINT_URL_S3"]
             flipper = Flipper(calm, behind, proxy, folder)
             total += flipper.flip_many(asked.flips // 2)
+            # Not before: whoever adapts reads the environment again.
+            del os.environ["AWS_ENDPOINT_URL_S3"]
     return total
 
 
