@@ -18,7 +18,8 @@ from modelmill.store.artifact import (
     read_manifest,
 )
 from modelmill.store.s3 import Store
-from tests.store.conftest import ManifestMaker, Proxy, Publisher
+from tests.store.conftest import ManifestMaker, Publisher
+from tests.store.proxy import Proxy
 
 WRITERS = 4
 KEYS = 8

@@ -9,7 +9,8 @@ from modelmill.spec.records import FileRecord
 from modelmill.store.artifact import attempt_prefix, pull, stage_files, verify
 from modelmill.store.s3 import Store
 from modelmill.store.transfer import PART_BYTES, download, upload
-from tests.store.conftest import Proxy, Publisher
+from tests.store.conftest import Publisher
+from tests.store.proxy import Proxy
 
 BIG_BYTES = PART_BYTES + 12_345
 

@@ -56,6 +56,7 @@ _TRANSIENT_CODES = frozenset(
 )
 """The first four mean that bytes were damaged on the way; botocore retries none of them."""
 
+_PRECONDITION_FAILED = 412
 _FIRST_SERVER_STATUS = 500
 _NOT_IMPLEMENTED = 501
 _TOO_MANY_REQUESTS = 429

@@ -163,6 +163,9 @@ class Store:
             except ClientError as error:
                 if is_missing(error):
                     return None
+                if error_code(error) == "400":
+                    # It has no body to say why; the answer to a listing has, or is as good.
+                    return next((item for item in self.list(key) if item.key == key), None)
                 raise
             return ListedObject(
                 key, answer["ContentLength"], answer["ETag"], answer["LastModified"]
