@@ -30,6 +30,9 @@ REPORTED_PACKAGES: Final = (
     "pyarrow",
 )
 
+NO_MEMORY: Final = "can't allocate memory"
+"""What torch says on a CPU, in an error of no class of its own."""
+
 
 def versions() -> Mapping[str, str]:
     """List Python and those of the packages that matter which this stage has loaded."""
