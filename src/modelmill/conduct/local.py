@@ -17,7 +17,14 @@ from pydantic import TypeAdapter, ValidationError
 
 from modelmill.conduct.backend import Attempt, Order
 from modelmill.conduct.memory import Memory
-from modelmill.spec.errors import InputMissing, InternalError, Problem, SpecError, meaning_of
+from modelmill.spec.errors import (
+    DoesNotFit,
+    InputMissing,
+    InternalError,
+    Problem,
+    SpecError,
+    meaning_of,
+)
 from modelmill.spec.infer import MetricsSpec
 from modelmill.spec.names import (
     ENV_ATTEMPT,
@@ -77,7 +84,7 @@ class LocalBackend:
     run: str
     place: Place
     grace_seconds: float = GRACE_SECONDS
-    profile: Profile = Profile()
+    profile: Profile = field(default_factory=Profile)
     _processes: list[_Process] = field(default_factory=list)
 
     def attempts(self) -> tuple[Attempt, ...]:
@@ -191,7 +198,7 @@ class LocalBackend:
             was.key,
             was.number,
             is_live=False,
-            exit_code=code,
+            exit_code=DoesNotFit.exit_code if is_oom else code,
             message=process.memory.words() if is_oom else _last_words(process.folder, code),
             is_oom=is_oom,
         )

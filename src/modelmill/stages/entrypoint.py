@@ -244,7 +244,7 @@ def _report(asked: Asked, store: Store, plan: Plan, stop: Stop, work: Path) -> s
     def tell(progress: Progress) -> None:
         put_progress(store, asked.run, progress)
 
-    def commit(_: Callable[[int], None], *, is_last: bool) -> None:
+    def commit(on_bytes: Callable[[int], None], *, is_last: bool) -> None:
         """Keep nothing: a report is made from records in a moment."""
 
     with _pulse(asked, stop, Told(tell, commit)) as pulse:
@@ -261,7 +261,9 @@ def _pulse(asked: Asked, stop: Stop, told: Told) -> Iterator[LivePulse]:
         _say_last(asked.termination, failure)
 
     hang = None
-    outlets = Outlets(asked.progress_file, told, logger.warning, checkpoint_seconds=asked.checkpoint_seconds)
+    outlets = Outlets(
+        asked.progress_file, told, logger.warning, checkpoint_seconds=asked.checkpoint_seconds
+    )
     if asked.hung_after_seconds is not None:
         hang = Hang(asked.hung_after_seconds, DeviceFault.exit_code, hung)
         outlets = replace(outlets, live=hang.live)

@@ -68,8 +68,7 @@ class Keeper:
         Raises:
             Interrupted: the stage has been asked to stop, and the state is committed.
         """
-        if self._thread is not None:
-            self._thread.join()  # only where the stage has been asked to stop
+        self.wait()  # only where the stage has been asked to stop
         begun = time.monotonic()
         try:
             write()
@@ -86,11 +85,15 @@ class Keeper:
         self._thread = threading.Thread(target=self._send, name="checkpoint", daemon=True)
         self._thread.start()
 
+    def wait(self) -> None:
+        """Wait for what is on its way."""
+        if self._thread is not None:
+            self._thread.join()
+
     def settle(self) -> None:
         """Give up what is on its way: it is not needed any more, or there is no time."""
         self._is_over = True
-        if self._thread is not None:
-            self._thread.join()
+        self.wait()
 
     def _end_if_asked(self) -> None:
         if self.stop.is_set:

@@ -64,8 +64,9 @@ class Pulse(Protocol):
         ...
 
     def is_due(self) -> bool:
-        """Tell, after a step, whether a state should be kept: from time to time, or because
-        the stage has been asked to stop.
+        """Tell, after a step, whether a state should be kept.
+
+        From time to time it is, and once the stage has been asked to stop.
         """
         ...
 

@@ -69,9 +69,7 @@ class Stop:
             self.is_set = True
             if self.patience_seconds is not None:
                 # A signal: only the main thread can raise out of what the main thread does.
-                self._timer = threading.Timer(
-                    self.patience_seconds, os.kill, (os.getpid(), number)
-                )
+                self._timer = threading.Timer(self.patience_seconds, os.kill, (os.getpid(), number))
                 self._timer.daemon = True
                 self._timer.start()
             return

@@ -47,7 +47,7 @@ class Trainer(SFTTrainer):
         """Train from the start, or from what is kept."""
         self.train(resume_from_checkpoint=None if self.kept is None else str(self.kept.folder))
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:  # noqa: ARG002
+    def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:  # noqa: ARG002
         if not self.control.should_training_stop:  # nothing would go on from it
             self.keep()
 
@@ -72,7 +72,7 @@ class Trainer(SFTTrainer):
             assert self.kept is not None
             restore_generators(self.kept)
 
-    def _run_epoch(self, **given: Any) -> None:
+    def _run_epoch(self, **given: Any) -> None:  # noqa: ANN401 - passed on as it comes
         """Draw the order of a resumed epoch from what it was drawn from the first time.
 
         The library then passes over the batches that were learned from, and sets the
