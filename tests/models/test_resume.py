@@ -294,3 +294,19 @@ def log(watch: Watch, step: int, loss: float) -> None:
     """Let a watch hear of a step's loss."""
     training = TrainerState(global_step=step, max_steps=1000)
     watch.on_log(TrainingArguments(), training, TrainerControl(), {"loss": loss})
+
+
+def test_order_of_a_resumed_pass_is_drawn_from_where_it_was_drawn_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Negative control: drawn from where training went on, as the library does, it is another."""
+    whole = bench("whole", lora_dropout=0.1)
+    whole.attempt(RecordingPulse())
+    parts = bench("parts", lora_dropout=0.1)
+    parts.interrupt(stop_at(1, every=6))
+    monkeypatch.setattr(
+        "modelmill.stages.finetune.trainer.epoch_generator",
+        lambda kept: kept.tensors("generators")["cpu"],
+    )
+    parts.attempt(RecordingPulse())
+    assert parts.bytes() != whole.bytes()

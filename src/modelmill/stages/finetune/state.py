@@ -152,7 +152,8 @@ def write_state(
         tokens=trainer.tokens,
         watch=watch.record(),
         groups=tuple(
-            {name: each for name, each in group.items() if name != "params"}
+            # JSON knows no tuples.
+            {k: list(v) if isinstance(v, tuple) else v for k, v in group.items() if k != "params"}
             for group in optimizer["param_groups"]
         ),
         scheduler=trainer.lr_scheduler.state_dict(),
@@ -190,7 +191,6 @@ def restore_optimizer(kept: Kept, trainer: "Trainer") -> None:
         index, _, moment = name.partition(".")
         moments.setdefault(int(index), {})[moment] = value
     groups = [
-        # JSON knows no tuples.
         {**group, **{k: tuple(v) if isinstance(v, list) else v for k, v in was.items()}}
         for group, was in zip(fresh["param_groups"], kept.state.groups, strict=True)
     ]
