@@ -179,7 +179,7 @@ class RecordingPulse:
         self.steps_done += 1
         return self.keep_every is not None and self.steps_done % self.keep_every == 0
 
-    def keep(self, write: Callable[[], None]) -> None:
+    def keep(self, size_bytes: int, write: Callable[[], None]) -> None:
         """Write the state at once."""
         write()
         self.kept.append(write)

@@ -17,7 +17,7 @@ from modelmill.conduct.local import LocalBackend, Place
 from modelmill.spec.names import ENVIRONMENT_OF, kind_of
 
 from ..processes import processes_of, wait_for
-from ..workshop import Workshop
+from ..workshop import STAND_IN, Workshop
 from .backend_contract import *  # noqa: F403 - the tests of every backend
 from .backend_contract import Bench
 from .conftest import Preparer, wait_until
@@ -95,6 +95,21 @@ def test_attempts_die_with_their_conductor(workshop: Workshop) -> None:
     process.kill()
     process.communicate()
     wait_until(lambda: not any(map(_is_stage, processes_of(workshop.folder))))
+
+
+def test_stage_that_hangs_says_where_and_is_tried_again(bench: Bench) -> None:
+    """The stacks of all threads are in its log, and its last words name the part."""
+    bench.behave("infer-base", {"hang": True})
+    bench.behave.script(
+        "infer-base",
+        f'MODELMILL_HUNG_AFTER_SECONDS=1 exec "{sys.executable}" "{STAND_IN}"',
+    )
+    over = bench.ended(bench.backend.start(bench.order("infer-base")))
+    log = bench.backend.log(over)
+    assert over.exit_code == 71
+    assert re.match(r"No progress for [12] s in 'work, 0 of 0'", over.message)
+    assert b"stand_in.py" in log
+    assert b"pulse.py" in log
 
 
 @pytest.fixture

@@ -59,6 +59,8 @@ from modelmill.store.runs import get_plan, put_progress
 from modelmill.store.s3 import Store, open_store
 
 LAST_WORDS_SECONDS: Final = 5.0
+SAVE_SECONDS: Final = 10.0
+"""A state that a store does not take is soon followed by another."""
 _NUMBERS: Final = (
     ENV_WORK_BYTES,
     ENV_HALVINGS,
@@ -211,7 +213,8 @@ def _carry_out(asked: Asked, given: Assignment, stop: Stop) -> str:
     resume = given.work / "resume"
 
     def save(on_bytes: Callable[[int], None], *, is_last: bool) -> None:
-        into = _brief(asked) if is_last else store
+        seconds = LAST_WORDS_SECONDS if is_last else SAVE_SECONDS
+        into = replace(store, retry_budget_seconds=seconds)
         save_checkpoint(into, key, asked.attempt, resume, on_bytes)
 
     def tell(progress: Progress) -> None:
@@ -219,7 +222,7 @@ def _carry_out(asked: Asked, given: Assignment, stop: Stop) -> str:
         put_live(store, key, Live(run=asked.run, attempt=asked.attempt, time=progress.time))
 
     try:
-        with _pulse(asked, stop, Told(tell, save)) as pulse:
+        with _pulse(asked, stop, Told(tell, save), given.work) as pulse:
             published = carry_out(given, pulse)
     except BaseException as error:
         pulse.keeper.settle()
@@ -247,12 +250,12 @@ def _report(asked: Asked, store: Store, plan: Plan, stop: Stop, work: Path) -> s
     def commit(on_bytes: Callable[[int], None], *, is_last: bool) -> None:
         """Keep nothing: a report is made from records in a moment."""
 
-    with _pulse(asked, stop, Told(tell, commit)) as pulse:
+    with _pulse(asked, stop, Told(tell, commit), work) as pulse:
         return carry_out_report(asked, store, plan, work, pulse)
 
 
 @contextlib.contextmanager
-def _pulse(asked: Asked, stop: Stop, told: Told) -> Iterator[LivePulse]:
+def _pulse(asked: Asked, stop: Stop, told: Told, work: Path) -> Iterator[LivePulse]:
     """Beat, under a watch that ends the process when nothing shows life any more."""
 
     def hung(seconds: float) -> None:
@@ -262,7 +265,11 @@ def _pulse(asked: Asked, stop: Stop, told: Told) -> Iterator[LivePulse]:
 
     hang = None
     outlets = Outlets(
-        asked.progress_file, told, logger.warning, checkpoint_seconds=asked.checkpoint_seconds
+        asked.progress_file,
+        told,
+        logger.warning,
+        checkpoint_seconds=asked.checkpoint_seconds,
+        has_room=lambda size_bytes: machine.has_room(work, size_bytes, asked.work_limit_bytes),
     )
     if asked.hung_after_seconds is not None:
         hang = Hang(asked.hung_after_seconds, DeviceFault.exit_code, hung)

@@ -15,6 +15,9 @@ from modelmill.stages.stop import RESERVE_SECONDS, Stop, StopRequested
 
 CHECKPOINT_SECONDS: Final = 300.0
 
+AGAIN_SECONDS: Final = 30.0
+"""After a state that could not be saved."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -34,6 +37,8 @@ class Keeper:
     stop: Stop
     every_seconds: float = CHECKPOINT_SECONDS
     warn: Callable[[str], None] = logger.warning
+    has_room: Callable[[int], bool] = lambda _: True
+    """Tells whether a state of so many bytes fits beside all that the stage has to write."""
     stalls: list[float] = field(default_factory=list)
     """Seconds that the stage stood still for each state."""
     uploads: list[float] = field(default_factory=list)
@@ -45,6 +50,7 @@ class Keeper:
         self._thread: threading.Thread | None = None
         self._is_over = False
         self._has_warned = False
+        self._is_too_large = False
 
     def begin(self) -> None:
         """Count time from here."""
@@ -60,9 +66,11 @@ class Keeper:
         self._asked = now
         if self.stop.is_set:
             return True
-        return now - self._kept >= self.every_seconds and not self._is_sending()
+        if self._is_too_large or self._is_sending():
+            return False
+        return now - self._kept >= self.every_seconds
 
-    def keep(self, write: Callable[[], None]) -> None:
+    def keep(self, size_bytes: int, write: Callable[[], None]) -> None:
         """Let a state be written and send it; waits for neither store nor network.
 
         Raises:
@@ -70,11 +78,7 @@ class Keeper:
         """
         self.wait()  # only where the stage has been asked to stop
         begun = time.monotonic()
-        try:
-            write()
-        except OSError as error:
-            self.warn(f"A checkpoint could not be written: {error}")
-            self._kept = time.monotonic()
+        if not self._is_written(size_bytes, write):
             self._end_if_asked()
             return
         self._kept = time.monotonic()
@@ -95,6 +99,24 @@ class Keeper:
         self._is_over = True
         self.wait()
 
+    def _is_written(self, size_bytes: int, write: Callable[[], None]) -> bool:
+        """Never at the cost of the work itself: a full volume would end it."""
+        if not self.has_room(size_bytes):
+            if not self._is_too_large:
+                self.warn(
+                    f"No checkpoints are kept: one has about {size_bytes / 2**20:,.0f} MiB, and "
+                    "the disk has no room for it; an interruption goes back to the start"
+                )
+            self._is_too_large = True
+            return False
+        try:
+            write()
+        except OSError as error:
+            self.warn(f"A checkpoint could not be written: {error}")
+            self._kept = time.monotonic()
+            return False
+        return True
+
     def _end_if_asked(self) -> None:
         if self.stop.is_set:
             raise Interrupted("Asked to stop; nothing was published")
@@ -111,6 +133,7 @@ class Keeper:
         except ModelmillError as error:
             # The stage's own transfers report a lost store; the next state may be luckier.
             self.warn(f"A checkpoint could not be saved: {error.what}")
+            self._kept += AGAIN_SECONDS - self.every_seconds
             return
         self.uploads.append(time.monotonic() - begun)
         logger.info(

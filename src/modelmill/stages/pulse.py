@@ -46,6 +46,8 @@ class Outlets:
     live: Callable[[], None] = lambda: None
     """Shows life to who watches whether the stage hangs."""
     checkpoint_seconds: float = CHECKPOINT_SECONDS
+    has_room: Callable[[int], bool] = lambda _: True
+    """Tells whether `resume` can hold so many bytes without taking the output's room."""
 
 
 @dataclass
@@ -70,7 +72,11 @@ class LivePulse:
         self.is_unsaved = False
         """Whether `resume` holds more than what is committed."""
         self.keeper = Keeper(
-            self.outlets.store.commit, self.stop, self.outlets.checkpoint_seconds, self._note_down
+            self.outlets.store.commit,
+            self.stop,
+            self.outlets.checkpoint_seconds,
+            self._note_down,
+            self.outlets.has_room,
         )
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
@@ -151,9 +157,9 @@ class LivePulse:
         self.outlets.live()
         return self.keeper.is_due()
 
-    def keep(self, write: Callable[[], None]) -> None:
+    def keep(self, size_bytes: int, write: Callable[[], None]) -> None:
         """Let a state be written into the resume folder, and commit it in the background."""
-        self.keeper.keep(write)
+        self.keeper.keep(size_bytes, write)
 
     def warn(self, sentence: str) -> None:
         """Log a warning that the report must show as well."""

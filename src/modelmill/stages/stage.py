@@ -70,8 +70,8 @@ class Pulse(Protocol):
         """
         ...
 
-    def keep(self, write: Callable[[], None]) -> None:
-        """Let `write` put a state into `resume`, and commit it in the background.
+    def keep(self, size_bytes: int, write: Callable[[], None]) -> None:
+        """Let `write` put a state of that size into `resume`, and commit it in the background.
 
         What it has written must stay as it is until `is_due` says so again.
 

@@ -44,7 +44,7 @@ class Quiet:
         """Keep nothing."""
         return False
 
-    def keep(self, write: Callable[[], None]) -> None:
+    def keep(self, size_bytes: int, write: Callable[[], None]) -> None:
         """Keep nothing."""
 
     def warn(self, sentence: str) -> None:

@@ -46,7 +46,7 @@ def test_stage_goes_on_while_a_state_is_on_its_way_and_keeps_no_other() -> None:
     shelf = Shelf()
     mine = keeper(shelf, Stop())
     assert mine.is_due()
-    mine.keep(shelf.write("one"))
+    mine.keep(1, shelf.write("one"))
     assert not mine.is_due()
     shelf.may_commit.set()
     mine.wait()
@@ -63,12 +63,12 @@ def test_stop_sends_a_last_state_after_the_one_that_is_on_its_way() -> None:
     """The older one is not given up for one that may not make it."""
     shelf, stop = Shelf(), Stop()
     mine = keeper(shelf, stop, 300)
-    mine.keep(shelf.write("one"))
+    mine.keep(1, shelf.write("one"))
     stop.is_set = True
     assert mine.is_due()
     threading.Timer(0.05, shelf.may_commit.set).start()
     with pytest.raises(Interrupted):
-        mine.keep(shelf.write("two"))
+        mine.keep(1, shelf.write("two"))
     assert shelf.committed == [("one", False), ("two", True)]
 
 
@@ -76,7 +76,7 @@ def test_upload_is_given_up_when_there_is_no_time_left() -> None:
     """Between two parts; the transfer takes back what it has begun."""
     shelf, stop = Shelf(), Stop()
     mine = keeper(shelf, stop)
-    mine.keep(shelf.write("one"))
+    mine.keep(1, shelf.write("one"))
     stop.is_urgent = True
     shelf.may_commit.set()
     mine.settle()
@@ -89,9 +89,9 @@ def test_state_that_cannot_be_saved_costs_a_warning_and_nothing_else() -> None:
     shelf = Shelf(failures=[StoreUnreachable("The store does not answer")])
     shelf.may_commit.set()
     mine = keeper(shelf, Stop())
-    mine.keep(shelf.write("one"))
+    mine.keep(1, shelf.write("one"))
     mine.wait()
-    mine.keep(shelf.write("two"))
+    mine.keep(1, shelf.write("two"))
     mine.wait()
     assert shelf.committed == [("two", False)]
     assert shelf.warnings == ["A checkpoint could not be saved: The store does not answer"]
@@ -105,11 +105,11 @@ def test_full_disk_costs_a_warning_and_nothing_else() -> None:
 
     shelf, stop = Shelf(), Stop()
     mine = keeper(shelf, stop)
-    mine.keep(write)
+    mine.keep(1, write)
     assert "No space left" in shelf.warnings[0]
     stop.is_set = True
     with pytest.raises(Interrupted):
-        mine.keep(write)
+        mine.keep(1, write)
     assert shelf.committed == []
 
 
@@ -119,13 +119,29 @@ def test_grace_period_that_is_too_short_is_said_once() -> None:
     shelf.may_commit.set()
     mine = keeper(shelf, Stop(grace_seconds=1))
     for text in ("one", "two"):
-        mine.keep(shelf.write(text))
+        mine.keep(1, shelf.write(text))
         mine.wait()
     [warning] = shelf.warnings
     assert "asked to stop has 1 s" in warning
     enough = Shelf()
     enough.may_commit.set()
     mine = keeper(enough, Stop(grace_seconds=60))
-    mine.keep(enough.write("one"))
+    mine.keep(1, enough.write("one"))
     mine.wait()
     assert enough.warnings == []
+
+
+def test_state_that_would_take_the_outputs_room_is_not_written() -> None:
+    """Over its limit a volume is evicted with everything on it; better no checkpoints."""
+    shelf, stop = Shelf(), Stop()
+    mine = Keeper(shelf.commit, stop, 0, shelf.warnings.append, lambda size_bytes: size_bytes < 100)
+    for _ in range(2):
+        mine.keep(2**30, shelf.write("large"))
+    assert not mine.is_due()
+    assert shelf.written == []
+    [warning] = shelf.warnings
+    assert "No checkpoints are kept: one has about 1,024 MiB" in warning
+    stop.is_set = True
+    assert mine.is_due()
+    with pytest.raises(Interrupted):
+        mine.keep(2**30, shelf.write("large"))

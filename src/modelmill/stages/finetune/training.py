@@ -280,7 +280,9 @@ class _Session:
         def write() -> None:
             write_state(trainer, watch, made_with, halvings, training.scratch)
 
-        trainer.keep = partial(self.pulse.keep, write)
+        # Weights, two moments of the optimizer, and the best weights.
+        size_bytes = 4 * sum(each.nbytes for each in trainable(self.model).values())
+        trainer.keep = partial(self.pulse.keep, size_bytes, write)
         return watch, trainer
 
     def _go_on(self, trainer: Trainer, watch: Watch, kept: Kept, present: MadeWith) -> None:
