@@ -176,9 +176,9 @@ class LivePulse:
 
     def as_hung(self, seconds: float) -> DeviceFault:
         """Say that nothing has happened for so long, and where."""
-        where = f"{self._part}, {self._done} of {self._total} {self._unit}".strip()
+        far = f", {self._done:,} of {self._total:,} {self._unit}" if self._total else ""
         return DeviceFault(
-            f"No progress for {seconds:.0f} s in '{where}'; the log has the stack of every thread",
+            f"No progress for {seconds:.0f} s in '{self._part}'{far}; the log has the stack of every thread",
             at=self.stage,
             fix="the conductor tries again; if the work is only slow, raise hung_after_seconds in "
             "the profile",
