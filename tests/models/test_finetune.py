@@ -154,7 +154,9 @@ def test_memory_that_is_too_small_halves_the_micro_batch(tuned: Tuned, tune: Tun
     again = tune(settings_of(micro_batch_size=4), pulse=pulse)
     assert again.figures.micro_batch_size == 2
     [warning] = pulse.warnings
-    assert warning == "GPU memory is too small for 4 rows at a time; taking half of them"
+    assert warning == (
+        "Memory is too small for 4 rows at a time; taking 2 of them, the batch stays the same"
+    )
     for point, same in zip(tuned.figures.curve, again.figures.curve, strict=True):
         assert (point.loss or point.eval_loss) == pytest.approx(
             same.loss or same.eval_loss, rel=1e-3
@@ -172,7 +174,10 @@ def test_attempt_after_two_that_were_killed_takes_a_quarter_of_the_rows(tune: Tu
     """The conductor says how often; one row always remains."""
     asked = settings_of(num_train_epochs=1, micro_batch_size=4)
     asked = asked.model_copy(update={"micro_batch_halvings": 2})
-    assert tune(asked).figures.micro_batch_size == 1
+    pulse = RecordingPulse()
+    assert tune(asked, pulse=pulse).figures.micro_batch_size == 1
+    [warning] = pulse.warnings
+    assert warning.startswith("Earlier attempts were killed for their memory; taking 1 rows")
 
 
 def test_output_is_complete_readable_and_names_no_machine(tuned: Tuned) -> None:

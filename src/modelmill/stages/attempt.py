@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -42,7 +42,7 @@ from modelmill.store.artifact import (
     stage_bytes,
     stage_files,
 )
-from modelmill.store.checkpoint import drop_checkpoints, restore_checkpoint
+from modelmill.store.checkpoint import drop_checkpoints, restore_checkpoints
 from modelmill.store.s3 import Store
 from modelmill.store.safety import check_adapter, check_model
 from modelmill.store.sources import pull_source, source_bytes
@@ -105,14 +105,21 @@ def carry_out(given: Assignment, pulse: LivePulse) -> Published:
     started = time.monotonic()
     with pulse.part("pull"):
         inputs = {each.role: _input_of(given.store, each) for each in given.stage.inputs}
-        folders = _pull_inputs(given, inputs, pulse)
-        restore_checkpoint(given.store, given.stage.key, folders.resume)
+        folders = _resuming(given, _pull_inputs(given, inputs, pulse))
     with pulse.part("import"):
         function = _function_of(given.stage.kind)
     outcome = function(_settings_of(given), folders, pulse)
     published = _publish(given, inputs, outcome, pulse, started)
+    pulse.keeper.settle()
     drop_checkpoints(given.store, given.stage.key)
     return published
+
+
+def _resuming(given: Assignment, folders: Folders) -> Folders:
+    """Put the newest state there, and let the stage ask for the one before."""
+    states = restore_checkpoints(given.store, given.stage.key, folders.resume)
+    next(states, False)
+    return replace(folders, fall_back=lambda: next(states, False))
 
 
 def _settings_of(given: Assignment) -> Settings:

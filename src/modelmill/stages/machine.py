@@ -30,6 +30,9 @@ REPORTED_PACKAGES: Final = (
     "pyarrow",
 )
 
+NO_MEMORY: Final = "can't allocate memory"
+"""What torch says on a CPU, in an error of no class of its own."""
+
 
 def versions() -> Mapping[str, str]:
     """List Python and those of the packages that matter which this stage has loaded."""
@@ -76,6 +79,24 @@ def peak_gpu_bytes() -> int:
     return int(torch.cuda.max_memory_allocated())
 
 
+def has_room(work: Path, size_bytes: int, limit_bytes: int | None) -> bool:
+    """Tell whether a state fits into `resume` beside inputs and an output as large as they are."""
+    inputs_bytes, resume_bytes = (_tree_bytes(work / name) for name in ("inputs", "resume"))
+    room_bytes = _room_bytes(work, limit_bytes)
+    if limit_bytes is not None:
+        room_bytes = min(room_bytes, limit_bytes - inputs_bytes - resume_bytes)
+    return size_bytes + inputs_bytes <= room_bytes + resume_bytes
+
+
+def _tree_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _room_bytes(folder: Path, limit_bytes: int | None) -> int:
+    free_bytes = shutil.disk_usage(folder).free
+    return free_bytes if limit_bytes is None else min(free_bytes, limit_bytes)
+
+
 def check_space(folder: Path, needed_bytes: int, limit_bytes: int | None) -> None:
     """Refuse to start what the volume cannot hold.
 
@@ -88,8 +109,7 @@ def check_space(folder: Path, needed_bytes: int, limit_bytes: int | None) -> Non
     Raises:
         DoesNotFit: with both sizes.
     """
-    free_bytes = shutil.disk_usage(folder).free
-    room_bytes = free_bytes if limit_bytes is None else min(free_bytes, limit_bytes)
+    room_bytes = _room_bytes(folder, limit_bytes)
     if needed_bytes > room_bytes:
         raise DoesNotFit(
             f"The stage needs about {needed_bytes / 2**20:,.0f} MiB of disk "

@@ -9,7 +9,7 @@ from modelmill.spec.errors import SpecError, UnsafeArtifact
 from modelmill.spec.records import Ending
 from modelmill.stages.entrypoint import _say_last, as_failure, read_environment
 from modelmill.stages.machine import check_space
-from modelmill.stages.pulse import StopRequested
+from modelmill.stages.stop import StopRequested
 
 ASKED = {
     "MODELMILL_STORE": "s3://bucket",
