@@ -95,7 +95,7 @@ def fate_of(path: Path, inside: PurePosixPath, beside: Surroundings) -> Fate:
         if suffix == ".gguf" and not head.startswith(GGUF):
             raise _disguised(path, head)
         return "unread"
-    if head.startswith(_LFS):
+    if is_pointer(path):
         raise DataError(
             f"{path.name} is not the file itself but a pointer of Git LFS to it",
             at=str(path),
@@ -105,6 +105,11 @@ def fate_of(path: Path, inside: PurePosixPath, beside: Surroundings) -> Fate:
     if beside.has_model and fnmatchcase(path.name.lower(), OTHER_LAYOUT):
         return "other layout"
     return "checked"
+
+
+def is_pointer(path: Path) -> bool:
+    """Tell a file that Git LFS has left in the place of a large one."""
+    return _head(path).startswith(_LFS)
 
 
 def _fate_of_code(path: Path, inside: PurePosixPath, head: bytes, beside: Surroundings) -> Fate:

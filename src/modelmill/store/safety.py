@@ -21,6 +21,7 @@ from modelmill.store.file_kinds import (
     Fate,
     Surroundings,
     fate_of,
+    is_pointer,
 )
 from modelmill.store.gguf import read_gguf_header
 from modelmill.store.json_files import VOCABULARY_NAMES, check_keys, read_json
@@ -167,7 +168,8 @@ def _fate(path: Path, inside: PurePosixPath, beside: Surroundings) -> Fate:
     if path.suffix.lower() == ".gguf":
         for key, template in read_gguf_header(path).chat_templates().items():
             _check_template(path, f"its {key}", template)
-    elif fate in ("other weights", "trainer's state") and path.suffix.lower() in _PICKLED:
+    is_by_product = fate in ("other weights", "trainer's state")
+    if is_by_product and path.suffix.lower() in _PICKLED and not is_pointer(path):
         check_pickle(path)
     return "other weights" if path.name.endswith(_OTHER_INDEXES) else fate
 
