@@ -4,12 +4,13 @@ import json
 import pickle
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 import torch
-from transformers import LlamaConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils.chat_template_utils import render_jinja_template
@@ -24,6 +25,8 @@ from modelmill.store.templates import ChatTemplate, TemplateFailed
 from ..store.attacks import torch_payload
 from ..store.published import CHAT, TOKENS, published_templates
 from ..tiny_stages import Family
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
 
 CPU = torch.device("cpu")
 
@@ -77,9 +80,9 @@ def test_names_of_repositories_are_not_followed(
 
 
 def test_connection_would_be_noticed(asked: list[object]) -> None:
-    """The control: asked for a repository, transformers does try."""
-    with pytest.raises(OSError, match="evil/model"):
-        LlamaConfig.from_pretrained("evil/model")
+    """The control: who asks for something elsewhere is refused, and it is kept."""
+    with pytest.raises(OSError, match="no connections here"):
+        urlopen("http://evil.invalid/model")
     assert asked
 
 
@@ -98,19 +101,15 @@ def test_render_writes_what_transformers_writes() -> None:
         for messages in (CHAT, CHAT[1:], CHAT[:3], CHAT[1:2]):
             for ask in (True, False):
                 ours = theirs = ""
-                try:
+                with suppress(TemplateFailed):
                     ours = template.render(messages, ask=ask, special_tokens=TOKENS)
-                except TemplateFailed:
-                    pass
-                try:
+                with suppress(Exception):  # Templates may end with anything.
                     [[theirs], _] = render_jinja_template(
                         [list(messages)],
                         chat_template=source,
                         add_generation_prompt=ask,
                         **TOKENS,
                     )
-                except Exception:  # noqa: BLE001, S110 - templates may end with anything
-                    pass
                 assert ours == theirs, name
                 written += bool(ours)
     assert written > 4 * len(published)

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from .layouts import (
     gguf,
@@ -171,3 +171,10 @@ TENSORS, SETTINGS, KEY, KIND = 8, 16, 24, 44
 NAME = 57
 """Where the tensor's name's length stands; behind it 1 byte, dimensions, shape, type, offset."""
 SHAPE, TYPE, OFFSET = NAME + 13, NAME + 29, NAME + 33
+
+GGUF_SEEDS: Final = (
+    gguf({"general.name": "x"}, {"w": (4, 4)}, data_bytes=64),
+    gguf({"tokenizer.chat_template": "{{ messages }}"}, data_bytes=0),
+    gguf(data_bytes=0),
+)
+"""Sound files that a fuzzer starts from."""

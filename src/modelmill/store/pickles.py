@@ -8,7 +8,9 @@ it is left out like the others.
 """
 
 import pickletools
+import struct
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
@@ -18,6 +20,11 @@ from modelmill.store.refusals import refused
 LARGEST_PICKLE_BYTES: Final = 8 * 2**20
 """Without the tensors: of an archive the index, of the older form what comes before the data."""
 
+_BROKEN: Final = (
+    *(ValueError, LookupError, EOFError, OSError, RuntimeError, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What reading a damaged archive or pickle can end with."""
 _ZIP: Final = b"PK\3\4"
 _OLD_TORCH: Final = b"\x80\2\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _PICKLES: Final = 3
@@ -64,7 +71,7 @@ def _imports(path: Path) -> Iterator[str]:
             # Behind the number that begins the older form: a version, a machine, the index.
             for _ in range(_PICKLES):
                 yield from _names(file)
-    except (ValueError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except _BROKEN as error:
         raise refused(path, "it is no whole torch file") from error
 
 
