@@ -277,7 +277,7 @@ def _listed(store: Store, address: str) -> tuple[Store, dict[str, ListedObject]]
         item.key.removeprefix(prefix): item
         for item in bucket.list(prefix)
         # Some tools create empty objects that stand for folders.
-        if not item.key.endswith("/")
+        if not item.key.endswith("/") and not _is_hidden(item.key.removeprefix(prefix))
     }
     if alone is not None and (alone.size_bytes or not found):
         return bucket, {key.rpartition("/")[2]: alone}
@@ -285,6 +285,11 @@ def _listed(store: Store, address: str) -> tuple[Store, dict[str, ListedObject]]
         bucket.check()
         raise InputMissing("There is nothing at this address", at=address, fix="correct it")
     return bucket, found
+
+
+def _is_hidden(path: str) -> bool:
+    """Tell what is left out of a local folder too: a hub's and git's own files."""
+    return any(part.startswith(".") for part in path.split("/"))
 
 
 def _digest(found: dict[str, ListedObject]) -> str:
