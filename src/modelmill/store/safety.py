@@ -123,7 +123,7 @@ def check_adapter(folder: Path, inner: str = "") -> tuple[str, ...]:
 
 @dataclass
 class _Found:
-    """What has been read of a folder, once."""
+    """What has been read of a folder and is needed again."""
 
     documents: dict[Path, JsonValue] = field(default_factory=dict)
     headers: dict[Path, Mapping[str, TensorInfo]] = field(default_factory=dict)
@@ -186,11 +186,12 @@ def _check_content(path: Path, found: _Found) -> None:
             raise refused(path, "no template is that long")
         _check_template(path, "it", _text_of(path))
     elif suffix == ".json":
-        if path not in found.documents:
-            found.documents[path] = read_json(path)
+        document = found.documents[path] if path in found.documents else read_json(path)
         if path.name not in VOCABULARY_NAMES:
-            check_keys(path, found.documents[path])
-            _check_templates(path, found.documents[path])
+            check_keys(path, document)
+            _check_templates(path, document)
+        if path.name.endswith(_INDEX_SUFFIX):
+            found.documents[path] = document
 
 
 def _notes(left_out: Mapping[Fate, Sequence[str]]) -> tuple[str, ...]:
