@@ -104,14 +104,14 @@ NUMBERS: Final = tuple(
     for size in (4, 8)
     for value in (0, 1, -1, 2 ** (8 * size - 1) - 1, -(2 ** (8 * size - 1)), 2**16, 2**30)
 )
-WORDS: Final = (
-    *["{{", "}}", "{%", "%}", "{%-", "-%}", "{#", "#}", "for", "in", "if", "else", "endif", "endfor", "set", "endset", "macro", "endmacro"],
-    *["call", "endcall", "filter", "endfilter", "raw", "endraw", "generation", "endgeneration", "break", "continue"],
-    *["recursive", "namespace", "range", "messages", "loop", "loop.index", "content", "role", "bos_token", "dict"],
-    *["add_generation_prompt", "raise_exception", "strftime_now", "tojson", "trim", "join", "replace", "map"],
-    *["select", "attr", "length", "default", "~", "+", "-", "*", "/", "//", "%", "**", "==", "<", "(", ")", "[", "]", "{", "}", ",", ":", ".", "|", "=", "'a'", '"b"'],
-    *["0", "1", "99999", "1e9", "__class__", "_x", "not", "and", "or", "is", "defined", "none", "true", "x", "y", "n.x"],
-)
+_LANGUAGE: Final = """
+    {{ }} {% %} {%- -%} {# #} for in if else endif endfor set endset macro endmacro call endcall
+    filter endfilter raw endraw generation endgeneration break continue recursive namespace range
+    messages loop loop.index content role bos_token dict add_generation_prompt raise_exception
+    strftime_now tojson trim join replace map select attr length default ~ + - * / // % ** == <
+    ( ) [ ] { } , : . | = 'a' "b" 0 1 99999 1e9 __class__ _x not and or is defined none true x y n.x
+"""
+WORDS: Final = tuple(_LANGUAGE.split())
 
 
 def changed(body: bytes, others: list[bytes], chance: random.Random) -> bytes:

@@ -92,7 +92,7 @@ def fate_of(path: Path, inside: PurePosixPath, beside: Surroundings) -> Fate:
     if suffix in CODE_SUFFIXES:
         return _fate_of_code(path, inside, head, beside)
     if suffix and suffix not in READ_SUFFIXES:
-        if suffix == ".gguf" and not head.startswith(GGUF):
+        if suffix == ".gguf" and not head.startswith((GGUF, _LFS)):
             raise _disguised(path, head)
         return "unread"
     if is_pointer(path):

@@ -19,6 +19,9 @@ MAGIC: Final = b"GGUF"
 VERSIONS: Final = (2, 3)
 MOST_ENTRIES: Final = 2**20
 """Settings, or tensors; the largest models have tens of thousands."""
+MOST_VALUES: Final = 2**22
+"""Of one array; the largest vocabularies have 2**18 pieces and twice as many merges."""
+LONGEST_HEADER_BYTES: Final = 2**28
 LONGEST_NAME_BYTES: Final = 2**16
 LONGEST_TEXT_BYTES: Final = 2**24
 MOST_DIMENSIONS: Final = 4
@@ -112,13 +115,13 @@ class _Reader:
         self.size_bytes = path.stat().st_size
 
     def left(self) -> int:
-        """Say how many bytes are left."""
-        return self.size_bytes - self._file.tell()
+        """Say how many bytes of a header may be left."""
+        return min(self.size_bytes, LONGEST_HEADER_BYTES) - self._file.tell()
 
     def take(self, count: int) -> bytes:
         """Take some bytes."""
         if count > self.left():
-            raise refused(self._path, "its header goes beyond the end of the file")
+            raise refused(self._path, "its header does not end within the file")
         return self._file.read(count)
 
     def number(self, form: str) -> int:
@@ -158,7 +161,7 @@ class _Reader:
         kind, count = self.number("<I"), self.number("<Q")
         form = _NUMBERS.get(kind)
         each_bytes = struct.calcsize(form) if form else 8
-        if count * each_bytes > self.left():
+        if count > MOST_VALUES or count * each_bytes > self.left():
             raise refused(self._path, f"an array would have {count:,} values")
         if form is None:
             return [self.value(kind, in_array=True) for _ in range(count)]

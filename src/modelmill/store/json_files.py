@@ -22,8 +22,10 @@ from pydantic import JsonValue
 
 from modelmill.store.refusals import broken, refused
 
-LARGEST_JSON_BYTES: Final = 128 * 1024 * 1024
+LARGEST_VOCABULARY_BYTES: Final = 128 * 2**20
 """The largest ordinary one, a tokenizer of 256,000 pieces, has 34 MB."""
+LARGEST_JSON_BYTES: Final = 32 * 2**20
+"""Of others; the largest, indexes of mixtures of experts, have 15 MB."""
 DEEPEST_JSON: Final = 64
 
 VOCABULARY_NAMES: Final = frozenset(
@@ -67,7 +69,8 @@ def read_json(path: Path) -> JsonValue:
         DataError: it is not JSON.
     """
     size_bytes = path.stat().st_size
-    if size_bytes > LARGEST_JSON_BYTES:
+    is_vocabulary = path.name in VOCABULARY_NAMES
+    if size_bytes > (LARGEST_VOCABULARY_BYTES if is_vocabulary else LARGEST_JSON_BYTES):
         raise refused(path, f"{size_bytes:,} bytes of JSON are more than any model needs")
 
     def unique(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:

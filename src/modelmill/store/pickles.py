@@ -7,13 +7,14 @@ so the names that stand in them openly are looked at.  A clever pickle can hide 
 it is left out like the others.
 """
 
+import io
 import pickletools
 import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
 from modelmill.store.refusals import refused
 
@@ -69,8 +70,9 @@ def _imports(path: Path) -> Iterator[str]:
             if file.read(len(_OLD_TORCH)) != _OLD_TORCH:
                 raise refused(path, "it is a pickle, and not one that torch wrote")
             # Behind the number that begins the older form: a version, a machine, the index.
+            start = io.BytesIO(file.read(LARGEST_PICKLE_BYTES))
             for _ in range(_PICKLES):
-                yield from _names(file)
+                yield from _names(start)
     except _BROKEN as error:
         raise refused(path, "it is no whole torch file") from error
 
@@ -84,17 +86,18 @@ def _in_archive(path: Path) -> Iterator[str]:
             if each.file_size > LARGEST_PICKLE_BYTES:
                 raise refused(path, f"its index unpacks to {each.file_size:,} bytes")
             with archive.open(each) as file:
-                yield from _names(file)
+                yield from _names(io.BytesIO(file.read(LARGEST_PICKLE_BYTES)))
 
 
-def _names(file: IO[bytes]) -> Iterator[str]:
-    """Follow the opcodes up to the end of a pickle, and the texts that become names."""
+def _names(body: io.BytesIO) -> Iterator[str]:
+    """Follow the opcodes up to the end of a pickle, and the texts that become names.
+
+    In memory, because an opcode may ask a file for more bytes than there is memory.
+    """
     texts: list[str] = []
     kept: dict[int, str] = {}
     top = ""
-    for opcode, argument, position in pickletools.genops(file):
-        if position is not None and position > LARGEST_PICKLE_BYTES:
-            raise ValueError("no end of the pickle")
+    for opcode, argument, _ in pickletools.genops(body):
         match opcode.name:
             case "GLOBAL" | "INST":
                 yield str(argument).replace(" ", ".")

@@ -59,7 +59,7 @@ _MODEL_WEIGHTS: Final = ("model.safetensors", "model.safetensors.index.json")
 _OTHER_INDEXES = (".bin.index.json", ".h5.index.json", ".msgpack.index.json")
 _WEIGHT_MAP = TypeAdapter(dict[str, str])
 _NAMES_SHOWN: Final = 3
-BYTES_PER_CHARACTER: Final = 4
+_BYTES_PER_CHARACTER: Final = 4
 """At most, in UTF-8."""
 
 
@@ -123,7 +123,7 @@ def check_adapter(folder: Path, inner: str = "") -> tuple[str, ...]:
 
 @dataclass
 class _Found:
-    """What has been read of a folder, once."""
+    """What has been read of a folder and is needed again."""
 
     documents: dict[Path, JsonValue] = field(default_factory=dict)
     headers: dict[Path, Mapping[str, TensorInfo]] = field(default_factory=dict)
@@ -165,11 +165,12 @@ def _check_files(folder: Path, may_map_code: Sequence[str] = ()) -> tuple[str, .
 
 def _fate(path: Path, inside: PurePosixPath, beside: Surroundings) -> Fate:
     fate = fate_of(path, inside, beside)
+    if is_pointer(path):
+        return fate
     if path.suffix.lower() == ".gguf":
         for key, template in read_gguf_header(path).chat_templates().items():
             _check_template(path, f"its {key}", template)
-    is_by_product = fate in ("other weights", "trainer's state")
-    if is_by_product and path.suffix.lower() in _PICKLED and not is_pointer(path):
+    elif fate in ("other weights", "trainer's state") and path.suffix.lower() in _PICKLED:
         check_pickle(path)
     return "other weights" if path.name.endswith(_OTHER_INDEXES) else fate
 
@@ -182,15 +183,16 @@ def _check_content(path: Path, found: _Found) -> None:
     if suffix == SAFETENSORS:
         found.headers[path] = read_safetensors_header(path)
     elif suffix == ".jinja":
-        if path.stat().st_size > BYTES_PER_CHARACTER * LONGEST_TEMPLATE:
+        if path.stat().st_size > _BYTES_PER_CHARACTER * LONGEST_TEMPLATE:
             raise refused(path, "no template is that long")
         _check_template(path, "it", _text_of(path))
     elif suffix == ".json":
-        if path not in found.documents:
-            found.documents[path] = read_json(path)
+        document = found.documents[path] if path in found.documents else read_json(path)
         if path.name not in VOCABULARY_NAMES:
-            check_keys(path, found.documents[path])
-            _check_templates(path, found.documents[path])
+            check_keys(path, document)
+            _check_templates(path, document)
+        if path.name.endswith(_INDEX_SUFFIX):
+            found.documents[path] = document
 
 
 def _notes(left_out: Mapping[Fate, Sequence[str]]) -> tuple[str, ...]:
