@@ -57,6 +57,7 @@ class Proxy:
         self.target = target.removeprefix("http://")
         self.faults: list[tuple[str, Fault]] = []
         self.applied: list[Fault] = []
+        self.seen: list[str] = []
         proxy = self
 
         class Handler(_Handler):
@@ -72,6 +73,7 @@ class Proxy:
 
     def take(self, method: str) -> Fault | None:
         """Use up the next planned fault if it is for this method."""
+        self.seen.append(method)
         if self.faults and self.faults[0][0] == method:
             fault = self.faults.pop(0)[1]
             self.applied.append(fault)

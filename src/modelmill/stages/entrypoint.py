@@ -8,9 +8,7 @@ import contextlib
 import errno
 import logging
 import os
-import shutil
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Mapping
@@ -46,6 +44,7 @@ from modelmill.spec.records import Ending, Live, Progress
 from modelmill.stages import machine
 from modelmill.stages.attempt import Assignment, carry_out, is_committed
 from modelmill.stages.pulse import LivePulse, Outlets, Stop, StopRequested, Told, end_with
+from modelmill.stages.workplace import workplace
 from modelmill.store.artifact import attempt_id
 from modelmill.store.checkpoint import drop_live, put_live, save_checkpoint
 from modelmill.store.runs import get_plan, put_progress
@@ -64,7 +63,7 @@ class Asked:
     stage: str
     plan_sha256: str
     attempt: str
-    work: Path
+    work: Path | None
     work_limit_bytes: int | None
     halvings: int
     progress_file: Path | None
@@ -100,7 +99,7 @@ def read_environment(environment: Mapping[str, str]) -> Asked:
         stage=environment[ENV_STAGE],
         plan_sha256=environment[ENV_PLAN_SHA256],
         attempt=environment.get(ENV_ATTEMPT) or attempt_id(),
-        work=path(ENV_WORK) or Path(tempfile.gettempdir()),
+        work=path(ENV_WORK),
         work_limit_bytes=number(ENV_WORK_BYTES),
         halvings=number(ENV_HALVINGS) or 0,
         progress_file=path(ENV_PROGRESS_FILE),
@@ -151,23 +150,20 @@ def main() -> int:
 def _attempt(asked: Asked, stop: Stop) -> str:
     store = open_store(asked.store)
     plan = Plan.model_validate_json(get_plan(store, asked.run, asked.plan_sha256))
-    work = Path(tempfile.mkdtemp(prefix=f"{asked.stage}-", dir=asked.work))
-    try:
+    with workplace(asked.work, asked.stage) as place:
         if asked.stage == "report":
-            return _report(asked, store, plan, stop, work)
+            return _report(asked, store, plan, stop, place.own)
         given = Assignment(
             store,
             asked.run,
             plan,
             _planned(plan, asked),
             asked.attempt,
-            work,
+            place,
             asked.work_limit_bytes,
             asked.halvings,
         )
         return _carry_out(asked, given, stop)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _planned(plan: Plan, asked: Asked) -> Stage:
@@ -185,7 +181,7 @@ def _carry_out(asked: Asked, given: Assignment, stop: Stop) -> str:
     store, key = given.store, given.stage.key
     if is_committed(store, given.stage):
         return "was committed already"
-    resume = given.work / "resume"
+    resume = given.workplace.own / "resume"
 
     def save() -> None:
         save_checkpoint(store, key, asked.attempt, resume)

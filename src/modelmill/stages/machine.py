@@ -1,4 +1,4 @@
-"""What a stage runs on and what it costs there: device, versions, memory, disk.
+"""What a stage runs on and what it costs there: device, versions, memory.
 
 Reads the operating system and the libraries that are already loaded; loads none itself.
 """
@@ -6,13 +6,11 @@ Reads the operating system and the libraries that are already loaded; loads none
 import importlib.metadata
 import platform
 import resource
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from modelmill.spec.errors import DoesNotFit
 from modelmill.spec.records import Device
 
 REPORTED_PACKAGES: Final = (
@@ -74,26 +72,3 @@ def peak_gpu_bytes() -> int:
     if torch is None or not torch.cuda.is_available():
         return 0
     return int(torch.cuda.max_memory_allocated())
-
-
-def check_space(folder: Path, needed_bytes: int, limit_bytes: int | None) -> None:
-    """Refuse to start what the volume cannot hold.
-
-    Args:
-        folder: on the volume.
-        needed_bytes: inputs, output and what lies between.
-        limit_bytes: the volume's own limit where the file system does not know it: over an
-            emptyDir's limit the kubelet evicts, there is no ENOSPC.
-
-    Raises:
-        DoesNotFit: with both sizes.
-    """
-    free_bytes = shutil.disk_usage(folder).free
-    room_bytes = free_bytes if limit_bytes is None else min(free_bytes, limit_bytes)
-    if needed_bytes > room_bytes:
-        raise DoesNotFit(
-            f"The stage needs about {needed_bytes / 2**20:,.0f} MiB of disk "
-            f"and {room_bytes / 2**20:,.0f} MiB are free",
-            at=str(folder),
-            fix="free some space, or name a larger folder in MODELMILL_WORK",
-        )

@@ -16,10 +16,14 @@ from pathlib import Path
 from typing import Final
 
 from modelmill.spec.records import FileRecord
-from modelmill.store.landing import JOURNAL, journal_of, take
+from modelmill.store.landing import JOURNAL, forget, take
+from modelmill.store.space import free_bytes_of
 
 OLD_SECONDS: Final = 24 * 3600.0
 """Whoever did not come back within a day fetches anew."""
+
+KEPT: Final = ".modelmill-kept"
+"""Its usual name, in the folder that is filled or beside it."""
 
 _BLOCK_BYTES: Final = 512
 
@@ -29,6 +33,10 @@ class Kept:
     """A folder of kept files; there is nothing in it that cannot be fetched again."""
 
     folder: Path
+
+    def name_of(self, file: FileRecord) -> Path:
+        """Say where a file is kept."""
+        return self.folder / file.sha256
 
     def present_bytes(self, files: Iterable[FileRecord]) -> int:
         """Say how much of the files is on the disk already."""
@@ -72,8 +80,7 @@ def _remove(path: Path) -> None:
     fd = take(path)
     if fd == -1:
         return
-    journal_of(path).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
+    forget(path)
     os.close(fd)
 
 
@@ -88,11 +95,3 @@ def _changed(path: Path) -> float:
     with suppress(OSError):
         return path.lstat().st_mtime
     return time.time()
-
-
-def free_bytes_of(folder: Path) -> int:
-    """Say how much more the volume of a folder holds, even before the folder exists."""
-    while not folder.exists():
-        folder = folder.parent
-    status = os.statvfs(folder)
-    return status.f_bavail * status.f_frsize

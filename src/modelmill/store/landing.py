@@ -44,12 +44,12 @@ class Landing:
         self._kept = kept
         self._fd = self._journal_fd = -1
         self._unfinished: Path | None = None
-        self._done = bytearray()
+        self._done = b""
 
     def open(self) -> None:
         """Take up the kept file, unless a live process has it; else begin one of its own."""
         if self._kept is not None:
-            self._fd = take(self._kept)
+            self._fd = self._take_up(self._kept)
         if self._fd == -1:
             self._kept = None
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,22 +59,30 @@ class Landing:
         os.fchmod(self._fd, FILE_MODE)
         self._read_journal()
 
+    def _take_up(self, kept: Path) -> int:
+        fd = take(kept)
+        if fd != -1 and _is_linked(fd) and os.fstat(fd).st_size != self._size_bytes:
+            # It is somebody's file, and has been changed: theirs to keep.
+            forget(kept)
+            os.close(fd)
+            return take(kept)
+        return fd
+
     def _read_journal(self) -> None:
         """Find out which parts are there.  Wrong claims are harmless: the digest decides."""
-        size_bytes = self._size_bytes
-        count = part_count(size_bytes, PART_BYTES)
-        is_whole = os.fstat(self._fd).st_size == size_bytes
-        if self._kept is None or count == 1:
-            self._done = bytearray([is_whole and self._kept is not None])
-            self._done.extend(bytes(count - 1))
-            return
-        journal = journal_of(self._kept)
-        if not is_whole:
-            journal.unlink(missing_ok=True)
-            os.ftruncate(self._fd, 0)
-            os.ftruncate(self._fd, size_bytes)
-        self._journal_fd = os.open(journal, os.O_RDWR | os.O_CREAT, FILE_MODE)
-        self._done = bytearray(os.pread(self._journal_fd, count, 0).ljust(count, b"\0"))
+        count = part_count(self._size_bytes, PART_BYTES)
+        is_whole = os.fstat(self._fd).st_size == self._size_bytes
+        if self._kept is None:
+            self._done = bytes(count)
+        elif count == 1 or _is_linked(self._fd):
+            self._done = bytes([is_whole]) * count
+        else:
+            journal = journal_of(self._kept)
+            if not is_whole:
+                journal.unlink(missing_ok=True)
+                os.ftruncate(self._fd, self._size_bytes)
+            self._journal_fd = os.open(journal, os.O_RDWR | os.O_CREAT, FILE_MODE)
+            self._done = os.pread(self._journal_fd, count, 0).ljust(count, b"\0")
 
     def present(self, number: int) -> bytes | None:
         """Read a part that an earlier process has written, if it has."""
@@ -98,7 +106,8 @@ class Landing:
 
     def forget(self) -> None:
         """Start over, once it is opened again: what is there is not the file."""
-        os.ftruncate(self._fd, 0)
+        if self._kept is not None:
+            forget(self._kept)
         self.close()
 
     def land(self) -> None:
@@ -148,6 +157,12 @@ def take(path: Path) -> int:
             # Removed or moved away between opening and locking.
             os.close(fd)
     return -1
+
+
+def forget(kept: Path) -> None:
+    """Remove a kept file that this process has taken; another name of it stays as it is."""
+    journal_of(kept).unlink(missing_ok=True)
+    kept.unlink(missing_ok=True)
 
 
 def journal_of(kept: Path) -> Path:
@@ -200,6 +215,11 @@ def _full_disk_named(path: Path) -> Iterator[None]:
 
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+
+
+def _is_linked(fd: int) -> bool:
+    """Tell whether a kept file is an input of somebody too, and so must not be written to."""
+    return os.fstat(fd).st_nlink > 1
 
 
 def _is_at(path: Path, status: os.stat_result) -> bool:

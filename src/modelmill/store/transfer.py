@@ -97,7 +97,7 @@ def download_many(
             _Incoming(
                 reading,
                 _Wanted(key, record.size_bytes, sha256=record.sha256),
-                Landing(path, record.size_bytes, kept and kept.folder / record.sha256),
+                Landing(path, record.size_bytes, None if kept is None else kept.name_of(record)),
             )
             for record, key, path in files
         )
@@ -254,6 +254,7 @@ class _Nowhere:
     def present(self, number: int) -> bytes | None:
         """Have nothing."""
         del number
+        return None
 
     def write(self, number: int, body: bytes) -> None:
         """Do nothing."""
