@@ -107,11 +107,6 @@ SHAPES: Final[dict[str, Hostile]] = {
         "own: links", lambda folder, _: (folder / ".hidden").symlink_to("nowhere"),
         "link or a device", ".hidden",
     ),
-    "second name": Hostile(
-        "own: links",
-        lambda folder, _: os.link(folder / "config.json", folder.with_name("elsewhere.json")),
-        "has other names", "config.json",
-    ),
     "pipe": Hostile(
         "own: links", lambda folder, _: os.mkfifo(folder / "vocab.txt"),
         "link or a device", "vocab.txt",

@@ -7,8 +7,9 @@ import pytest
 from modelmill.spec.errors import DigestMismatch, InputMissing, UnsafeArtifact
 from modelmill.spec.records import FileRecord
 from modelmill.store.artifact import attempt_prefix, pull, stage_files, verify
+from modelmill.store.crew import PART_BYTES
 from modelmill.store.s3 import Store
-from modelmill.store.transfer import PART_BYTES, download, upload
+from modelmill.store.transfer import download, upload
 from tests.store.conftest import Publisher
 from tests.store.proxy import Proxy
 

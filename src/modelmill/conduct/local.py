@@ -160,7 +160,8 @@ class LocalBackend:
             ENV_STAGE: order.stage,
             ENV_PLAN_SHA256: order.plan_sha256,
             ENV_ATTEMPT: attempt,
-            ENV_WORK: str(folder),
+            # Of all attempts: one goes on from what a killed one has fetched.
+            ENV_WORK: str(self.place.home / "work"),
             ENV_PROGRESS_FILE: str(folder / "progress"),
             ENV_TERMINATION: str(folder / "termination"),
             ENV_PARENT_PID: str(os.getpid()),

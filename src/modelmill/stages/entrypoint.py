@@ -9,9 +9,7 @@ import errno
 import faulthandler
 import logging
 import os
-import shutil
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -53,6 +51,7 @@ from modelmill.stages.hang import Hang
 from modelmill.stages.keeper import CHECKPOINT_SECONDS
 from modelmill.stages.pulse import LivePulse, Outlets, Told
 from modelmill.stages.stop import Stop, StopRequested, end_with
+from modelmill.stages.workplace import workplace
 from modelmill.store.artifact import attempt_id
 from modelmill.store.checkpoint import drop_live, put_live, save_checkpoint
 from modelmill.store.runs import get_plan, put_progress
@@ -81,7 +80,7 @@ class Asked:
     stage: str
     plan_sha256: str
     attempt: str
-    work: Path
+    work: Path | None
     work_limit_bytes: int | None
     halvings: int
     checkpoint_seconds: float
@@ -120,7 +119,7 @@ def read_environment(environment: Mapping[str, str]) -> Asked:
         stage=environment[ENV_STAGE],
         plan_sha256=environment[ENV_PLAN_SHA256],
         attempt=environment.get(ENV_ATTEMPT) or attempt_id(),
-        work=path(ENV_WORK) or Path(tempfile.gettempdir()),
+        work=path(ENV_WORK),
         work_limit_bytes=number(ENV_WORK_BYTES),
         halvings=number(ENV_HALVINGS) or 0,
         checkpoint_seconds=number(ENV_CHECKPOINT_SECONDS) or CHECKPOINT_SECONDS,
@@ -176,23 +175,20 @@ def main() -> int:
 def _attempt(asked: Asked, stop: Stop) -> str:
     store = open_store(asked.store)
     plan = Plan.model_validate_json(get_plan(store, asked.run, asked.plan_sha256))
-    work = Path(tempfile.mkdtemp(prefix=f"{asked.stage}-", dir=asked.work))
-    try:
+    with workplace(asked.work, asked.stage) as place:
         if asked.stage == "report":
-            return _report(asked, store, plan, stop, work)
+            return _report(asked, store, plan, stop, place.own)
         given = Assignment(
             store,
             asked.run,
             plan,
             _planned(plan, asked),
             asked.attempt,
-            work,
+            place,
             asked.work_limit_bytes,
             asked.halvings,
         )
         return _carry_out(asked, given, stop)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _planned(plan: Plan, asked: Asked) -> Stage:
@@ -210,7 +206,7 @@ def _carry_out(asked: Asked, given: Assignment, stop: Stop) -> str:
     store, key = given.store, given.stage.key
     if is_committed(store, given.stage):
         return "was committed already"
-    resume = given.work / "resume"
+    resume = given.workplace.own / "resume"
 
     def save(on_bytes: Callable[[int], None], *, is_last: bool) -> None:
         seconds = LAST_WORDS_SECONDS if is_last else SAVE_SECONDS
@@ -222,7 +218,7 @@ def _carry_out(asked: Asked, given: Assignment, stop: Stop) -> str:
         put_live(store, key, Live(run=asked.run, attempt=asked.attempt, time=progress.time))
 
     try:
-        with _pulse(asked, stop, Told(tell, save), given.work) as pulse:
+        with _pulse(asked, stop, Told(tell, save), given.workplace.own) as pulse:
             published = carry_out(given, pulse)
     except BaseException as error:
         pulse.keeper.settle()

@@ -18,9 +18,10 @@ from modelmill.spec.errors import DataError, UnsafeArtifact
 from modelmill.spec.names import COMMITTED, checkpoint_prefix, live_name
 from modelmill.spec.records import FileRecord, Live, Record
 from modelmill.store.artifact import stage_files
+from modelmill.store.crew import OnBytes, no_progress
 from modelmill.store.keys import check_paths
 from modelmill.store.s3 import ListedObject, Store
-from modelmill.store.transfer import OnBytes, download_many, no_progress
+from modelmill.store.transfer import download_many
 
 logger = logging.getLogger(__name__)
 

@@ -13,12 +13,12 @@ from modelmill.spec.errors import DataError, PermissionRefused
 from modelmill.spec.records import FileRecord
 from modelmill.spec.settings import Pin
 from modelmill.spec.sources import HubAddress, parse_hub
+from modelmill.store.crew import OnBytes, no_progress
 from modelmill.store.hub_client import Hub
 from modelmill.store.hub_download import download
 from modelmill.store.hub_failures import HOW_TO_GIVE_ONE, offline
 from modelmill.store.hub_files import digest_of
 from modelmill.store.keys import check_paths
-from modelmill.store.transfer import OnBytes, no_progress
 
 
 def pin_hub(address: str, retry_budget_seconds: float) -> Pin:

@@ -217,8 +217,6 @@ def _check_kind(path: Path) -> None:
     status = path.lstat()
     if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)):
         raise refused(path, "it is a link or a device, which can lead anywhere")
-    if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
-        raise refused(path, "it has other names, under which it could be changed after the check")
 
 
 def _text_of(path: Path) -> str:

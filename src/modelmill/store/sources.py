@@ -22,15 +22,11 @@ from modelmill.spec.records import FileRecord, Record
 from modelmill.spec.settings import Pin
 from modelmill.spec.sources import is_hub
 from modelmill.store.artifact import SETTLE_PAUSE_SECONDS, local_files
+from modelmill.store.crew import OnBytes, no_progress
+from modelmill.store.kept import Kept
 from modelmill.store.keys import check_paths
 from modelmill.store.s3 import ListedObject, Store, open_source
-from modelmill.store.transfer import (
-    OnBytes,
-    download_listed,
-    download_many,
-    no_progress,
-    upload_many,
-)
+from modelmill.store.transfer import download_listed, download_many, upload_many
 from modelmill.store.whole import is_whole
 
 TRIES = 3
@@ -146,7 +142,11 @@ def source_bytes(store: Store, pin: Pin) -> int:
 
 
 def pull_source(
-    store: Store, pin: Pin, destination: Path, on_bytes: OnBytes = no_progress
+    store: Store,
+    pin: Pin,
+    destination: Path,
+    on_bytes: OnBytes = no_progress,
+    kept: Kept | None = None,
 ) -> tuple[FileRecord, ...]:
     """Download a pinned source into a folder; a single file keeps its name.
 
@@ -168,6 +168,7 @@ def pull_source(
                 store,
                 [(file, f"{prefix}/{file.path}", destination / file.path) for file in files],
                 on_bytes,
+                kept,
             )
         except DigestMismatch as error:
             raise DigestMismatch(
