@@ -145,6 +145,11 @@ class Place:
         self.most_steps.append(attempt.steps())
         return code
 
+    def stalls(self) -> list[float]:
+        """List for how many seconds training stood still for each checkpoint."""
+        logs = "".join(attempt.log() for attempt in self.attempts)
+        return [float(each) for each in re.findall(r"stood still for ([0-9.]+) s", logs)]
+
     def adapter(self) -> dict[str, bytes]:
         """Read what was committed, but what names the attempt."""
         committed = read_manifest(self.store, "finetune", self.stage.key)

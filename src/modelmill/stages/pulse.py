@@ -178,7 +178,8 @@ class LivePulse:
         """Say that nothing has happened for so long, and where."""
         far = f", {self._done:,} of {self._total:,} {self._unit}" if self._total else ""
         return DeviceFault(
-            f"No progress for {seconds:.0f} s in '{self._part}'{far}; the log has the stack of every thread",
+            f"No progress for {seconds:.0f} s in '{self._part}'{far}; "
+            "the log has the stack of every thread",
             at=self.stage,
             fix="the conductor tries again; if the work is only slow, raise hung_after_seconds in "
             "the profile",
