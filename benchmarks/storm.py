@@ -1,10 +1,11 @@
 """How much work is lost on machines that are taken away every minute, and whether the result is.
 
-    .venv/bin/python benchmarks/storm.py [--minutes N] [--checkpoint-seconds S]
+    .venv/bin/python benchmarks/storm.py [--epochs N] [--checkpoint-seconds S] [--seed N]
 
-The same fine-tune is computed twice: in calm, and by processes that are killed after 20 to 60
-seconds, half of them with SIGKILL and half with SIGTERM and a grace period.  Goodput is the steps
-of the recipe by the steps that were computed for it.  The last line is one JSON object.
+The same fine-tune is computed twice: in calm, and by processes that are killed 20 to 60 seconds
+after their first step, half of them with SIGKILL and half with SIGTERM and a grace period.
+Goodput is the steps of the recipe by the steps that were computed for it.  The last line is one
+JSON object.
 """
 
 import argparse
@@ -12,9 +13,11 @@ import json
 import os
 import random
 import signal
+import statistics
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -24,13 +27,27 @@ from modelmill.store.embedded import EmbeddedStore  # noqa: E402
 from tests.storm import Attempt, Place, fetched, lay_out, torn_uploads  # noqa: E402
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 20, 60
-SAMPLE_EPOCHS = 60
+
+
+@dataclass
+class Clock:
+    """Strikes so long after the first step of an attempt."""
+
+    seconds: float
+    first: float | None = None
+
+    def __call__(self, attempt: Attempt) -> bool:
+        """Look at it."""
+        now = time.monotonic()
+        if self.first is None and attempt.steps() > attempt.begun_at():
+            self.first = now
+        return self.first is not None and now - self.first >= self.seconds
 
 
 def main() -> None:
     """Measure, and print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--minutes", type=float, default=5)
+    parser.add_argument("--epochs", type=int, default=1000, help="of 7 steps")
     parser.add_argument("--checkpoint-seconds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
@@ -38,13 +55,10 @@ def main() -> None:
         home = Path(folder)
         with EmbeddedStore(home / "store") as embedded:
             os.environ.update(embedded.environment)
-            epochs = epochs_of(home / "sample", asked.minutes * 60)
-            say(f"{epochs} passes over the rows")
-            work = home / "work"
-            work.mkdir()
-            lay_out(work, epochs)
-            calm = in_calm(work)
-            storm = in_storm(work, asked.checkpoint_seconds, random.Random(asked.seed))
+            lay_out(home, asked.epochs)
+            calm = in_calm(home)
+            say(f"calm: {calm.figures()['steps']} steps in {calm.work_seconds():.0f} s")
+            storm = in_storm(home, asked.checkpoint_seconds, random.Random(asked.seed))
             torn = list(torn_uploads(embedded))
     useful = int(str(calm.figures()["steps"]))
     result = {
@@ -54,23 +68,17 @@ def main() -> None:
         "goodput": round(useful / storm.steps_all, 3),
         "is_equal": storm.adapter() == calm.adapter() and storm.figures() == calm.figures(),
         "torn_uploads": len(torn),
+        "checkpoints": len(storm.stalls()),
+        "stall_seconds": round(statistics.median(storm.stalls()), 3),
     }
     print(json.dumps(result))
-
-
-def epochs_of(folder: Path, seconds: float) -> int:
-    """Train for a moment to find out how many passes take so long."""
-    folder.mkdir()
-    lay_out(folder, SAMPLE_EPOCHS)
-    sample = fetched(folder, "sample", 300)
-    run_to_its_end(sample)
-    return max(SAMPLE_EPOCHS, int(SAMPLE_EPOCHS * seconds / sample.work_seconds()))
 
 
 def in_calm(folder: Path) -> Place:
     """Train without any kill."""
     calm = fetched(folder, "calm", 300)
-    run_to_its_end(calm)
+    if calm.train(lambda _: False, signal.SIGTERM) != 0:
+        sys.exit(calm.attempts[-1].log())
     return calm
 
 
@@ -79,24 +87,13 @@ def in_storm(folder: Path, checkpoint_seconds: int, draw: random.Random) -> Plac
     storm = fetched(folder, "storm", checkpoint_seconds)
     while True:
         number = draw.choice((signal.SIGKILL, signal.SIGTERM))
-        ends = time.monotonic() + draw.uniform(SHORTEST_SECONDS, LONGEST_SECONDS)
-
-        def is_time(_: Attempt, ends: float = ends) -> bool:
-            return time.monotonic() >= ends
-
-        code = storm.train(is_time, number)
+        code = storm.train(Clock(draw.uniform(SHORTEST_SECONDS, LONGEST_SECONDS)), number)
         last = storm.attempts[-1]
         say(f"{number.name}: exit {code}, steps {last.begun_at()} to {storm.most_steps[-1]}")
         if code == 0:
             return storm
         if code not in (-signal.SIGKILL, 75):
             sys.exit(last.log())
-
-
-def run_to_its_end(place: Place) -> None:
-    """Train in peace."""
-    if place.train(lambda _: False, signal.SIGTERM) != 0:
-        sys.exit(place.attempts[-1].log())
 
 
 def say(text: str) -> None:

@@ -9,13 +9,13 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelmill.conduct.conductor import Conducted
+from modelmill.conduct.local import interpreter
 from modelmill.conduct.prepare import Asked, prepare
 from modelmill.spec.loading import load_run
 from modelmill.spec.names import (
@@ -28,6 +28,8 @@ from modelmill.spec.names import (
     ENV_STAGE,
     ENV_STORE,
     ENV_WORK,
+    ENVIRONMENT_OF,
+    kind_of,
 )
 from modelmill.spec.plan import Stage
 from modelmill.spec.profile import Profile
@@ -49,6 +51,7 @@ data:
 finetune: {{r: 4, num_train_epochs: {epochs}, batch_size: 8, micro_batch_size: 4,
             lora_dropout: 0.1, learning_rate: 1e-3, precision: float32}}
 """
+HOME = Path(__file__).parents[1] / ".modelmill"
 ROWS = 64
 LOOK_SECONDS = 0.05
 
@@ -121,7 +124,7 @@ class Place:
         }
         with (folder / "log").open("wb") as log:
             handle = subprocess.Popen(
-                [sys.executable, "-m", "modelmill.stages"],
+                [str(interpreter(HOME, ENVIRONMENT_OF[kind_of(stage)])), "-m", "modelmill.stages"],
                 env={**os.environ, **told},
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -141,6 +144,11 @@ class Place:
         code = attempt.handle.wait()
         self.most_steps.append(attempt.steps())
         return code
+
+    def stalls(self) -> list[float]:
+        """List for how many seconds training stood still for each checkpoint."""
+        logs = "".join(attempt.log() for attempt in self.attempts)
+        return [float(each) for each in re.findall(r"stood still for ([0-9.]+) s", logs)]
 
     def adapter(self) -> dict[str, bytes]:
         """Read what was committed, but what names the attempt."""

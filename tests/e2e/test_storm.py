@@ -10,8 +10,8 @@ from modelmill.store.embedded import EmbeddedStore
 
 from ..storm import Attempt, Place, fetched, lay_out, torn_uploads
 
-EPOCHS = 40
-STEPS = 280
+EPOCHS = 16
+STEPS = 112
 """58 rows of 64 are learned from, 8 at a time."""
 
 
@@ -37,7 +37,7 @@ def test_killed_fine_tune_commits_the_bytes_of_one_that_was_left_alone(
 
     storm = fetched(tmp_path, "storm", checkpoint_seconds=1)
     assert storm.train(_after(storm, 20), signal.SIGKILL) == -signal.SIGKILL
-    assert storm.train(_after(storm, 120), signal.SIGTERM) == 75, storm.attempts[-1].log()
+    assert storm.train(_after(storm, 60), signal.SIGTERM) == 75, storm.attempts[-1].log()
     assert "Asked to stop; nothing was published" in storm.attempts[-1].log()
     assert not list(torn_uploads(embedded))
     assert not list(storm.store.list(f"artifacts/finetune/{storm.stage.key}"))
