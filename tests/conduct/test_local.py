@@ -15,6 +15,7 @@ import pytest
 from modelmill.conduct.conductor import Conducted, Conductor
 from modelmill.conduct.local import LocalBackend, Place
 from modelmill.spec.names import ENVIRONMENT_OF, kind_of
+from modelmill.store.kept import KEPT
 
 from ..processes import processes_of, wait_for
 from ..workshop import STAND_IN, Workshop
@@ -70,6 +71,25 @@ def test_stopped_attempt_stays_known_with_its_words(bench: Bench) -> None:
     assert over.exit_code == 75
     assert over.message.startswith("Asked to stop; nothing was published")
     assert b"Asked to stop" in bench.backend.log(over)
+
+
+def test_attempt_after_a_killed_one(bench: Bench, workshop: Workshop) -> None:
+    """It finds what the killed one has fetched, and once it is done nothing is left of either."""
+    work = workshop.home / "work"
+    bench.behave("infer-base", {"exit": 137})
+    bench.ended(bench.backend.start(bench.order("infer-base")))
+    assert len(list(work.glob("modelmill-infer-base-*"))) == 1
+    kept = {path.stat().st_ino for path in (work / KEPT).iterdir()}
+    used = {path.stat().st_ino for path in work.glob("modelmill-*/inputs/*/*")}
+    assert used
+    assert used <= kept
+
+    bench.behave("infer-base", {"dawdle": 1})
+    second = bench.backend.start(bench.order("infer-base", 2))
+    wait_until(lambda: (told := bench.progress(second)) is not None and told.part == "work")
+    assert {path.stat().st_ino for path in work.glob("modelmill-*/inputs/*/*")} == used
+    assert bench.ended(second).exit_code == 0
+    assert [path for path in work.iterdir() if path.is_dir()] == []
 
 
 def test_close_leaves_no_process(bench: Bench, workshop: Workshop) -> None:

@@ -112,6 +112,7 @@ def test_pull_of_what_is_all_there(
     assert (tmp_path / "model").read_bytes() == body
     assert (tmp_path / "model").stat().st_ino == first
     assert proxy.seen.total() == asked
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "model", "source"]
 
 
 def test_pull_of_damaged_parts(

@@ -126,6 +126,8 @@ class Landing:
                 journal_of(self._kept).unlink(missing_ok=True)
             else:
                 second.replace(self._path)
+                # Renaming one name of a file to another of its names does nothing.
+                second.unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
