@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import random
+import resource
 import sys
 import tempfile
 import time
@@ -33,6 +34,7 @@ from .published import published_templates
 CORPUS: Final = Path(__file__).with_name("corpus")
 SLOWEST_SECONDS: Final = 30.0
 """A trial of a template may take 5 seconds of its own; machines may be busy."""
+MEMORY_BYTES: Final = 2 * 2**30
 _NOWHERE: Final = Path("/nowhere/canary")
 
 
@@ -186,6 +188,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, default=time.time_ns() % 2**32)
     asked = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     with tempfile.TemporaryDirectory() as scratch:
         counts, wrong = fuzz(asked.seconds, asked.seed, Path(scratch))
         for path in wrong:

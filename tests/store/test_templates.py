@@ -2,7 +2,7 @@
 
 import pytest
 
-from modelmill.store.sandbox import LONGEST_TEXT
+from modelmill.store.sandbox import LONGEST_TEXT, Limits
 from modelmill.store.templates import (
     LONGEST_TEMPLATE,
     ChatTemplate,
@@ -52,6 +52,10 @@ GROWING = {
     "tojson": "{{ [1]|tojson(indent=10**9) }}",
     "block": "{% set x %}{% for i in range(9999) %}{{ 'x' * 99999 }}{% endfor %}{% endset %}",
     "output": "{% for i in range(9999) %}{{ 'x' * 99999 }}{% endfor %}",
+    "variables": "".join(f"{{% set a{n} = 'x' * 6000000{n} %}}" for n in range(9)),
+    "slices": "{% set a = 'x' * 9999999 %}"
+    + "".join(f"{{% set a{n} = a[{n}:] %}}" for n in range(99)),
+    "lists": "".join(f"{{% set a{n} = range(99999)|list %}}" for n in range(999)),
     "format": "{{ '%999999999d' % 1 }}",
     "date": "{{ strftime_now('%Y' * 99999) }}",
 }
@@ -63,21 +67,21 @@ def test_template_that_grows_is_ended(name: str) -> None:
     with pytest.raises(TemplateUnsafe):
         check_template(GROWING[name])
     with pytest.raises(TemplateUnsafe):
-        ChatTemplate(GROWING[name]).render(CHAT, limits=(10_000, 60.0))
+        ChatTemplate(GROWING[name]).render(CHAT, limits=Limits(steps=10_000, seconds=60.0))
 
 
 def test_template_that_takes_too_long_is_ended() -> None:
     """Steps that are few but slow are stopped by the clock."""
     slow = "{% for i in range(9999) %}{{ range(99999)|list|length }}{% endfor %}"
     with pytest.raises(TemplateUnsafe, match="too long"):
-        ChatTemplate(slow).render(CHAT, limits=(10**9, 0.2))
+        ChatTemplate(slow).render(CHAT, limits=Limits(steps=10**9, seconds=0.2))
 
 
 def test_template_may_be_rendered_often() -> None:
     """Every rendering has all of its steps."""
     template = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}")
     for _ in range(100):
-        assert template.render(CHAT[3:], limits=(10, 60.0)) == "and?"
+        assert template.render(CHAT[3:], limits=Limits(steps=10)) == "and?"
 
 
 def test_long_conversation_is_no_attack() -> None:

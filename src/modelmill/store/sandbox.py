@@ -11,6 +11,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
 from typing import Any, Final, NoReturn
@@ -23,14 +24,12 @@ from jinja2.runtime import Context, Undefined
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-STEPS_LIMIT: Final = 2_000_000
-"""Loop rounds, calls and sums of one rendering; long conversations take thousands."""
-SECONDS_LIMIT: Final = 20.0
-"""Of one rendering; ordinary ones take milliseconds."""
 LONGEST_TEXT: Final = 2**26
 """Characters of one value; a row of data has at most 2**24 bytes."""
-MOST_ITEMS: Final = 2**20
+MOST_ITEMS: Final = 2**18
 """Of one value, each as often as it is referred to."""
+ITEM_CHARACTERS: Final = 16
+"""Counted for an item of a list or a dictionary."""
 LARGEST_NUMBER_BITS: Final = 256
 WIDEST_INDENT: Final = 64
 
@@ -59,6 +58,18 @@ FILTERS: Final = frozenset(
 
 _TOO_LARGE: Final = "it builds something too large"
 _WIDE_FORMAT: Final = re.compile(r"%[-+ #0]*[\d*.]")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one rendering may take."""
+
+    steps: int = 2_000_000
+    """Loop rounds, calls and sums; long conversations take thousands."""
+    seconds: float = 20.0
+    """Ordinary renderings take milliseconds."""
+    characters: int = 2**28
+    """Of all texts that are built on the way, and not only of the last."""
 
 
 class _Generation(Extension):
@@ -111,7 +122,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             extensions=[_Generation, loopcontrols],
         )
         filters = {**self.filters, "tojson": _to_json}
-        self.filters = {name: _spared(filters[name]) for name in FILTERS}
+        self.filters = {name: self._spared(filters[name]) for name in FILTERS}
         self.globals = {
             "range": self.globals["range"],
             "dict": _dict,
@@ -121,16 +132,27 @@ class Sandbox(ImmutableSandboxedEnvironment):
         }
         self.start()
 
-    def start(self, steps: int = STEPS_LIMIT, seconds: float = SECONDS_LIMIT) -> None:
+    def start(self, limits: Limits = Limits()) -> None:
         """Count anew, up to limits."""
-        self._steps_left = steps
-        self._ends = time.monotonic() + seconds
+        self._steps_left = limits.steps
+        self._characters_left = limits.characters
+        self._ends = time.monotonic() + limits.seconds
 
     def step(self) -> None:
         """Count a round, a call or a sum."""
         self._steps_left -= 1
         if self._steps_left < 0 or time.monotonic() > self._ends:
             raise SecurityError("it runs too long")
+
+    def built(self, value: Any) -> Any:
+        """Count a value that was made, and return it."""
+        if isinstance(value, str):
+            self._characters_left -= len(value)
+        elif isinstance(value, list | tuple | dict):
+            self._characters_left -= ITEM_CHARACTERS * len(value)
+        if self._characters_left < 0:
+            raise SecurityError(_TOO_LARGE)
+        return value
 
     def rounds(self, values: Iterable[object]) -> Iterator[object]:
         """Hand out the values of a loop."""
@@ -145,7 +167,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     def measured(self, value: object) -> Any:
         """Return a value unless it is larger than any honest one, seen through references."""
         _check_value(value)
-        return value
+        return self.built(value)
 
     def concat(self, pieces: Iterable[str]) -> str:
         """Join pieces of text, unless they are too many."""
@@ -154,7 +176,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
             size += len(piece)
             _check_length(size)
             kept.append(piece)
-        return "".join(kept)
+        return str(self.built("".join(kept)))
 
     def call(self, context: Context, called: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call what a template calls."""
@@ -165,7 +187,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
                 args = (_joinable(args[0], owner), *args[1:])
             elif name == "replace":
                 _check_replace(owner, *args)
-        return super().call(context, called, *args, **kwargs)
+        return self.built(super().call(context, called, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         """Compute, unless the result is larger than any honest one."""
@@ -181,7 +203,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         result = super().call_binop(context, operator, left, right)
         if isinstance(result, int) and result.bit_length() > LARGEST_NUMBER_BITS:
             raise SecurityError("it computes with huge numbers")
-        return result if isinstance(result, str | int | float) else self.measured(result)
+        return self.built(result) if isinstance(result, str) else self.measured(result)
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         """Allow a text only the methods that take and give about as much as it has."""
@@ -197,6 +219,28 @@ class Sandbox(ImmutableSandboxedEnvironment):
             msg = f"it reaches for {attribute!r}, which is Python's own"
             raise SecurityError(msg)
         return super().unsafe_undefined(obj, attribute)
+
+    def _spared(self, plain: Callable[..., Any]) -> Callable[..., Any]:
+        """Check what a filter is asked for before it does it."""
+        name = plain.__name__
+
+        @wraps(plain)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            # Filters that Jinja hands an environment or a context have it as their first argument.
+            start = 1 if hasattr(plain, "jinja_pass_arg") else 0
+            given = list(args)
+            if name == "do_replace":
+                _check_replace(*given[start:])
+            elif name == "do_join":
+                between = given[start + 1] if len(given) > start + 1 else kwargs.get("d", "")
+                given[start] = _joinable(given[start], between)
+            elif name == "do_indent":
+                _check_indent(
+                    given[start + 1] if len(given) > start + 1 else kwargs.get("width", 4)
+                )
+            return self.built(plain(*given, **kwargs))
+
+        return run
 
     def wrap_str_format(self, value: object) -> None:
         """Give `format` no treatment of its own: it is not among the methods of a text."""
@@ -244,27 +288,6 @@ def _joinable(values: Iterable[object], between: object) -> list[object]:
     size = sum(len(each) if isinstance(each, str) else 1 for each in kept)
     _check_length(size + len(kept) * len(str(between)))
     return kept
-
-
-def _spared(plain: Callable[..., Any]) -> Callable[..., Any]:
-    """Check what a filter is asked for before it does it."""
-    name = plain.__name__
-
-    @wraps(plain)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        # Filters that Jinja hands an environment or a context have it as their first argument.
-        start = 1 if hasattr(plain, "jinja_pass_arg") else 0
-        given = list(args)
-        if name == "do_replace":
-            _check_replace(*given[start:])
-        elif name == "do_join":
-            between = given[start + 1] if len(given) > start + 1 else kwargs.get("d", "")
-            given[start] = _joinable(given[start], between)
-        elif name == "do_indent":
-            _check_indent(given[start + 1] if len(given) > start + 1 else kwargs.get("width", 4))
-        return plain(*given, **kwargs)
-
-    return run
 
 
 def _check_indent(width: object) -> None:

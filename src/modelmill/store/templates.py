@@ -13,7 +13,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.visitor import NodeTransformer
 from pydantic import JsonValue
 
-from modelmill.store.sandbox import FILTERS, SECONDS_LIMIT, STEPS_LIMIT, Sandbox
+from modelmill.store.sandbox import FILTERS, Limits, Sandbox
 
 LONGEST_TEMPLATE: Final = 128 * 1024
 """Characters; the longest in use has 20,000."""
@@ -25,8 +25,8 @@ _ENDS: Final = (
     *(TemplateError, ValueError, TypeError, LookupError, ArithmeticError),
     *(AttributeError, AssertionError, SyntaxError),
 )
-_TRIAL_LIMITS: Final = (100_000, 5.0)
-"""Steps and seconds of a trial, which has a message or two."""
+_TRIAL_LIMITS: Final = Limits(steps=100_000, seconds=5.0, characters=2**24)
+"""A trial has a message or two."""
 _TRIALS: Final = (
     ("user",),
     ("system", "user"),
@@ -70,7 +70,7 @@ class ChatTemplate:
         *,
         ask: bool = False,
         special_tokens: Mapping[str, object] | None = None,
-        limits: tuple[int, float] = (STEPS_LIMIT, SECONDS_LIMIT),
+        limits: Limits = Limits(),  # noqa: B008 - they are frozen
     ) -> str:
         """Write out a conversation; with `ask`, up to where the assistant's next turn begins.
 
@@ -78,13 +78,13 @@ class ChatTemplate:
             messages: each with a role and a content.
             ask: whether the assistant's turn is to begin.
             special_tokens: `bos_token` and its like, by the names templates know them by.
-            limits: how many steps and seconds it may take.
+            limits: what it may take.
 
         Raises:
             TemplateUnsafe: it ran, grew or reached too far.
             TemplateFailed: it refuses the conversation.
         """
-        self._environment.start(*limits)
+        self._environment.start(limits)
         with _Words():
             pieces = self._template.generate(
                 **dict(special_tokens or {}),
@@ -229,6 +229,11 @@ class _Metered(NodeTransformer):
     def visit_Dict(self, node: nodes.Dict) -> nodes.Node:  # noqa: N802
         """Measure a dictionary that is made of other values."""
         return self._measured(node, [each.value for each in node.items])
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Node:  # noqa: N802
+        """Measure a slice, which is a copy."""
+        self.generic_visit(node)
+        return _through("measured", node) if isinstance(node.arg, nodes.Slice) else node
 
     def _measured(self, node: nodes.Literal, parts: Iterable[nodes.Node]) -> nodes.Node:
         made_of_others = any(not isinstance(each, nodes.Const) for each in parts)
