@@ -1,16 +1,19 @@
 """The loop on a real store, with a backend that plays stages by a script."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from modelmill.conduct.backend import Order
 from modelmill.conduct.clock import now
 from modelmill.conduct.conductor import Conducted, Conductor, Verdict
 from modelmill.conduct.decide import FREE_ATTEMPTS
+from modelmill.spec.errors import code_of
 from modelmill.spec.profile import Profile
 from modelmill.spec.records import Event, Live, Progress
 from modelmill.store.artifact import attempt_id
-from modelmill.store.checkpoint import put_live
+from modelmill.store.checkpoint import put_live, save_checkpoint
 from modelmill.store.runs import read_events, read_log, read_run, update_run
 
 from .conftest import Preparer, ScriptedBackend, publish
@@ -94,6 +97,30 @@ def test_failure_is_tried_again_if_another_attempt_may_help(
     assert tried == [f"infer-base {number}" for number in range(1, starts + 1)]
     if exit_code:
         assert verdict.failures["infer-base"].message == f"infer-base says {codes[starts - 1]}"
+
+
+@pytest.mark.usefixtures("fetched")
+@pytest.mark.parametrize(
+    ("code", "in_vain", "exit_code"),
+    [(75, FREE_ATTEMPTS - 1, 0), (75, FREE_ATTEMPTS, 75), (137, 1, 0), (137, 2, 137)],
+)
+def test_stage_that_saves_something_may_be_interrupted_for_ever(
+    prepared: Preparer, tmp_path: Path, code: int, in_vain: int, exit_code: int
+) -> None:
+    """What counts is how often in a row it got nowhere, whatever took its machine away."""
+    saved = 2 * FREE_ATTEMPTS
+    given = prepared(f"saves-{code}-{in_vain}")
+    backend = ScriptedBackend(given, {"infer-base": [code] * (saved + in_vain) + [0]})
+    (tmp_path / "step").write_text("1", encoding="utf-8")
+
+    def save(order: Order) -> None:
+        tried = sum(each.startswith("infer-base ") for each in backend.started)
+        if order.stage == "infer-base" and tried <= saved:
+            save_checkpoint(given.store, order.key, backend.newest, tmp_path)
+
+    backend.on_start = save
+    verdict, _ = drive(given, backend)
+    assert verdict.exit_code == code_of(exit_code)
 
 
 @pytest.mark.usefixtures("fetched")

@@ -1,4 +1,5 @@
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -311,3 +312,31 @@ def test_order_of_a_resumed_pass_is_drawn_from_where_it_was_drawn_first(
     )
     parts.attempt(RecordingPulse())
     assert parts.bytes() != whole.bytes()
+
+
+@dataclass
+class FullDisk(RecordingPulse):
+    """Lets states be written to a disk that is full."""
+
+    def keep(self, size_bytes: int, write: Callable[[], None]) -> None:
+        """See that it is said in the way every full disk says it."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        try:
+            with pytest.raises(OSError, match="File too large"):
+                write()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        self.kept.append(write)
+
+
+def test_disk_that_is_full_ends_no_training(bench: Bench) -> None:
+    """Half a state is on disk then, which nothing takes for a whole one."""
+    whole = bench("whole", num_train_epochs=2)
+    whole.attempt(RecordingPulse())
+    parts = bench("parts", num_train_epochs=2)
+    pulse = FullDisk(keep_every=3)
+    parts.attempt(pulse)
+    assert len(pulse.kept) == 2
+    assert not (parts.resume / STATE).exists()
+    assert parts.bytes() == whole.bytes()

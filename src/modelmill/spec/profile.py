@@ -37,8 +37,8 @@ class Profile(Spec):
     max_parallel: int = Field(1, ge=1, le=64)
     """Stages that may run at the same time."""
     max_attempts: int = Field(3, ge=1, le=20)
-    """Counted attempts per stage, since one that saved something to go on from, before it has
-    finally failed."""
+    """Counted attempts per stage before it has finally failed; one that saved something to go on
+    from is the first again."""
     node_lost_after_seconds: int = Field(300, ge=1, le=86_400)
     """How long a pod may be Terminating past its grace before it is deleted by force."""
     checkpoint_seconds: int = Field(300, ge=1, le=86_400)

@@ -48,7 +48,7 @@ from modelmill.spec.records import Ending, Live, Progress
 from modelmill.stages import machine
 from modelmill.stages.attempt import Assignment, carry_out, is_committed
 from modelmill.stages.hang import Hang
-from modelmill.stages.keeper import CHECKPOINT_SECONDS
+from modelmill.stages.keeper import CHECKPOINT_SECONDS, Commit
 from modelmill.stages.pulse import LivePulse, Outlets, Told
 from modelmill.stages.stop import Stop, StopRequested, end_with
 from modelmill.stages.workplace import workplace
@@ -219,14 +219,22 @@ def _carry_out(asked: Asked, given: Assignment, stop: Stop) -> str:
 
     try:
         with _pulse(asked, stop, Told(tell, save), given.workplace.own) as pulse:
-            published = carry_out(given, pulse)
-    except BaseException as error:
-        pulse.keeper.settle()
+            return _published(given, pulse, save)
+    except BaseException:
         with contextlib.suppress(ModelmillError):
             drop_live(_brief(asked), key, asked.attempt)
-            if pulse.is_unsaved and isinstance(error, StopRequested | Interrupted):
-                # What is done so far costs a moment to keep; nothing is published.  Without
-                # anything new the conductor must see that this attempt got nowhere.
+        raise
+
+
+def _published(given: Assignment, pulse: LivePulse, save: Commit) -> str:
+    """Do the work; of one that is stopped keep what is new, and publish nothing."""
+    try:
+        published = carry_out(given, pulse)
+    except BaseException as error:
+        pulse.keeper.settle()
+        if pulse.is_unsaved and isinstance(error, StopRequested | Interrupted):
+            # Without anything new the conductor must see that this attempt got nowhere.
+            with contextlib.suppress(ModelmillError):
                 save(lambda _: None, is_last=True)
         raise
     return "committed" if published.state == "won" else "adopted what another had committed"

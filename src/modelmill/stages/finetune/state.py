@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 import torch
 from pydantic import JsonValue, TypeAdapter, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from modelmill.spec.records import Record
@@ -245,7 +246,10 @@ def _empty(folder: Path) -> None:
 def _write(folder: Path, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors in files of a bounded size."""
     for number, part in enumerate(_parts(tensors)):
-        save_file(part, folder / f"{name}-{number:05d}.safetensors")
+        try:
+            save_file(part, folder / f"{name}-{number:05d}.safetensors")
+        except SafetensorError as error:  # what the library makes of a full disk
+            raise OSError(str(error)) from error
 
 
 def _parts(tensors: Mapping[str, torch.Tensor]) -> Iterator[Tensors]:
