@@ -21,6 +21,7 @@ from typing import BinaryIO, Self, TypeVar, cast
 
 from modelmill.spec.errors import DigestMismatch, DoesNotFit, ModelmillError
 from modelmill.spec.records import FileRecord
+from modelmill.store.multipart import once_more_if_lost
 from modelmill.store.s3 import ListedObject, PreconditionFailed, PutPart, Range, Store
 
 T = TypeVar("T")
@@ -81,7 +82,8 @@ def upload_many(
         )
         for key, path in files.items():
             if key not in small:
-                records[key] = _upload_big(sending, key, path, pool, on_bytes)
+                send = partial(_upload_big, key=key, path=path, pool=pool, on_bytes=on_bytes)
+                records[key] = once_more_if_lost(sending, key, send)
     return tuple(records[key] for key in files)
 
 
@@ -313,6 +315,7 @@ def _upload_big(
             _run(pool, store, jobs(file), take)
         store.finish_multipart(key, upload_id, sent)
     except BaseException:
+        on_bytes(-sum(part.size_bytes for part in sent))
         # The first error is the one to tell; a store that is gone is not waited for.
         with suppress(ModelmillError):
             brief = replace(store, stop=threading.Event(), retry_budget_seconds=ABANDON_SECONDS)
