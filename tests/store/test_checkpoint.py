@@ -52,6 +52,18 @@ def test_restore_when_the_newest_is_incomplete(store: Store, tmp_path: Path) -> 
     assert _restore(store, tmp_path / "out") == "one"
 
 
+def test_restore_of_another_key(store: Store, tmp_path: Path) -> None:
+    """A state of another recipe is never gone on from, not even under this key's name."""
+    _save(store, tmp_path / "in", "one")
+    assert not restore_checkpoint(store, "other", tmp_path / "out")
+
+    for item in list(store.list("checkpoints/key/")):
+        stored = store.get(item.key)
+        assert stored is not None
+        store.put(item.key.replace("checkpoints/key/", "checkpoints/other/"), stored.body)
+    assert not restore_checkpoint(store, "other", tmp_path / "out")
+
+
 def test_save_keeps_two(store: Store, tmp_path: Path) -> None:
     """An attempt keeps its last two states and never touches another attempt's."""
     _save(store, tmp_path / "in", "other", "b")
