@@ -84,6 +84,9 @@ def draw_scene(seed: int, number: int, protocol: Protocol, pace_seconds: float) 
         Fate() if random.random() < mercy else _draw_fate(random, operations, pace_seconds)
         for _ in range(TWINS)
     )
+    if protocol == "manifest first":
+        # Whoever wins dies before anything else is there.
+        fates = (Fate((signal.SIGKILL,), "before PutObject", nth=2),) * TWINS
     if point:
         fates = (Fate((signal.SIGKILL,), point), *fates[1:])
     kind = LYING if protocol == "stripped If-None-Match" else "round"

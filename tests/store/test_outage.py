@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from random import Random
-from threading import Thread
+from threading import Lock, Thread
 
 import pytest
 
@@ -42,12 +42,14 @@ def test_store_that_is_killed_and_comes_back(
     (tmp_path / "in" / "small").write_bytes(b"x")
     (tmp_path / "in" / "big").write_bytes(Random(0).randbytes(PART_BYTES + 1000))
     deaths: list[Thread] = []
+    dying = Lock()
 
     def kill_once(request: Request) -> Fault | None:
-        if not deaths and (request.operation == moment or request.path.endswith(moment)):
-            weed.kill()
-            deaths.append(Thread(target=weed.start))
-            deaths[0].start()
+        with dying:
+            if not deaths and (request.operation == moment or request.path.endswith(moment)):
+                weed.kill()
+                deaths.append(Thread(target=weed.start))
+                deaths[0].start()
         return None
 
     gate.choose = kill_once

@@ -141,10 +141,9 @@ def test_disk_that_is_full(tmp_path: Path) -> None:
     """It is 78 with the file's name, and nothing is left of the file."""
     with (
         pytest.raises(DoesNotFit, match="The disk is full") as caught,
-        final_name(tmp_path / "file") as file,
+        final_name(tmp_path / "file"),
         Path("/dev/full").open("wb", buffering=0) as full,
     ):
-        file.write(b"x")
         full.write(b"x")
 
     assert (caught.value.exit_code, caught.value.at) == (78, str(tmp_path / "file"))
