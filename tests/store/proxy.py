@@ -37,14 +37,16 @@ Fault = Literal[
     "cut",
     "flip up",
     "flip down",
+    "flip id",
     "no condition",
     "409",
     "no crc",
 ]
 """`blackhole` never answers; `late` does the same, and the store gets the request when the
 client has given it up; `reset inside` ends in the middle of what is sent, `cut` in the middle of
-what comes back; `lost answer` after the store has done it.  `no condition` strips conditions,
-`409` is how some stores say 412, `no crc` refuses the SDK's checksums."""
+what comes back; `lost answer` after the store has done it; `flip id` damages the id of an upload.
+`no condition` strips conditions, `409` is how some stores say 412, `no crc` refuses the SDK's
+checksums."""
 
 FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
 
@@ -288,11 +290,13 @@ class _Conversation:
             store.read_chunks() if is_chunked else store.read(body_bytes)
             self.client.send(_answer("409 Conflict", "ConditionalRequestConflict"))
             return True
-        if fault in {"flip down", "cut"} and (is_chunked or body_bytes):
+        if fault in {"flip down", "flip id", "cut"} and (is_chunked or body_bytes):
             body = bytearray(store.read_chunks() if is_chunked else store.read(body_bytes))
             self.owner.count(fault)
             if fault == "flip down" and body:
                 _flip(body)
+            if fault == "flip id":
+                body[body.index(b"<UploadId>") + len(b"<UploadId>")] ^= 1
             sent = body[: len(body) // 2] if fault == "cut" else body
             self.client.send(_measured(head, len(body)) + bytes(sent))
             return fault != "cut"

@@ -73,7 +73,9 @@ def draw_scene(seed: int, number: int, protocol: Protocol, pace_seconds: float) 
     }
     sizes["empty"] = 0
     operations = list(SMALL)
-    if random.random() < BIG_SHARE:
+    # The first rounds of ours go through all points; those after them draw.
+    point = POINTS[number] if protocol == "ours" and number < len(POINTS) else ""
+    if point.endswith(BIG) or random.random() < BIG_SHARE:
         sizes["model.safetensors"] = PART_BYTES + random.randrange(1, 2**20)
         operations += BIG * 2
     # Two that must both commit to show it need to live.
@@ -82,6 +84,11 @@ def draw_scene(seed: int, number: int, protocol: Protocol, pace_seconds: float) 
         Fate() if random.random() < mercy else _draw_fate(random, operations, pace_seconds)
         for _ in range(TWINS)
     )
+    if protocol == "manifest first":
+        # Whoever wins dies before anything else is there.
+        fates = (Fate((signal.SIGKILL,), "before PutObject", nth=2),) * TWINS
+    if point:
+        fates = (Fate((signal.SIGKILL,), point), *fates[1:])
     kind = LYING if protocol == "stripped If-None-Match" else "round"
     name = f"{kind}-{PROTOCOLS.index(protocol)}-{number}"
     return Scene(name, protocol, sizes, fates, meets=random.random() < 0.5)

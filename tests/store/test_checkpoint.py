@@ -72,6 +72,18 @@ def test_restore_hands_out_one_state_after_the_other(store: Store, tmp_path: Pat
     assert list(out.iterdir()) == []
 
 
+def test_restore_of_another_key(store: Store, tmp_path: Path) -> None:
+    """A state of another recipe is never gone on from, not even under this key's name."""
+    _save(store, tmp_path / "in", "one")
+    assert not next(restore_checkpoints(store, "other", tmp_path / "out"), False)
+
+    for item in list(store.list("checkpoints/key/")):
+        stored = store.get(item.key)
+        assert stored is not None
+        store.put(item.key.replace("checkpoints/key/", "checkpoints/other/"), stored.body)
+    assert not next(restore_checkpoints(store, "other", tmp_path / "out"), False)
+
+
 def test_save_keeps_two(store: Store, tmp_path: Path) -> None:
     """However many attempts there were: the newest, and the one before."""
     _save(store, tmp_path / "in", "other", "0")

@@ -6,12 +6,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from botocore.exceptions import ClientError, HTTPClientError
+from botocore.exceptions import ClientError
 
 from modelmill.spec.errors import DigestMismatch, StoreUnreachable
 from modelmill.spec.records import FileRecord
 from modelmill.store.artifact import attempt_prefix, commit, pull, stage_files
-from modelmill.store.failures import is_transient, retry_after_seconds
+from modelmill.store.failures import retry_after_seconds
 from modelmill.store.s3 import Store
 from modelmill.store.transfer import PART_BYTES, download, upload
 from tests.store.conftest import ManifestMaker
@@ -73,6 +73,33 @@ def test_upload_in_parts_when_a_request_fails(
 
     assert proxy.applied == [fault]
     files.check(hasty, record, files.big)
+
+
+def test_upload_in_parts_whose_id_is_damaged(hasty: Store, proxy: Proxy, files: Files) -> None:
+    """An answer in which a bit has flipped names an upload that is not there: it starts again."""
+    # In the middle of the answer is the id.
+    proxy.plan("CreateMultipartUpload", "flip id")
+
+    record = upload(hasty, "file", files.big)
+
+    assert (proxy.applied, proxy.seen["CreateMultipartUpload"]) == (["flip id"], 2)
+    files.check(hasty, record, files.big)
+
+
+def test_upload_in_parts_that_is_always_lost(hasty: Store, proxy: Proxy, files: Files) -> None:
+    """It is not started for ever, and the message says what may be behind it."""
+
+    def abort(request: Request) -> Fault | None:
+        if request.operation == "UploadPart":
+            for each in hasty.open_uploads("file"):
+                hasty.abandon_multipart("file", each)
+        return None
+
+    proxy.choose = abort
+    with pytest.raises(StoreUnreachable, match="loses an upload in parts") as caught:
+        upload(hasty, "file", files.big)
+
+    assert "rule of the bucket" in caught.value.fix
 
 
 @pytest.mark.parametrize("fault", ["lost answer", "reset before", "reset inside", "flip up"])
@@ -237,9 +264,3 @@ def test_retry_after_in_every_form(header: str, seconds: float) -> None:
     )
 
     assert retry_after_seconds(error) == seconds
-
-
-def test_failure_of_the_http_client_is_worth_another_try() -> None:
-    """Only a bundle of certificates that is not there is not."""
-    assert is_transient(HTTPClientError(error=ValueError("odd")))
-    assert not is_transient(HTTPClientError(error=FileNotFoundError("bundle")))

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from modelmill.spec.errors import DigestMismatch, InputMissing, UnsafeArtifact
+from modelmill.spec.errors import DigestMismatch, DoesNotFit, InputMissing, UnsafeArtifact
 from modelmill.spec.records import FileRecord
 from modelmill.store.artifact import attempt_prefix, pull, stage_files, verify
 from modelmill.store.crew import PART_BYTES
+from modelmill.store.landing import final_name
 from modelmill.store.s3 import Store
 from modelmill.store.transfer import download, upload
 from tests.store.conftest import Publisher
@@ -136,6 +137,19 @@ def test_download_when_an_answer_is_cut(
     download(behind, "file", tmp_path / "file", record)
 
     assert proxy.applied == ["cut", "cut"]
+
+
+def test_disk_that_is_full(tmp_path: Path) -> None:
+    """It is 78 with the file's name, and nothing is left of the file."""
+    with (
+        pytest.raises(DoesNotFit, match="The disk is full") as caught,
+        final_name(tmp_path / "file"),
+        Path("/dev/full").open("wb", buffering=0) as full,
+    ):
+        full.write(b"x")
+
+    assert (caught.value.exit_code, caught.value.at) == (78, str(tmp_path / "file"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pull_of_changed_size(store: Store, publish: Publisher, tmp_path: Path) -> None:

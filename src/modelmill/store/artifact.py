@@ -169,6 +169,12 @@ def read_manifest(store: Store, kind: Kind, key: str) -> Committed | None:
     try:
         manifest = Manifest.model_validate_json(stored.body)
     except ValidationError as error:
+        if {problem["type"] for problem in error.errors()} <= {"extra_forbidden", "literal_error"}:
+            raise DataError(
+                "The manifest was written by a later version of modelmill",
+                at=store.url_of(name),
+                fix="upgrade modelmill here, on the cluster its images too",
+            ) from error
         raise DataError(
             f"The manifest cannot be read ({error.error_count()} problems, the first: "
             f"{error.errors()[0]['msg']})",

@@ -10,6 +10,7 @@ Credentials and endpoint come from the AWS SDK's own names (`AWS_ENDPOINT_URL`,
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -20,9 +21,13 @@ from botocore.exceptions import ClientError
 from modelmill.spec.errors import Problem, SpecError
 from modelmill.spec.names import ENV_SINGLE_WRITER
 from modelmill.store.connection import Connection
-from modelmill.store.failures import error_code, is_condition, is_missing
+from modelmill.store.failures import (
+    error_code,
+    is_condition,
+    is_missing,
+)
 from modelmill.store.keys import check_key
-from modelmill.store.multipart import abandon_unknown
+from modelmill.store.multipart import UploadLost, abandon_unknown, unless_lost
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -302,16 +307,11 @@ class Store:
         return upload
 
     def put_part(self, key: str, upload: str, number: int, body: bytes) -> PutPart:
-        """Send one part, counted from 1."""
+        """Send one part, counted from 1; `UploadLost` means to start the upload again."""
 
         def send() -> PutPart:
-            answer = self.client.upload_part(
-                Bucket=self.bucket,
-                Key=self._full(key),
-                UploadId=upload,
-                PartNumber=number,
-                Body=body,
-            )
+            request = partial(self.client.upload_part, Bucket=self.bucket, UploadId=upload)
+            answer = unless_lost(lambda: request(Key=self._full(key), PartNumber=number, Body=body))
             self.connection.check_etag(answer["ETag"], body)
             return PutPart(number, len(body), answer["ETag"], answer.get("ChecksumCRC32", ""))
 
@@ -326,15 +326,17 @@ class Store:
 
         def finish() -> None:
             try:
-                self.client.complete_multipart_upload(
-                    Bucket=self.bucket,
-                    Key=self._full(key),
-                    UploadId=upload,
-                    MultipartUpload={"Parts": [_completed(part) for part in parts]},
+                unless_lost(
+                    lambda: self.client.complete_multipart_upload(
+                        Bucket=self.bucket,
+                        Key=self._full(key),
+                        UploadId=upload,
+                        MultipartUpload={"Parts": [_completed(part) for part in parts]},
+                    )
                 )
-            except ClientError as error:
+            except UploadLost:
                 # A repeated request after a lost answer; no one else writes to this key.
-                if error_code(error) != "NoSuchUpload" or self.head(key) is None:
+                if self.head(key) is None:
                     raise
 
         self._try(self.url_of(key), finish)
@@ -347,13 +349,9 @@ class Store:
         """Drop the parts of an upload that will not be finished."""
 
         def abandon() -> None:
-            try:
-                self.client.abort_multipart_upload(
-                    Bucket=self.bucket, Key=self._full(key), UploadId=upload
-                )
-            except ClientError as error:
-                if error_code(error) != "NoSuchUpload":
-                    raise
+            request = partial(self.client.abort_multipart_upload, Bucket=self.bucket)
+            with suppress(UploadLost):
+                unless_lost(lambda: request(Key=self._full(key), UploadId=upload))
 
         self._try(self.url_of(key), abandon)
 

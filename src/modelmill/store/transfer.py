@@ -28,6 +28,7 @@ from modelmill.store.crew import (
 )
 from modelmill.store.kept import Kept
 from modelmill.store.landing import Landing
+from modelmill.store.multipart import once_more_if_lost
 from modelmill.store.s3 import ListedObject, PreconditionFailed, PutPart, Store
 
 MOST_PARTS: Final = 10_000
@@ -56,16 +57,26 @@ def upload_many(
     Raises:
         DataError: a file changed its size meanwhile.
     """
-    stoppable = store.stoppable()
-    with Crew(stoppable.stop, on_bytes) as crew:
-        outgoing = [_Outgoing(crew, stoppable, key, path) for key, path in files.items()]
-        try:
-            crew.run(each.jobs() for each in outgoing)
-        except BaseException:
-            for each in outgoing:
-                each.abandon()
-            raise
-    return tuple(each.record() for each in outgoing)
+    records: dict[str, FileRecord] = {}
+
+    def send(stoppable: Store) -> None:
+        with Crew(stoppable.stop, on_bytes) as crew:
+            outgoing = [
+                _Outgoing(crew, stoppable, key, path)
+                for key, path in files.items()
+                if key not in records
+            ]
+            try:
+                crew.run(each.jobs() for each in outgoing)
+            except BaseException:
+                for each in outgoing:
+                    each.abandon()
+                raise
+            finally:
+                records.update({each.key: each.record() for each in outgoing if each.is_sent})
+
+    once_more_if_lost(store, files, send)
+    return tuple(records[key] for key in files)
 
 
 def upload(store: Store, key: str, path: Path, on_bytes: OnBytes = no_progress) -> FileRecord:
@@ -159,7 +170,8 @@ class _Outgoing:
     def __init__(self, crew: Crew, store: Store, key: str, path: Path) -> None:
         self._crew = crew
         self._store = store
-        self._key = key
+        self.key = key
+        self.is_sent = False
         self._path = path
         self._size_bytes = path.stat().st_size
         self._part_bytes = PART_BYTES
@@ -183,11 +195,13 @@ class _Outgoing:
     def record(self) -> FileRecord:
         """Say what was sent."""
         return FileRecord(
-            path=self._key, size_bytes=self._size_bytes, sha256=self._digest.hexdigest()
+            path=self.key, size_bytes=self._size_bytes, sha256=self._digest.hexdigest()
         )
 
     def abandon(self) -> None:
         """Leave no parts behind of an upload that has been begun and not finished."""
+        if not self.is_sent:
+            self._crew.tell(-sum(part.size_bytes for part in self._sent))
         if not self._upload_id:
             return
         # The first error is the one to tell; a store that is gone is not waited for.
@@ -195,30 +209,31 @@ class _Outgoing:
             brief = replace(
                 self._store, stop=threading.Event(), retry_budget_seconds=ABANDON_SECONDS
             )
-            brief.abandon_multipart(self._key, self._upload_id)
+            brief.abandon_multipart(self.key, self._upload_id)
 
     def _send_whole(self) -> None:
         body = self._read(0)
         self._digest.add(0, body)
-        self._store.put(self._key, body)
+        self._store.put(self.key, body)
+        self.is_sent = True
         self._crew.tell(len(body))
 
     def _send_part(self, number: int) -> None:
         body = self._read(number)
         self._digest.add(number, body)
         upload_id = self._start()
-        self._sent.append(self._store.put_part(self._key, upload_id, number + 1, body))
+        self._sent.append(self._store.put_part(self.key, upload_id, number + 1, body))
         self._crew.tell(len(body))
         if self._left.is_last():
             parts = sorted(self._sent, key=lambda part: part.number)
-            self._store.finish_multipart(self._key, upload_id, parts)
-            self._upload_id = ""
+            self._store.finish_multipart(self.key, upload_id, parts)
+            self.is_sent, self._upload_id = True, ""
 
     def _start(self) -> str:
         """Begin the upload: not in the main thread, where a signal could lose its id."""
         with self._starting:
             if not self._upload_id:
-                self._upload_id = self._store.start_multipart(self._key)
+                self._upload_id = self._store.start_multipart(self.key)
             return self._upload_id
 
     def _read(self, number: int) -> bytes:
