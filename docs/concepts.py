@@ -1,13 +1,15 @@
-"""Fill the tables of the concepts page.
+"""Fill the tables of the concepts page: what is computed here, and what runs of the mill gave.
 
-Knows `quantizers` and `network`; the words are in `quantization.in.md`.
+Knows `quantizers`, `network` and the files in `measured/`; the words are in `quantization.in.md`.
 """
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 from docs.network import Network, Seen, plain, ternary, to_bits
 from docs.quantizers import (
@@ -21,7 +23,40 @@ from docs.quantizers import (
     nearest,
 )
 
+MEASURED: Final = Path(__file__).parent / "measured"
+
 PLACE: Final = "<!-- table: {} -->"
+
+
+class _Read(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class MeasuredScore(_Read):
+    """A score of `report.json`."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class MeasuredModel(_Read):
+    """A row of `report.json`."""
+
+    model: str
+    bits: int | None
+    size_bytes: int | None
+    bits_per_weight: float | None
+    metrics: Mapping[str, MeasuredScore]
+    verdict: str | None
+
+
+class MeasuredRun(_Read):
+    """What is kept of a run's `report.json`."""
+
+    run: str
+    models: tuple[MeasuredModel, ...]
 
 
 def quantization_page(text: str) -> str:
@@ -34,6 +69,7 @@ def quantization_page(text: str) -> str:
         "rank": _rank,
         "training": _training,
         "bitnet": _bitnet,
+        "wikisql": lambda: _run("wikisql"),
     }
     for name, make in tables.items():
         before, place, after = text.partition(PLACE.format(name))
@@ -217,3 +253,28 @@ def _bitnet() -> str:
             ],
         ],
     )
+
+
+def _run(name: str) -> str:
+    found = MeasuredRun.model_validate_json((MEASURED / f"{name}.json").read_bytes())
+    metrics = list(found.models[0].metrics)
+    rows = [
+        [
+            model.model,
+            "" if model.bits is None else str(model.bits),
+            "" if model.size_bytes is None else f"{model.size_bytes / 1e6:.0f} MB",
+            "" if model.bits_per_weight is None else f"{model.bits_per_weight:.1f}",
+            *(_interval(name, model.metrics.get(name)) for name in metrics),
+            model.verdict or "",
+        ]
+        for model in found.models
+    ]
+    return _table(["model", "bits", "size", "bits per weight", *metrics, "verdict"], rows)
+
+
+def _interval(metric: str, score: MeasuredScore | None) -> str:
+    if score is None:
+        return ""
+    if metric == "nll":
+        return f"{score.value:.3f} ({score.low:.3f} to {score.high:.3f})"
+    return f"{100 * score.value:.0f} % ({100 * score.low:.0f} to {100 * score.high:.0f})"

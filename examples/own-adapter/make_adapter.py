@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 PROMPT = "### Schema\n{context}\n### Question\n{question}\n### SQL\n"
 BATCH = 4
@@ -19,6 +20,7 @@ BATCH = 4
 def train(model_folder: Path, rows: list[dict[str, str]], steps: int, out: Path) -> None:
     """Take so many steps over the rows, with the loss on the answers, and save the adapter."""
     torch.manual_seed(0)
+    logging.disable_progress_bar()
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     base = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     config = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])

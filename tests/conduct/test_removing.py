@@ -1,5 +1,6 @@
 """What is removed takes everything made from it along, and nothing that a run still needs."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from zlib import crc32
 
@@ -7,16 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelmill.conduct.collecting import collect, find_due
 from modelmill.conduct.removing import Removal, made_from, plan_removal, remove_artifacts
 from modelmill.spec.errors import InputMissing, WouldBeLost
 from modelmill.spec.names import COMMITTED, artifact_prefix
 from modelmill.spec.records import Device, InputRecord, Live, Manifest, RunRecord
-from modelmill.store.artifact import Committed, attempt_id, list_artifacts, read_manifest
+from modelmill.store.artifact import Committed, attempt_id, list_artifacts, read_manifest, verify
 from modelmill.store.checkpoint import put_live
-from modelmill.store.runs import read_run, update_run
+from modelmill.store.runs import drop_run, read_run, update_run
 from modelmill.store.s3 import Store
 
 from ..processes import wait_for
+from ..store.turns import play
 from ..workshop import Workshop, write_rows
 from .conftest import Preparer, publish
 
@@ -160,19 +163,19 @@ def test_real_run_at_work_is_in_the_way(workshop: Workshop, store: Store) -> Non
     assert read_manifest(store, "fetch-test", key) is None
 
 
-def test_interrupted_removal_leaves_what_is_sound_and_is_asked_for_again(
+def test_interrupted_removal_leaves_what_is_sound_and_gc_finishes_it(
     store: Store, run: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The manifest goes before the data, dependents before what they were made from."""
+    """Every manifest goes before any data, dependents before what they were made from."""
     keys = keys_of(store, run)
     removal = plan_removal(store, keys["finetune"])
     order: list[str] = []
     real = Store.delete
 
-    def failing(self: Store, names: list[str]) -> None:
+    def failing(self: Store, names: Iterable[str]) -> None:
         listed = list(names)
         order.extend(listed)
-        if any(keys["merge"] in name and COMMITTED not in name for name in listed):
+        if any(f"merge/{keys['merge']}/attempts" in name for name in listed):
             raise ConnectionError
         real(self, listed)
 
@@ -180,12 +183,55 @@ def test_interrupted_removal_leaves_what_is_sound_and_is_asked_for_again(
     with pytest.raises(ConnectionError):
         remove_artifacts(store, removal)
     monkeypatch.undo()
-    assert order[0] == f"{artifact_prefix('infer', keys['infer-merged'])}/{COMMITTED}"
-    assert read_manifest(store, "merge", keys["merge"]) is None
-    assert read_manifest(store, "finetune", keys["finetune"]) is not None
-    again = plan_removal(store, keys["finetune"])
-    assert stages_of(again) == ["finetune"]
-    assert remove_artifacts(store, again).is_done
+    assert order[:3] == [
+        f"{artifact_prefix(row.kind, row.key)}/{COMMITTED}" for row in removal.artifacts
+    ]
+    names = [(row.kind, row.key) for row in removal.artifacts]
+    assert [read_manifest(store, *name) for name in names] == [None, None, None]
+    assert list(store.list(f"artifacts/merge/{keys['merge']}/attempts/"))
+
+    # A run that is over needs nothing that its user has removed.
+    later = datetime.now(UTC) + timedelta(days=2)
+    drop_run(store, run)
+    collect(store, find_due(store, later, timedelta(days=365)))
+    left = [item.key for name in names for item in store.list(f"{artifact_prefix(*name)}/")]
+    assert left == []
+
+
+@pytest.mark.parametrize("requests", range(0, 60, 2))
+def test_run_that_adopts_while_something_is_removed_keeps_it(
+    store: Store, run: str, requests: int
+) -> None:
+    """Whenever it looks: what a run has seen committed stays, or comes back."""
+    keys = keys_of(store, run)
+    change(store, run, exit_code=0)
+    key = keys["merge"]
+    other = f"x{run[1:]}"
+
+    def adopt(own: Store) -> Committed | None:
+        # As a conductor does: what is needed is written down first.
+        update_run(
+            own,
+            other,
+            lambda _: RunRecord(name=other, created="2026-01-01T00:00:00Z", keys={"merge": key}),
+        )
+        return read_manifest(own, "merge", key)
+
+    removed, adopted = play(
+        store,
+        [0] * requests + [1] * 3,
+        lambda own: remove_artifacts(own, plan_removal(own, key)),
+        adopt,
+    )
+
+    present = read_manifest(store, "merge", key)
+    if isinstance(adopted, Committed):
+        assert isinstance(removed, WouldBeLost)
+        assert present == adopted
+        assert verify(store, adopted) == ()
+    else:
+        assert adopted is None
+    drop_run(store, other)
 
 
 def _committed(key: str, inputs: list[str]) -> Committed:

@@ -110,5 +110,7 @@ def test_model_that_nothing_was_done_to_is_quantized(examples: Path) -> None:
     report = run(examples, "quantize-only", *("--set", tokens[0], "--set", tokens[1]))
     assert models(report) == ["base", "gptq-8", "gptq-4", "nf4"]
     assert report["gate"]["against"] == "base"
+    base, copy = (model["metrics"]["nll"]["value"] for model in report["models"][:2])
+    assert copy == pytest.approx(base, abs=0.02)
     sizes = [model["size_bytes"] for model in report["models"]]
     assert sizes[0] > sizes[1] > sizes[2]

@@ -33,7 +33,7 @@ def test_store_that_ignores_a_condition_is_refused(store: Store, ignored: str) -
                 if_match=None if ignored == "if_match" else if_match,
             )
 
-    careless = Careless(store.bucket, store.prefix, store.client)
+    careless = Careless(store.bucket, store.prefix, store.connection)
     with pytest.raises(StoreUnfit, match="ignores the condition"):
         check_conditional_writes(careless)
     assert list(store.list("probes/")) == []

@@ -1,4 +1,4 @@
-"""The command that looks whether a cluster is ready for runs: doctor."""
+"""The command that looks whether a store or a cluster is ready for runs: doctor."""
 
 import json
 import sys
@@ -8,39 +8,43 @@ import click
 
 from modelmill.cli.cluster import cluster_options
 from modelmill.cli.codes import PREFLIGHT_FAILED, ClusterCommand
-from modelmill.cli.options import output_option
+from modelmill.cli.options import output_option, store_options
 
 
 @click.command(cls=ClusterCommand)
 @click.option(
     "--profile",
     type=click.Path(dir_okay=False, path_type=Path),
-    required=True,
-    help="What the cluster offers.",
+    help="What a cluster offers; without it only a store is looked at.",
 )
 @cluster_options
-@click.option(
-    "--store",
-    "store_url",
-    metavar="S3_URL",
-    help="As this machine reaches it; the profile's when absent.",
-)
+@store_options
 @click.option("--pods", is_flag=True, help="Also start a pod of every image for a moment.")
 @output_option
 def doctor(
-    profile: Path,
+    profile: Path | None,
     namespace: str,
     context: str | None,
+    home: Path,
     store_url: str | None,
     pods: bool,
     output: str,
 ) -> None:
-    """Look whether a cluster and its store are ready for runs, and say what is missing."""
+    """Look whether a store, or a cluster and its store, are ready for runs; say what is missing.
+
+    With a profile the store is the profile's unless one is named.
+    """
     from modelmill.cli.show import print_table
     from modelmill.conduct.doctor import Patient, examine
+    from modelmill.conduct.place import opened
+    from modelmill.conduct.store_doctor import examine_store
     from modelmill.spec.loading import load_profile
 
-    findings = examine(Patient(load_profile(profile), namespace, context, store_url, pods))
+    if profile is None:
+        with opened(home, store_url) as place:
+            findings = tuple(examine_store(place.store))
+    else:
+        findings = examine(Patient(load_profile(profile), namespace, context, store_url, pods))
     if output == "json":
         click.echo(json.dumps([finding.model_dump() for finding in findings], indent=2))
     else:

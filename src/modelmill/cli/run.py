@@ -11,6 +11,7 @@ import click
 
 from modelmill.cli.options import file_argument, output_option, run_options, store_options
 from modelmill.spec.errors import Interrupted
+from modelmill.spec.names import ENV_SINGLE_WRITER
 
 if TYPE_CHECKING:
     from modelmill.conduct.local_run import Ended
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="Where the report is put, in a folder named after the run.",
 )
+@click.option(
+    "--single-writer",
+    "is_single_writer",
+    is_flag=True,
+    envvar=ENV_SINGLE_WRITER,
+    help="Nobody else writes to the store, so it need not have conditional writes.",
+)
 @store_options
 @output_option
 def run(
@@ -36,6 +44,7 @@ def run(
     again: tuple[str, ...],
     repin: bool,
     report_folder: Path,
+    is_single_writer: bool,
     home: Path,
     store_url: str | None,
     output: str,
@@ -48,7 +57,8 @@ def run(
 
     spec = load_run(file, overrides)
     asked = Asked(check_run_name(name or run_name(file)), file.resolve().parent, again, repin)
-    local = LocalRun(spec, load_profile(profile), asked, home, store_url, report_folder)
+    place = load_profile(profile)
+    local = LocalRun(spec, place, asked, home, store_url, report_folder, is_single_writer)
     try:
         with watcher() as watching:
             ended = run_locally(local, watching)

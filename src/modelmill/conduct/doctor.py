@@ -4,20 +4,20 @@ Each check says what it looked at, what it found, and what mends it; none stops 
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from modelmill.conduct.answers import NotThere, Refused, Unavailable
+from modelmill.conduct.finding import Finding, checked
 from modelmill.conduct.helm import find_helm
 from modelmill.conduct.kubernetes import Namespace, from_kubeconfig
 from modelmill.conduct.place import opened_as_pods_see_it
+from modelmill.conduct.store_doctor import examine_store
 from modelmill.conduct.trial import is_suspended_unasked, try_admission, try_pods
 from modelmill.spec.errors import ModelmillError
 from modelmill.spec.names import CONDUCTOR_ACCOUNT, STAGE_ACCOUNT
 from modelmill.spec.profile import Profile, check_cluster, queues_of
-from modelmill.spec.records import Record
-from modelmill.store.probe import check_conditional_writes
 
 OLDEST: Final = (1, 33)
 """podFailurePolicy, podReplacementPolicy and successPolicy as we use them are stable there."""
@@ -30,15 +30,6 @@ NEEDED: Final = (
     ("", "events", ("list",)),
 )
 """What a submitter does: helm with its releases in ConfigMaps, and looking."""
-
-
-class Finding(Record):
-    """What one check found."""
-
-    check: str
-    state: Literal["good", "bad", "warning"]
-    words: str
-    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,34 +47,24 @@ class Patient:
 def examine(patient: Patient) -> tuple[Finding, ...]:
     """Run every check."""
     findings = [
-        _checked("profile", lambda: _profile(patient)),
-        _checked("helm", lambda: _helm(patient)),
+        checked("profile", lambda: _profile(patient)),
+        checked("helm", lambda: _helm(patient)),
     ]
-    findings.append(_checked("store", lambda: _store(patient)))
+    findings += _store(patient)
     findings.append(_hub(patient))
     try:
         namespace = from_kubeconfig(patient.context, patient.namespace)
     except ModelmillError as error:
         return (*findings, Finding(check="cluster", state="bad", words=error.what, fix=error.fix))
-    findings.append(_checked("cluster", lambda: _version(namespace)))
+    findings.append(checked("cluster", lambda: _version(namespace)))
     if findings[-1].state == "good":
-        findings.append(_checked("permissions", lambda: _permissions(namespace)))
-        findings.append(_checked("accounts", lambda: _accounts(namespace)))
-        findings.append(_checked("admission", lambda: _admission(namespace, patient.profile)))
+        findings.append(checked("permissions", lambda: _permissions(namespace)))
+        findings.append(checked("accounts", lambda: _accounts(namespace)))
+        findings.append(checked("admission", lambda: _admission(namespace, patient.profile)))
         findings += _queues(namespace, patient.profile)
-        findings.append(_checked("conductor", lambda: _conductor(namespace, patient.profile)))
+        findings.append(checked("conductor", lambda: _conductor(namespace, patient.profile)))
         findings += _images(namespace, patient)
     return tuple(findings)
-
-
-def _checked(check: str, look: Callable[[], Finding]) -> Finding:
-    try:
-        return look()
-    except ModelmillError as error:
-        words = f"{error.what} ({error.at})" if error.at else error.what
-        return Finding(check=check, state="bad", words=words, fix=error.fix)
-    except (NotThere, Refused, Unavailable) as error:
-        return Finding(check=check, state="bad", words=str(error) or type(error).__name__)
 
 
 def _profile(patient: Patient) -> Finding:
@@ -105,10 +86,13 @@ def _helm(patient: Patient) -> Finding:
     return Finding(check="helm", state="good", words=words)
 
 
-def _store(patient: Patient) -> Finding:
-    with opened_as_pods_see_it(patient.profile, patient.store_url) as store:
-        check_conditional_writes(store)
-        return Finding(check="store", state="good", words=f"{store.url} has conditional writes")
+def _store(patient: Patient) -> tuple[Finding, ...]:
+    """Examine the store as pods see it."""
+    try:
+        with opened_as_pods_see_it(patient.profile, patient.store_url) as store:
+            return tuple(examine_store(store))
+    except ModelmillError as error:
+        return (Finding(check="store", state="bad", words=error.what, fix=error.fix),)
 
 
 def _hub(patient: Patient) -> Finding:

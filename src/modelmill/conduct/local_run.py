@@ -29,6 +29,8 @@ class LocalRun:
     home: Path
     store_url: str | None
     report_folder: Path
+    is_single_writer: bool = False
+    """Nobody else writes to the store while this goes on, so it needs no conditional writes."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,12 @@ def run_locally(local: LocalRun, watcher: Watcher) -> Ended:
         ModelmillError: the run could not be prepared, or its store was lost.
     """
     check_metrics(local.home, local.spec.infer.metrics)
-    with _terminated_like_interrupted(), opened(local.home, local.store_url) as place:
-        if local.store_url is not None:
+    single = local.is_single_writer
+    with (
+        _terminated_like_interrupted(),
+        opened(local.home, local.store_url, is_single_writer=single) as place,
+    ):
+        if local.store_url is not None and not single:
             check_conditional_writes(place.store)
         given = prepare(place.store, local.spec, local.profile, local.asked)
         backend = LocalBackend(local.asked.name, place.place)

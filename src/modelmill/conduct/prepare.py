@@ -25,7 +25,7 @@ from modelmill.spec.sources import is_hub, is_local
 from modelmill.store.artifact import attempt_id
 from modelmill.store.runs import put_plan, read_run, update_run
 from modelmill.store.s3 import Store
-from modelmill.store.sources import pin_local, pin_source, upload_source
+from modelmill.store.sources import is_uploaded, pin_local, pin_source, upload_source
 
 BF16_FLAGS = frozenset({"amx_bf16", "avx512_bf16", "bf16"})
 """Processors that multiply bfloat16 in hardware (x86 and Arm spellings in /proc/cpuinfo)."""
@@ -163,7 +163,7 @@ def record_plan(
     _check_owner(store, record, asked)
     pins = _pins(store, run, record, asked)
     if asked.folder is not None:
-        upload_local_sources(store, run, asked.folder)
+        upload_local_sources(store, run, asked.folder, pins)
     left = [source for source in sources_of(run) if source not in pins]
     unknown = {source: Pin(address=source, digest="") for source in left}
     plan = _plan(run, profile, {**pins, **unknown}, record, asked)
@@ -191,6 +191,9 @@ def record_plan(
         )
 
     update_run(store, asked.name, write_down)
+    if asked.folder is not None:
+        # Nothing needed them before the record did, so `gc` may just have removed one.
+        upload_local_sources(store, run, asked.folder, pins)
     return None if left else (plan, sha256)
 
 
@@ -205,10 +208,10 @@ def _check_owner(store: Store, record: RunRecord | None, asked: Asked) -> None:
     )
 
 
-def upload_local_sources(store: Store, run: RunSpec, folder: Path) -> None:
+def upload_local_sources(store: Store, run: RunSpec, folder: Path, pins: Mapping[str, Pin]) -> None:
     """Make local sources readable for stages anywhere; what is there already stays."""
     for source in sources_of(run):
-        if is_local(source):
+        if is_local(source) and not is_uploaded(store, pins[source]):
             upload_source(store, folder / source)
 
 

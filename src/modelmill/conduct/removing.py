@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from modelmill.conduct.clock import is_young
 from modelmill.conduct.standing import find_artifact
 from modelmill.spec.errors import WouldBeLost
-from modelmill.spec.names import COMMITTED, Kind, artifact_prefix
+from modelmill.spec.names import Kind, artifact_prefix
 from modelmill.spec.records import Record, RunRecord
-from modelmill.store.artifact import Committed, list_artifacts, read_manifest
+from modelmill.store.artifact import Committed, list_artifacts, list_attempts, read_manifest
 from modelmill.store.checkpoint import drop_checkpoints, read_live
 from modelmill.store.crew import THREADS
+from modelmill.store.removal import remove_artifact, restore, withdraw
 from modelmill.store.runs import list_runs, read_run
 from modelmill.store.s3 import Store
 
@@ -64,46 +65,51 @@ def plan_removal(store: Store, beginning: str) -> Removal:
     Raises:
         InputMissing: none, or more than one, begins like that.
     """
-    manifests = _manifests(store)
+    manifests = manifests_of(store)
     doomed = made_from(manifests, find_artifact(store, beginning))
-    keys = {committed.manifest.key for committed in doomed}
-    runs = tuple(each for each in _records(store) if keys & set(each.keys.values()))
-    # Who has committed is over, although its last sign of life may be young.
-    over = {committed.manifest.attempt for committed in manifests.values()}
-    live = {
-        key: run
-        for key in sorted(keys.union(*(run.keys.values() for run in runs)))
-        if (run := _at_work(store, key, over))
-    }
+    runs = _using(store, doomed)
     return Removal(
         artifacts=tuple(_row(committed, runs) for committed in doomed),
-        needed_by=tuple(_needs(runs, keys, live)),
+        needed_by=_needed_by(store, runs, doomed, manifests),
     )
 
 
 def remove_artifacts(store: Store, removal: Removal) -> Removal:
-    """Remove what was planned: first the manifest, so that readers see it gone, then the data.
+    """Remove what was planned: first every manifest, so that readers see it gone, then the data.
 
-    Interrupted, it can be asked for again: the artifact that was named goes last.  A run that
-    starts in between finds its lineage broken and says so; nothing wrong is ever read.
+    Interrupted, `gc` finishes it.  A run writes down what it needs before it looks for it, and
+    here is looked for runs once more when all is withdrawn: either the run sees that it has to
+    compute, or everything comes back.
 
     Raises:
         WouldBeLost: a run without an end or a live attempt needs some of it; nothing is removed.
     """
-    if removal.needed_by:
-        runs = [need.run for need in removal.needed_by]
+    _refuse(store, removal.needed_by)
+    manifests = manifests_of(store)
+    names = [(row.kind, row.key) for row in removal.artifacts]
+    doomed = [manifests[name] for name in names if name in manifests]
+    for kind, key in names:
+        withdraw(store, artifact_prefix(kind, key))
+    late = _needed_by(store, _using(store, doomed), doomed, manifests)
+    if late:
+        for kind, key in reversed(names):
+            restore(store, kind, key)
+        _refuse(store, late)
+    for kind, key in names:
+        remove_artifact(store, kind, key, list_attempts(store, kind, key))
+        drop_checkpoints(store, key)
+    return removal.model_copy(update={"is_done": True})
+
+
+def _refuse(store: Store, needed_by: Sequence[Need]) -> None:
+    if needed_by:
+        runs = [need.run for need in needed_by]
         raise WouldBeLost(
-            "\n".join(f"Run '{each.run}' {each.reason}" for each in removal.needed_by),
+            "\n".join(f"Run '{each.run}' {each.reason}" for each in needed_by),
             at=store.url,
             fix=" or ".join(f"modelmill {verb} {runs[0]}" for verb in ("wait", "cancel", "rm"))
             + ", then the same command",
         )
-    for row in removal.artifacts:
-        prefix = artifact_prefix(row.kind, row.key)
-        store.delete([f"{prefix}/{COMMITTED}"])
-        store.delete(item.key for item in store.list(f"{prefix}/"))
-        drop_checkpoints(store, row.key)
-    return removal.model_copy(update={"is_done": True})
 
 
 def made_from(manifests: Mapping[Name, Committed], root: Committed) -> tuple[Committed, ...]:
@@ -125,14 +131,16 @@ def made_from(manifests: Mapping[Name, Committed], root: Committed) -> tuple[Com
     return tuple(ordered.values())
 
 
-def _manifests(store: Store) -> Mapping[Name, Committed]:
+def manifests_of(store: Store) -> Mapping[Name, Committed]:
+    """Read the manifest of everything that is committed."""
     names = tuple(list_artifacts(store))
     with ThreadPoolExecutor(THREADS) as pool:
         found = pool.map(lambda name: read_manifest(store, *name), names)
         return {_name(committed): committed for committed in found if committed is not None}
 
 
-def _records(store: Store) -> Iterator[RunRecord]:
+def records_of(store: Store) -> Iterator[RunRecord]:
+    """Read the record of every run."""
     for run in list_runs(store):
         record = read_run(store, run)
         if record is not None:
@@ -150,6 +158,36 @@ def _row(committed: Committed, runs: Sequence[RunRecord]) -> RemovalRow:
         files=len(manifest.files),
         size_bytes=sum(file.size_bytes for file in manifest.files),
     )
+
+
+def _using(store: Store, doomed: Sequence[Committed]) -> tuple[RunRecord, ...]:
+    keys = {committed.manifest.key for committed in doomed}
+    return tuple(each for each in records_of(store) if keys & set(each.keys.values()))
+
+
+def _needed_by(
+    store: Store,
+    runs: Sequence[RunRecord],
+    doomed: Sequence[Committed],
+    manifests: Mapping[Name, Committed],
+) -> tuple[Need, ...]:
+    """Say who is in the way.
+
+    Args:
+        store: where they are.
+        runs: those that use some of what would go.
+        doomed: what would go.
+        manifests: of everything.  Who has committed is over, although its last sign of life
+            may be young.
+    """
+    keys = {committed.manifest.key for committed in doomed}
+    over = {committed.manifest.attempt for committed in manifests.values()}
+    live = {
+        key: run
+        for key in sorted(keys.union(*(run.keys.values() for run in runs)))
+        if (run := _at_work(store, key, over))
+    }
+    return tuple(_needs(runs, keys, live))
 
 
 def _needs(

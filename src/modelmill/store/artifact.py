@@ -26,6 +26,7 @@ from modelmill.spec.errors import (
     DataError,
     DigestMismatch,
     InputMissing,
+    Interrupted,
     LineageBroken,
     StoreUnreachable,
     UnsafeArtifact,
@@ -37,6 +38,7 @@ from modelmill.store.kept import Kept
 from modelmill.store.keys import check_key, check_paths, is_under
 from modelmill.store.s3 import PreconditionFailed, Store
 from modelmill.store.transfer import download_many, upload_many, verify_many
+from modelmill.store.whole import is_whole, removal_mark
 
 SETTLE_PAUSE_SECONDS = 0.2
 """Between a conflict and looking again, where neither writer's object is visible yet."""
@@ -103,6 +105,8 @@ def commit(store: Store, manifest: Manifest) -> Published:
 
     Raises:
         DataError: something unreadable is committed under the key.
+        Interrupted: the attempt had been silent for so long that `gc` took it for dead and
+            has removed its files; the artifact does not exist.
     """
     check_paths(file.path for file in manifest.files)
     body = canonical_json(manifest.model_dump(mode="json"))
@@ -113,10 +117,11 @@ def commit(store: Store, manifest: Manifest) -> Published:
             store.put(key, body, if_none_match=True)
         except PreconditionFailed as failure:
             present = read_manifest(store, manifest.kind, manifest.key)
+            if present is not None and present.manifest.attempt != manifest.attempt:
+                return Published("adopted", present)
             if present is not None:
                 # Our own attempt: the put succeeded and its answer was lost.
-                won = present.manifest.attempt == manifest.attempt
-                return Published("won" if won else "adopted", present)
+                return Published("won", confirmed(store, present))
             if time.monotonic() > deadline:
                 raise StoreUnreachable(
                     "The store refuses to create an object that does not exist",
@@ -125,7 +130,28 @@ def commit(store: Store, manifest: Manifest) -> Published:
                 ) from failure
             time.sleep(SETTLE_PAUSE_SECONDS)
         else:
-            return Published("won", Committed(manifest, hashlib.sha256(body).hexdigest()))
+            mine = Committed(manifest, hashlib.sha256(body).hexdigest())
+            return Published("won", confirmed(store, mine))
+
+
+def confirmed(store: Store, committed: Committed) -> Committed:
+    """Take a commit back if its files are being removed, or are gone.
+
+    Raises:
+        Interrupted: they are; the artifact does not exist any more.
+    """
+    manifest = committed.manifest
+    prefix = attempt_prefix(manifest.kind, manifest.key, manifest.attempt)
+    if is_whole(store, prefix, (file.path for file in manifest.files)):
+        return committed
+    present = read_manifest(store, manifest.kind, manifest.key)
+    if present is not None and present.sha256 == committed.sha256:
+        store.delete([_committed_key(manifest.kind, manifest.key)])
+    raise Interrupted(
+        "The attempt was silent for so long that its files were removed as those of a dead one",
+        at=store.url_of(prefix),
+        fix="run the same command again: it makes this stage anew",
+    )
 
 
 def read_manifest(store: Store, kind: Kind, key: str) -> Committed | None:
@@ -167,6 +193,13 @@ def list_artifacts(store: Store) -> Iterator[tuple[Kind, str]]:
                 yield KINDS[KINDS.index(kind)], key
             case _:
                 continue
+
+
+def list_attempts(store: Store, kind: Kind, key: str) -> tuple[str, ...]:
+    """List every attempt at a key that has left anything."""
+    prefix = f"{artifact_prefix(kind, key)}/attempts/"
+    names = {item.key.removeprefix(prefix).split("/")[0] for item in store.list(prefix)}
+    return tuple(sorted({name.removesuffix(removal_mark("")) for name in names}))
 
 
 def pull(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Self, TypeVar
 
-from modelmill.store.s3 import Stopped
+from modelmill.store.connection import Stopped
 
 T = TypeVar("T")
 

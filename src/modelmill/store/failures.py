@@ -3,6 +3,10 @@
 Knows error codes of S3 and its look-alikes; makes no request and reads no environment.
 """
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -25,6 +29,8 @@ from modelmill.spec.errors import (
     InternalError,
     ModelmillError,
     PermissionRefused,
+    Problem,
+    SpecError,
     StoreUnreachable,
 )
 
@@ -54,6 +60,31 @@ _FIRST_SERVER_STATUS = 500
 _NOT_IMPLEMENTED = 501
 _TOO_MANY_REQUESTS = 429
 
+_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+
+_ABOUT_CREDENTIALS = _EXPIRED | {
+    "InvalidAccessKeyId",
+    "InvalidToken",
+    "SignatureDoesNotMatch",
+    "400",
+    "401",
+    "403",
+}
+"""The last three: an answer to HEAD has no body to say more."""
+
+_ABOUT_CHECKSUMS = frozenset(
+    {
+        "AuthorizationHeaderMalformed",
+        "BadRequest",
+        "InvalidArgument",
+        "InvalidRequest",
+        "MissingContentMD5",
+        "NotImplemented",
+        "SignatureDoesNotMatch",
+    }
+)
+"""What stores that do not know the SDK's checksum headers have been seen to answer."""
+
 _REFUSED = {
     "InvalidAccessKeyId": "The store does not know this access key",
     "SignatureDoesNotMatch": "The secret key does not belong to the access key",
@@ -79,6 +110,37 @@ _FIX_REFUSED = {
     "AccessDenied": "ask for read, write, list and delete below this address",
     "403": "ask for read, write, list and delete below this address",
 }
+
+
+_TLS = (
+    (
+        "Hostname mismatch",
+        "The certificate of {} is for another host",
+        "name the host of the certificate in AWS_ENDPOINT_URL",
+    ),
+    (
+        "IP address mismatch",
+        "The certificate of {} is for another host",
+        "name the host of the certificate in AWS_ENDPOINT_URL",
+    ),
+    (
+        "certificate has expired",
+        "The certificate of {} has expired",
+        "renew it, or correct this machine's clock",
+    ),
+    (
+        "CERTIFICATE_VERIFY_FAILED",
+        "The certificate of {} is not trusted here",
+        "set AWS_CA_BUNDLE to the file of the authority that signed it",
+    ),
+    (
+        "WRONG_VERSION_NUMBER",
+        "There is no TLS at {}",
+        "write http:// in AWS_ENDPOINT_URL if the network is one to trust",
+    ),
+)
+"""What OpenSSL says, and what that means; of several, the first. Whatever else goes wrong with
+TLS may be better next time."""
 
 
 def error_code(error: Exception) -> str:
@@ -110,7 +172,9 @@ def is_transient(error: Exception) -> bool:
             or (status >= _FIRST_SERVER_STATUS and status != _NOT_IMPLEMENTED)
         )
     if isinstance(error, SSLError):
-        return not _is_untrusted(error)
+        return not any(words in str(error) for words, *_ in _TLS)
+    if _is_bad_bundle(error):
+        return False
     return isinstance(
         error,
         BotoConnectionError
@@ -121,12 +185,33 @@ def is_transient(error: Exception) -> bool:
     )
 
 
+def is_expiry(error: Exception) -> bool:
+    """Tell whether the credentials were good until their time was over."""
+    return error_code(error) in _EXPIRED
+
+
+def is_about_credentials(error: Exception) -> bool:
+    """Tell whether other credentials may do better."""
+    return error_code(error) in _ABOUT_CREDENTIALS
+
+
+def is_about_checksums(error: Exception) -> bool:
+    """Tell whether the same request may succeed without the SDK's checksum headers."""
+    return error_code(error) in _ABOUT_CHECKSUMS
+
+
 def retry_after_seconds(error: Exception) -> float:
     """Read how long the store asks to be left alone; 0 where it does not say."""
-    if not isinstance(error, ClientError):
+    headers = _headers(error)
+    asked = headers.get("retry-after", "")
+    if asked.isdecimal():
+        return float(asked)
+    try:
+        # By the clock of whoever sent the date, where it tells.
+        now = parsedate_to_datetime(headers["date"]) if "date" in headers else datetime.now(UTC)
+        return max(0.0, (parsedate_to_datetime(asked) - now).total_seconds())
+    except (TypeError, ValueError):
         return 0.0
-    asked = error.response["ResponseMetadata"].get("HTTPHeaders", {}).get("retry-after", "")
-    return float(asked) if asked.isdecimal() else 0.0
 
 
 def translate(error: Exception, at: str, endpoint: str, tried_seconds: float) -> ModelmillError:
@@ -148,10 +233,10 @@ def translate(error: Exception, at: str, endpoint: str, tried_seconds: float) ->
             "then run the same command again: finished stages are kept",
         )
     if isinstance(error, SSLError):
-        return PermissionRefused(
-            f"The certificate of {endpoint} is not trusted here ({_reason(error)})",
-            at=at,
-            fix="set AWS_CA_BUNDLE to the file of the authority that signed it",
+        return _translate_tls(error, at, endpoint)
+    if isinstance(error, HTTPClientError):
+        return SpecError(
+            "AWS_CA_BUNDLE", [Problem("", "there is no file of certificates at this path")]
         )
     if code == "RequestTimeTooSkewed":
         return PermissionRefused(
@@ -185,12 +270,24 @@ def translate(error: Exception, at: str, endpoint: str, tried_seconds: float) ->
     )
 
 
+def _translate_tls(error: SSLError, at: str, endpoint: str) -> ModelmillError:
+    what, fix = next((what, fix) for words, what, fix in _TLS if words in str(error))
+    return PermissionRefused(f"{what.format(endpoint)} ({_reason(error)})", at=at, fix=fix)
+
+
+def _is_bad_bundle(error: Exception) -> bool:
+    """Tell the one failure of the HTTP client that no repetition cures from the others."""
+    return type(error) is HTTPClientError and isinstance(error.kwargs.get("error"), OSError)
+
+
+def _headers(error: Exception) -> Mapping[str, str]:
+    if not isinstance(error, ClientError):
+        return {}
+    return error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+
+
 def _status(error: ClientError) -> int:
-    return error.response["ResponseMetadata"].get("HTTPStatusCode", 0)
-
-
-def _is_untrusted(error: SSLError) -> bool:
-    return "CERTIFICATE_VERIFY_FAILED" in str(error) or "WRONG_VERSION_NUMBER" in str(error)
+    return error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
 
 
 def _reason(error: Exception) -> str:

@@ -19,9 +19,9 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from modelmill.spec.errors import HubUnreachable
 from modelmill.spec.sources import HubAddress
+from modelmill.store.connection import Stopped
 from modelmill.store.hub_failures import FAILURES, is_transient, retry_after_seconds, translate
 from modelmill.store.hub_files import HubFile, folder_to_list, wanted_files
-from modelmill.store.s3 import Stopped
 
 T = TypeVar("T")
 

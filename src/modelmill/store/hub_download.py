@@ -15,12 +15,12 @@ from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
 from modelmill.spec.errors import DigestMismatch
 from modelmill.spec.records import FileRecord
 from modelmill.spec.sources import HubAddress
+from modelmill.store.connection import Stopped
 from modelmill.store.crew import OnBytes
 from modelmill.store.hub_client import SILENCE_SECONDS, Hub, Patience
 from modelmill.store.hub_failures import FAILURES
 from modelmill.store.hub_files import HubFile
 from modelmill.store.landing import final_name, sink_of
-from modelmill.store.s3 import Stopped
 
 THREADS: Final = 4
 CHUNK_BYTES: Final = 1024 * 1024

@@ -15,6 +15,7 @@ from modelmill.spec.errors import ModelmillError, StoreUnfit
 from modelmill.spec.names import ENV_STORE, ENV_TERMINATION
 from modelmill.spec.records import Ending
 from modelmill.store.s3 import PreconditionFailed, Store, open_store
+from modelmill.store.trial import FIX_CONDITIONS
 
 HUB_PATIENCE_SECONDS: Final = 30.0
 
@@ -46,8 +47,7 @@ def _must_be_refused(
     raise StoreUnfit(
         f"The store ignores the condition of a write ({header})",
         at=store.url_of(key),
-        fix="use a store that has conditional writes, or a newer version of this one: without "
-        "them two attempts could both commit",
+        fix=FIX_CONDITIONS,
     )
 
 

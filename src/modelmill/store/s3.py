@@ -7,32 +7,26 @@ Credentials and endpoint come from the AWS SDK's own names (`AWS_ENDPOINT_URL`,
 `AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, the shared files, ...) and from nowhere else.
 """
 
-import random
+import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from botocore.exceptions import ClientError
 
 from modelmill.spec.errors import Problem, SpecError
-from modelmill.store.client import make_client
-from modelmill.store.failures import (
-    FAILURES,
-    error_code,
-    is_condition,
-    is_missing,
-    is_transient,
-    retry_after_seconds,
-    translate,
-)
+from modelmill.spec.names import ENV_SINGLE_WRITER
+from modelmill.store.connection import Connection
+from modelmill.store.failures import error_code, is_condition, is_missing
 from modelmill.store.keys import check_key
+from modelmill.store.multipart import abandon_unknown
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, DeleteTypeDef
 
 T = TypeVar("T")
 
@@ -40,19 +34,12 @@ RETRY_BUDGET_SECONDS = 300.0
 """By time, not by attempts: SeaweedFS needs up to 23 s to serve again after a crash, and
 three quick 503 exhaust botocore's own modes within 4 s."""
 
-FIRST_PAUSE_SECONDS = 0.1
-LONGEST_PAUSE_SECONDS = 10.0
-
 DELETE_AT_ONCE = 1000
 """The limit of one DeleteObjects request."""
 
 
 class PreconditionFailed(Exception):
     """A conditional write lost, or won and lost its answer: read the object to find out."""
-
-
-class Stopped(Exception):
-    """A transfer that is being abandoned must not start another attempt."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +82,16 @@ class PutPart:
 
 
 @dataclass(frozen=True)
+class Unfinished:
+    """An upload in parts that was begun and neither finished nor abandoned."""
+
+    key: str
+    """Relative to the store's prefix."""
+    upload_id: str
+    initiated: datetime
+
+
+@dataclass(frozen=True)
 class Store:
     """Objects below one prefix of one bucket; safe to share between threads.
 
@@ -105,11 +102,19 @@ class Store:
 
     bucket: str
     prefix: str
-    client: "S3Client" = field(repr=False, compare=False)
+    connection: Connection = field(repr=False, compare=False)
     retry_budget_seconds: float = RETRY_BUDGET_SECONDS
     is_foreign: bool = False
     """Somebody else's bucket: keys are read as they are, outside our grammar too."""
+    is_single_writer: bool = False
+    """The user vouches that nobody else writes here: conditions are checked by a look before
+    the write, for stores that do not check them."""
     stop: threading.Event = field(default_factory=threading.Event, repr=False, compare=False)
+
+    @property
+    def client(self) -> "S3Client":
+        """The present client: another one after credentials have been renewed."""
+        return self.connection.client
 
     @property
     def url(self) -> str:
@@ -139,11 +144,13 @@ class Store:
         def read() -> Stored | None:
             try:
                 answer = self.client.get_object(Bucket=self.bucket, Key=self._full(key))
-                return Stored(answer["Body"].read(), answer["ETag"])
+                stored = Stored(answer["Body"].read(), answer["ETag"])
             except ClientError as error:
                 if is_missing(error):
                     return None
                 raise
+            self.connection.check_etag(stored.etag, stored.body)
+            return stored
 
         return self._try(self.url_of(key), read)
 
@@ -210,19 +217,22 @@ class Store:
         """
 
         def write() -> str:
-            full = self._full(key)
-            if if_none_match:
-                answer = self.client.put_object(
-                    Bucket=self.bucket, Key=full, Body=body, IfNoneMatch="*"
-                )
-            elif if_match is not None:
-                answer = self.client.put_object(
-                    Bucket=self.bucket, Key=full, Body=body, IfMatch=if_match
-                )
+            request = partial(
+                self.client.put_object, Bucket=self.bucket, Key=self._full(key), Body=body
+            )
+            if self.is_single_writer:
+                answer = request()
+            elif if_none_match:
+                answer = request(IfNoneMatch="*")
             else:
-                answer = self.client.put_object(Bucket=self.bucket, Key=full, Body=body)
+                answer = request() if if_match is None else request(IfMatch=if_match)
+            self.connection.check_etag(answer["ETag"], body)
             return answer["ETag"]
 
+        if self.is_single_writer and (if_none_match or if_match is not None):
+            present = self.head(key)
+            if (None if present is None else present.etag) != if_match:
+                raise PreconditionFailed(self.url_of(key))
         return self._conditional(key, write)
 
     def list(self, prefix: str = "") -> Iterator[ListedObject]:
@@ -257,34 +267,52 @@ class Store:
         full = [self._full(key) for key in keys]
         for start in range(0, len(full), DELETE_AT_ONCE):
             names = full[start : start + DELETE_AT_ONCE]
-            self._try(
-                self.url,
-                lambda: self.client.delete_objects(
-                    Bucket=self.bucket,
-                    Delete={"Objects": [{"Key": name} for name in names], "Quiet": True},  # noqa: B023
-                ),
-            )
+            self._try(self.url, lambda: self._delete(names))  # noqa: B023 - called before the next turn
+
+    def _delete(self, names: Sequence[str]) -> None:
+        if self.connection.checksums == "md5":
+            # The SDK sends a list of names with a CRC32, whatever it is told.
+            for name in names:
+                self.client.delete_object(Bucket=self.bucket, Key=name)
+            return
+        wanted: DeleteTypeDef = {"Objects": [{"Key": name} for name in names], "Quiet": True}
+        answer = self.client.delete_objects(Bucket=self.bucket, Delete=wanted)
+        for problem in answer.get("Errors", []):  # the answer is 200 all the same
+            raise ClientError({"Error": {"Code": problem.get("Code", "")}}, "DeleteObjects")
 
     def start_multipart(self, key: str) -> str:
         """Begin an upload in parts and return its id; it must be finished or abandoned."""
-        return self._try(
-            self.url_of(key),
-            lambda: self.client.create_multipart_upload(Bucket=self.bucket, Key=self._full(key)),
-        )["UploadId"]
+        asked = 0
+
+        def start() -> str:
+            nonlocal asked
+            asked += 1
+            answer = self.client.create_multipart_upload(Bucket=self.bucket, Key=self._full(key))
+            return answer["UploadId"]
+
+        upload = ""
+        try:
+            upload = self._try(self.url_of(key), start)
+        finally:
+            if asked > 1 or not upload:
+                abandon_unknown(self, key, upload)
+        return upload
 
     def put_part(self, key: str, upload: str, number: int, body: bytes) -> PutPart:
         """Send one part, counted from 1."""
-        answer = self._try(
-            self.url_of(key),
-            lambda: self.client.upload_part(
+
+        def send() -> PutPart:
+            answer = self.client.upload_part(
                 Bucket=self.bucket,
                 Key=self._full(key),
                 UploadId=upload,
                 PartNumber=number,
                 Body=body,
-            ),
-        )
-        return PutPart(number, len(body), answer["ETag"], answer.get("ChecksumCRC32", ""))
+            )
+            self.connection.check_etag(answer["ETag"], body)
+            return PutPart(number, len(body), answer["ETag"], answer.get("ChecksumCRC32", ""))
+
+        return self._try(self.url_of(key), send)
 
     def finish_multipart(self, key: str, upload: str, parts: Sequence[PutPart]) -> None:
         """Turn the parts into the object, unconditionally.
@@ -308,6 +336,10 @@ class Store:
 
         self._try(self.url_of(key), finish)
 
+    def open_uploads(self, key: str) -> tuple[str, ...]:
+        """List the ids of uploads to a key that are neither finished nor abandoned."""
+        return tuple(each.upload_id for each in self.unfinished(key) if each.key == key)
+
     def abandon_multipart(self, key: str, upload: str) -> None:
         """Drop the parts of an upload that will not be finished."""
 
@@ -321,6 +353,31 @@ class Store:
                     raise
 
         self._try(self.url_of(key), abandon)
+
+    def unfinished(self, prefix: str = "") -> Iterator[Unfinished]:
+        """List every upload in parts whose key starts with the prefix."""
+        full = self._full(prefix, is_prefix=True)
+        cut = len(self.prefix) + 1 if self.prefix else 0
+        key_marker = upload_marker = ""
+        while True:
+            after = (key_marker, upload_marker)
+            page = self._try(
+                self.url,
+                lambda: self.client.list_multipart_uploads(
+                    Bucket=self.bucket,
+                    Prefix=full,
+                    KeyMarker=after[0],  # noqa: B023 - called before the next turn
+                    UploadIdMarker=after[1],  # noqa: B023
+                ),
+            )
+            for item in page.get("Uploads", []):
+                # Not every store filters by prefix.
+                if item["Key"].startswith(full):
+                    yield Unfinished(item["Key"][cut:], item["UploadId"], item["Initiated"])
+            if not page.get("IsTruncated"):
+                return
+            key_marker = page["NextKeyMarker"]
+            upload_marker = page.get("NextUploadIdMarker", "")
 
     def _full(self, key: str, *, is_prefix: bool = False) -> str:
         if key and not self.is_foreign:
@@ -339,22 +396,7 @@ class Store:
         return self._try(self.url_of(key), ask)
 
     def _try(self, at: str, request: Callable[[], T]) -> T:
-        """Repeat an idempotent request until it succeeds, cannot, or the budget is spent."""
-        started = time.monotonic()
-        pause = FIRST_PAUSE_SECONDS
-        while True:
-            try:
-                return request()
-            except FAILURES as error:
-                elapsed = time.monotonic() - started
-                # Jitter keeps many clients from coming back at the same moment.
-                wait = max(pause * random.uniform(0.5, 1.0), retry_after_seconds(error))  # noqa: S311
-                if not is_transient(error) or elapsed + wait > self.retry_budget_seconds:
-                    endpoint = self.client.meta.endpoint_url
-                    raise translate(error, at, endpoint, elapsed) from error
-                if self.stop.wait(wait):
-                    raise Stopped from error
-                pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
+        return self.connection.repeat(at, request, self.retry_budget_seconds, self.stop)
 
 
 def open_store(url: str, *, retry_budget_seconds: float = RETRY_BUDGET_SECONDS) -> Store:
@@ -366,7 +408,13 @@ def open_store(url: str, *, retry_budget_seconds: float = RETRY_BUDGET_SECONDS) 
     bucket, prefix = _split(url)
     if prefix:
         check_key(prefix)
-    return Store(bucket, prefix, make_client(url), retry_budget_seconds)
+    return Store(
+        bucket,
+        prefix,
+        Connection(url),
+        retry_budget_seconds,
+        is_single_writer=bool(os.environ.get(ENV_SINGLE_WRITER)),
+    )
 
 
 def open_source(
@@ -377,7 +425,7 @@ def open_source(
     The bucket is somebody else's: its keys are not held to our grammar.
     """
     bucket, key = _split(url)
-    return Store(bucket, "", make_client(url), retry_budget_seconds, is_foreign=True), key
+    return Store(bucket, "", Connection(url), retry_budget_seconds, is_foreign=True), key
 
 
 def _split(url: str) -> tuple[str, str]:

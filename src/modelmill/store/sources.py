@@ -7,6 +7,7 @@ what the files mean.
 
 import hashlib
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,17 +16,21 @@ from typing import Literal
 from pydantic import ValidationError
 
 from modelmill.spec.canonical import canonical_json, sha256_of
-from modelmill.spec.errors import DataError, DigestMismatch, InputMissing
+from modelmill.spec.errors import DataError, DigestMismatch, InputMissing, StoreUnreachable
 from modelmill.spec.names import COMMITTED, source_prefix
 from modelmill.spec.records import FileRecord, Record
 from modelmill.spec.settings import Pin
 from modelmill.spec.sources import is_hub
-from modelmill.store.artifact import local_files
+from modelmill.store.artifact import SETTLE_PAUSE_SECONDS, local_files
 from modelmill.store.crew import OnBytes, no_progress
 from modelmill.store.kept import Kept
 from modelmill.store.keys import check_paths
 from modelmill.store.s3 import ListedObject, Store, open_source
 from modelmill.store.transfer import download_listed, download_many, upload_many
+from modelmill.store.whole import is_whole
+
+TRIES = 3
+"""Of an upload that `gc` is removing while it goes on."""
 
 
 class Source(Record):
@@ -61,9 +66,30 @@ def upload_source(store: Store, path: Path, on_bytes: OnBytes = no_progress) -> 
     local = _local(path)
     files = _hash_all(local)
     pin = _pin(path, files)
+    for _ in range(TRIES):
+        if is_uploaded(store, pin) or _upload(store, local, files, pin, on_bytes):
+            return pin
+        time.sleep(SETTLE_PAUSE_SECONDS)
+    raise StoreUnreachable(
+        "A removal of the same source goes on, or was cut off",
+        at=store.url_of(source_prefix(pin.digest)),
+        fix="modelmill gc --yes, then the same command",
+    )
+
+
+def is_uploaded(store: Store, pin: Pin) -> bool:
+    """Tell whether a local source is in the store."""
+    return store.head(f"{source_prefix(pin.digest)}/{COMMITTED}") is not None
+
+
+def _upload(
+    store: Store,
+    local: Mapping[str, Path],
+    files: tuple[FileRecord, ...],
+    pin: Pin,
+    on_bytes: OnBytes,
+) -> bool:
     prefix = source_prefix(pin.digest)
-    if store.get(f"{prefix}/{COMMITTED}") is not None:
-        return pin
     sent = upload_many(store, {f"{prefix}/{name}": file for name, file in local.items()}, on_bytes)
     for before, after in zip(files, sent, strict=True):
         if (before.size_bytes, before.sha256) != (after.size_bytes, after.sha256):
@@ -73,7 +99,11 @@ def upload_source(store: Store, path: Path, on_bytes: OnBytes = no_progress) -> 
                 fix="run the same command again when nothing writes to it",
             )
     store.put(f"{prefix}/{COMMITTED}", canonical_json(Source(files=files).model_dump(mode="json")))
-    return pin
+    if is_whole(store, prefix, local):
+        return True
+    # `gc` is at work on a former upload of it.
+    store.delete([f"{prefix}/{COMMITTED}"])
+    return False
 
 
 def pin_source(store: Store, address: str) -> Pin:
@@ -91,7 +121,7 @@ def pin_source(store: Store, address: str) -> Pin:
             from modelmill.store.hub import pin_hub
         return pin_hub(address, store.retry_budget_seconds)
     if not address.startswith("s3://"):
-        _read_uploaded(store, address)
+        read_uploaded(store, address)
         return Pin(address=address, digest=address.split("/")[1])
     return Pin(address=address, digest=_digest(_listed(store, address)[1]))
 
@@ -108,7 +138,7 @@ def source_bytes(store: Store, pin: Pin) -> int:
         return hub_bytes(pin, store.retry_budget_seconds)
     if pin.address.startswith("s3://"):
         return sum(item.size_bytes for item in _listed(store, pin.address)[1].values())
-    return sum(file.size_bytes for file in _read_uploaded(store, pin.address))
+    return sum(file.size_bytes for file in read_uploaded(store, pin.address))
 
 
 def pull_source(
@@ -131,7 +161,7 @@ def pull_source(
             from modelmill.store.hub import pull_hub
         return pull_hub(pin, destination, store.retry_budget_seconds, on_bytes)
     if not pin.address.startswith("s3://"):
-        files = _read_uploaded(store, pin.address)
+        files = read_uploaded(store, pin.address)
         prefix = source_prefix(pin.digest)
         try:
             download_many(
@@ -213,7 +243,13 @@ def _hashed(name: str, path: Path) -> FileRecord:
         return FileRecord(path=name, size_bytes=file.tell(), sha256=sha256)
 
 
-def _read_uploaded(store: Store, address: str) -> tuple[FileRecord, ...]:
+def read_uploaded(store: Store, address: str) -> tuple[FileRecord, ...]:
+    """Read which files an uploaded source has.
+
+    Raises:
+        InputMissing: it is not there.
+        DataError: its manifest is unreadable, or of another source.
+    """
     digest = address.split("/")[1]
     key = f"{source_prefix(digest)}/{COMMITTED}"
     stored = store.get(key)

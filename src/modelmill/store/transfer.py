@@ -15,6 +15,7 @@ from typing import Final, Protocol, Self
 
 from modelmill.spec.errors import DataError, DigestMismatch, ModelmillError
 from modelmill.spec.records import FileRecord
+from modelmill.store.connection import Stopped
 from modelmill.store.crew import (
     PART_BYTES,
     Countdown,
@@ -27,7 +28,7 @@ from modelmill.store.crew import (
 )
 from modelmill.store.kept import Kept
 from modelmill.store.landing import Landing
-from modelmill.store.s3 import ListedObject, PreconditionFailed, PutPart, Stopped, Store
+from modelmill.store.s3 import ListedObject, PreconditionFailed, PutPart, Store
 
 MOST_PARTS: Final = 10_000
 """S3's limit for one upload."""

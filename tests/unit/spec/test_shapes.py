@@ -59,6 +59,14 @@ def test_first_adapter_enters_the_key_by_what_it_is() -> None:
     assert plan.stage("finetune").key != plan_of(finetune={}).stage("finetune").key
 
 
+def test_model_that_nothing_is_done_to_is_asked_like_its_copies() -> None:
+    """A form of its own would make it look better than copies that answer alike."""
+    assert names(plan_of(quantize=[{"method": "gptq"}])) == [
+        *("fetch-model", "fetch-data", "fetch-test", "quantize-gptq-4"),
+        *("infer-base", "infer-gptq-4"),
+    ]
+
+
 def test_full_fine_tune_needs_no_merge() -> None:
     """What it leaves is quantized and judged as `finetuned`, in the dtype asked for."""
     plan = plan_of(finetune={"method": "full"}, quantize=[{"method": "bitsandbytes"}])

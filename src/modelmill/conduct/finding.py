@@ -1,0 +1,30 @@
+"""What a check of a doctor found."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from modelmill.conduct.answers import NotThere, Refused, Unavailable
+from modelmill.spec.errors import ModelmillError
+from modelmill.spec.records import Record
+
+State = Literal["good", "bad", "warning"]
+
+
+class Finding(Record):
+    """What one check found."""
+
+    check: str
+    state: State
+    words: str
+    fix: str = ""
+
+
+def checked(check: str, look: Callable[[], Finding]) -> Finding:
+    """Turn what a check raises into what it found: none stops at another."""
+    try:
+        return look()
+    except ModelmillError as error:
+        words = f"{error.what} ({error.at})" if error.at else error.what
+        return Finding(check=check, state="bad", words=words, fix=error.fix)
+    except (NotThere, Refused, Unavailable) as error:
+        return Finding(check=check, state="bad", words=str(error) or type(error).__name__)
