@@ -9,6 +9,7 @@ import fcntl
 import os
 import secrets
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,11 @@ from modelmill.store.crew import PART_BYTES, part_count
 
 FILE_MODE: Final = 0o644
 """The reader of a shared volume may be another user than the writer."""
+
+PATIENCE_SECONDS: Final = 1.0
+"""A process that has just been killed may hold its locks for another moment."""
+
+LOOK_SECONDS: Final = 0.05
 
 JOURNAL: Final = ".parts"
 """Beside a kept file of several parts: one byte per part, 1 where it has been written."""
@@ -60,7 +66,7 @@ class Landing:
         self._read_journal()
 
     def _take_up(self, kept: Path) -> int:
-        fd = take(kept)
+        fd = take(kept, PATIENCE_SECONDS)
         if fd != -1 and _is_linked(fd) and os.fstat(fd).st_size != self._size_bytes:
             # It is somebody's file, and has been changed: theirs to keep.
             forget(kept)
@@ -141,24 +147,32 @@ class Landing:
             self._unfinished = None
 
 
-def take(path: Path) -> int:
+def take(path: Path, patience_seconds: float = 0) -> int:
     """Open a file for this process alone, creating it; -1 where that is not possible."""
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+    deadline = time.monotonic() + patience_seconds
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         while True:
             fd = os.open(path, flags, FILE_MODE)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                status = os.fstat(fd)
-                if stat.S_ISREG(status.st_mode) and _is_at(path, status):
-                    return fd
-            except OSError:
-                os.close(fd)
-                raise
-            # Removed or moved away between opening and locking.
+            if _is_locked_here(fd, path):
+                return fd
             os.close(fd)
+            if time.monotonic() > deadline:
+                break
+            time.sleep(LOOK_SECONDS)
     return -1
+
+
+def _is_locked_here(fd: int, path: Path) -> bool:
+    """Lock an open file, unless another has it or it has been removed or moved away."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        found, named = os.fstat(fd), path.lstat()
+    except OSError:
+        return False
+    is_at_path = (found.st_dev, found.st_ino) == (named.st_dev, named.st_ino)
+    return is_at_path and stat.S_ISREG(found.st_mode)
 
 
 def forget(kept: Path) -> None:
@@ -222,10 +236,3 @@ def _beside(path: Path) -> Path:
 def _is_linked(fd: int) -> bool:
     """Tell whether a kept file is an input of somebody too, and so must not be written to."""
     return os.fstat(fd).st_nlink > 1
-
-
-def _is_at(path: Path, status: os.stat_result) -> bool:
-    with suppress(FileNotFoundError):
-        present = path.lstat()
-        return (present.st_dev, present.st_ino) == (status.st_dev, status.st_ino)
-    return False

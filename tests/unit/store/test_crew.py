@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from modelmill.store.connection import Stopped
 from modelmill.store.crew import BUDGET_BYTES, Crew, Digest, Job, no_progress
-from modelmill.store.s3 import Stopped
 
 
 @settings(max_examples=40, deadline=None)
