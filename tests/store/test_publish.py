@@ -16,10 +16,12 @@ from modelmill.spec.records import FileRecord, Manifest
 from modelmill.store.artifact import (
     Committed,
     Published,
+    attempt_prefix,
     commit,
     list_artifacts,
     read_manifest,
 )
+from modelmill.store.crew import THREADS
 from modelmill.store.s3 import Store
 from tests.store.conftest import ManifestMaker, Publisher
 from tests.store.proxy import Proxy
@@ -204,13 +206,18 @@ def test_read_manifest_with_unsafe_paths(
         read_manifest(store, "merge", "key")
 
 
-def test_manifest_of_ten_thousand_files(store: Store, make_manifest: ManifestMaker) -> None:
+def test_manifest_of_thousands_of_files(store: Store, make_manifest: ManifestMaker) -> None:
     """Many small files are one commit like any other."""
     files = tuple(
         FileRecord(path=f"folder-{number % 100}/file-{number}", size_bytes=1, sha256="0" * 64)
-        for number in range(10_000)
+        for number in range(2_500)
     )
-    published = commit(store, make_manifest("key", files))
+    manifest = make_manifest("key", files)
+    prefix = attempt_prefix("merge", "key", manifest.attempt)
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _ in pool.map(lambda file: store.put(f"{prefix}/{file.path}", b"1"), files):
+            pass
+    published = commit(store, manifest)
 
     assert read_manifest(store, "merge", "key") == published.committed
 
