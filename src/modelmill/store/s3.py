@@ -9,7 +9,6 @@ Credentials and endpoint come from the AWS SDK's own names (`AWS_ENDPOINT_URL`,
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -329,15 +328,18 @@ class Store:
         )
         return tuple(each["UploadId"] for each in page.get("Uploads", []) if each["Key"] == full)
 
-    def abandon_multipart(self, key: str, upload: str) -> None:
-        """Drop the parts of an upload that will not be finished."""
+    def abandon_multipart(self, key: str, upload: str) -> bool:
+        """Drop the parts of an upload, and tell whether the store knew it."""
 
-        def abandon() -> None:
+        def abandon() -> bool:
             request = partial(self.client.abort_multipart_upload, Bucket=self.bucket)
-            with suppress(UploadLost):
+            try:
                 unless_lost(lambda: request(Key=self._full(key), UploadId=upload))
+            except UploadLost:
+                return False
+            return True
 
-        self._try(self.url_of(key), abandon)
+        return self._try(self.url_of(key), abandon)
 
     def _full(self, key: str, *, is_prefix: bool = False) -> str:
         if key and not self.is_foreign:

@@ -21,7 +21,7 @@ from typing import BinaryIO, Self, TypeVar, cast
 
 from modelmill.spec.errors import DigestMismatch, DoesNotFit, ModelmillError
 from modelmill.spec.records import FileRecord
-from modelmill.store.multipart import once_more_if_lost
+from modelmill.store.multipart import abandon_unknown, once_more_if_lost
 from modelmill.store.s3 import ListedObject, PreconditionFailed, PutPart, Range, Store
 
 T = TypeVar("T")
@@ -319,7 +319,8 @@ def _upload_big(
         # The first error is the one to tell; a store that is gone is not waited for.
         with suppress(ModelmillError):
             brief = replace(store, stop=threading.Event(), retry_budget_seconds=ABANDON_SECONDS)
-            brief.abandon_multipart(key, upload_id)
+            if not brief.abandon_multipart(key, upload_id):
+                abandon_unknown(brief, key, "")
         raise
     size_bytes = sum(part.size_bytes for part in sent)
     return FileRecord(path=key, size_bytes=size_bytes, sha256=digest.hexdigest())
