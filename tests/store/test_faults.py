@@ -86,6 +86,22 @@ def test_upload_in_parts_whose_id_is_damaged(hasty: Store, proxy: Proxy, files: 
     files.check(hasty, record, files.big)
 
 
+def test_upload_in_parts_that_is_stopped_and_whose_id_is_damaged(
+    hasty: Store, proxy: Proxy, files: Files
+) -> None:
+    """What was begun is dropped although nobody knows what it is called."""
+    proxy.plan("CreateMultipartUpload", "flip id")
+
+    def fail(request: Request) -> Fault | None:
+        return proxy._take(request) or ("500" if request.operation == "UploadPart" else None)
+
+    proxy.choose = fail
+    with pytest.raises(StoreUnreachable):
+        upload(replace(hasty, retry_budget_seconds=0.5), "file", files.big)
+
+    assert hasty.open_uploads("file") == ()
+
+
 def test_upload_in_parts_that_is_always_lost(hasty: Store, proxy: Proxy, files: Files) -> None:
     """It is not started for ever, and the message says what may be behind it."""
 

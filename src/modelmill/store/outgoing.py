@@ -14,6 +14,7 @@ from typing import Final
 from modelmill.spec.errors import DataError, ModelmillError
 from modelmill.spec.records import FileRecord
 from modelmill.store.crew import PART_BYTES, Countdown, Crew, Digest, Job, part_count
+from modelmill.store.multipart import abandon_unknown
 from modelmill.store.s3 import PutPart, Store
 
 MOST_PARTS: Final = 10_000
@@ -70,7 +71,8 @@ class Outgoing:
             brief = replace(
                 self._store, stop=threading.Event(), retry_budget_seconds=ABANDON_SECONDS
             )
-            brief.abandon_multipart(self.key, self._upload_id)
+            if not brief.abandon_multipart(self.key, self._upload_id):
+                abandon_unknown(brief, self.key, "")
 
     def _send_whole(self) -> None:
         body = self._read(0)

@@ -10,7 +10,6 @@ Credentials and endpoint come from the AWS SDK's own names (`AWS_ENDPOINT_URL`,
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -345,15 +344,18 @@ class Store:
         """List the ids of uploads to a key that are neither finished nor abandoned."""
         return tuple(each.upload_id for each in self.unfinished(key) if each.key == key)
 
-    def abandon_multipart(self, key: str, upload: str) -> None:
-        """Drop the parts of an upload that will not be finished."""
+    def abandon_multipart(self, key: str, upload: str) -> bool:
+        """Drop the parts of an upload, and tell whether the store knew it."""
 
-        def abandon() -> None:
+        def abandon() -> bool:
             request = partial(self.client.abort_multipart_upload, Bucket=self.bucket)
-            with suppress(UploadLost):
+            try:
                 unless_lost(lambda: request(Key=self._full(key), UploadId=upload))
+            except UploadLost:
+                return False
+            return True
 
-        self._try(self.url_of(key), abandon)
+        return self._try(self.url_of(key), abandon)
 
     def unfinished(self, prefix: str = "") -> Iterator[Unfinished]:
         """List every upload in parts whose key starts with the prefix."""
