@@ -12,7 +12,7 @@ from typing import Final, Literal
 from modelmill.conduct.clock import YOUNG
 from modelmill.spec.records import Record
 from modelmill.spec.settings import Pin
-from modelmill.store.s3 import Unfinished
+from modelmill.store.objects import Unfinished
 from modelmill.store.survey import Heap, Name, Place, Survey
 
 LATER: Final = timedelta(days=1)

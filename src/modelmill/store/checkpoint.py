@@ -20,7 +20,8 @@ from modelmill.spec.records import FileRecord, Live, Record
 from modelmill.store.artifact import stage_files
 from modelmill.store.crew import OnBytes, no_progress
 from modelmill.store.keys import check_paths
-from modelmill.store.s3 import ListedObject, Store
+from modelmill.store.objects import ListedObject
+from modelmill.store.s3 import Store
 from modelmill.store.transfer import download_many
 
 logger = logging.getLogger(__name__)

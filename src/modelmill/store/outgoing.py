@@ -15,7 +15,8 @@ from modelmill.spec.errors import DataError, ModelmillError
 from modelmill.spec.records import FileRecord
 from modelmill.store.crew import PART_BYTES, Countdown, Crew, Digest, Job, part_count
 from modelmill.store.multipart import abandon_unknown
-from modelmill.store.s3 import PutPart, Store
+from modelmill.store.objects import PutPart
+from modelmill.store.s3 import Store
 
 MOST_PARTS: Final = 10_000
 """S3's limit for one upload."""

@@ -11,7 +11,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,6 +26,7 @@ from modelmill.store.failures import (
 )
 from modelmill.store.keys import check_key
 from modelmill.store.multipart import UploadLost, abandon_unknown, unless_lost
+from modelmill.store.objects import ListedObject, PutPart, Range, Stored, Unfinished
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -44,55 +44,6 @@ DELETE_AT_ONCE = 1000
 
 class PreconditionFailed(Exception):
     """A conditional write lost, or won and lost its answer: read the object to find out."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A small object, whole."""
-
-    body: bytes
-    etag: str
-
-
-@dataclass(frozen=True)
-class Range:
-    """Some bytes of an object."""
-
-    body: bytes
-    etag: str
-    object_bytes: int
-    """Size of the whole object."""
-
-
-@dataclass(frozen=True)
-class ListedObject:
-    """What a listing tells about an object."""
-
-    key: str
-    """Relative to the store's prefix."""
-    size_bytes: int
-    etag: str
-    last_modified: datetime
-
-
-@dataclass(frozen=True)
-class PutPart:
-    """One accepted part of a multipart upload."""
-
-    number: int
-    size_bytes: int
-    etag: str
-    crc32: str
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """An upload in parts that was begun and neither finished nor abandoned."""
-
-    key: str
-    """Relative to the store's prefix."""
-    upload_id: str
-    initiated: datetime
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,8 @@ from modelmill.store.artifact import SETTLE_PAUSE_SECONDS, local_files
 from modelmill.store.crew import OnBytes, no_progress
 from modelmill.store.kept import Kept
 from modelmill.store.keys import check_paths
-from modelmill.store.s3 import ListedObject, Store, open_source
+from modelmill.store.objects import ListedObject
+from modelmill.store.s3 import Store, open_source
 from modelmill.store.transfer import download_listed, download_many, upload_many
 from modelmill.store.whole import is_whole
 

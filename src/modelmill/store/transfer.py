@@ -28,8 +28,9 @@ from modelmill.store.crew import (
 from modelmill.store.kept import Kept
 from modelmill.store.landing import Landing
 from modelmill.store.multipart import UploadLost, once_more_if_lost
+from modelmill.store.objects import ListedObject
 from modelmill.store.outgoing import Outgoing
-from modelmill.store.s3 import ListedObject, PreconditionFailed, Store
+from modelmill.store.s3 import PreconditionFailed, Store
 
 _FIX = "make it again: modelmill run FILE --again STAGE"
 

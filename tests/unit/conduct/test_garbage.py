@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from modelmill.conduct.garbage import LATER, Garbage, Known, find_garbage
 from modelmill.spec.records import Live
-from modelmill.store.s3 import Unfinished
+from modelmill.store.objects import Unfinished
 from modelmill.store.survey import Heap, Place, Survey
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
