@@ -18,7 +18,7 @@ from modelmill.store.runs import read_events, read_log, read_run, update_run
 
 from .conftest import Preparer, ScriptedBackend, publish
 
-ALL = ["fetch-test 1", "infer-base 1", "infer-base-own 1", "report 1"]
+ALL = ["fetch-test 1", "infer-base 1", "report 1"]
 """What is left to do once the first test has fetched the model and the training rows."""
 
 
@@ -126,12 +126,12 @@ def test_stage_that_saves_something_may_be_interrupted_for_ever(
 @pytest.mark.usefixtures("fetched")
 def test_first_cause_in_plan_order_is_the_code_of_the_run(prepared: Preparer) -> None:
     """Independent stages go on, dependents are skipped, and there is a report all the same."""
-    given = prepared("causes", **{"model.note": "other", "seed": 7})
+    given = prepared("causes", seed=7, quantize="[{method: gptq}]")
     backend = ScriptedBackend(given, {"fetch-data": [66], "infer-base": [65]})
     verdict, heard = drive(given, backend)
     assert verdict.exit_code == 66
     assert list(verdict.failures) == ["fetch-data", "infer-base"]
-    assert "skipped infer-base-own" in heard
+    assert "skipped quantize-gptq-4" in heard
     assert "committed fetch-test" in heard
     assert verdict.report is not None
 

@@ -35,7 +35,6 @@ def test_live_run_is_seen_from_other_commands(workshop: Workshop, store: Store) 
         *["committed"] * 3,
         "running",
         "waiting",
-        "waiting",
     ]
     assert "/6000 steps" in table[4]
     assert listing.communicate()[0].splitlines()[0].split()[:2] == ["key", "stage"]
