@@ -24,7 +24,7 @@ from modelmill.spec.quantize import GptqSpec
 from modelmill.spec.records import Row
 from modelmill.spec.settings import QuantizeSettings
 from modelmill.stages.quantize.calibration import Calibration, choose_sequences, shortage
-from modelmill.stages.quantize.grouping import choose_group_size
+from modelmill.spec.grouping import choose_group_size
 from modelmill.stages.quantize.written import Written
 from modelmill.stages.stage import Folders, Pulse
 
