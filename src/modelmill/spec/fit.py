@@ -21,7 +21,7 @@ from modelmill.spec.footprint import (
 )
 from modelmill.spec.grouping import largest_group
 from modelmill.spec.memory import BYTES_OF, adapter_parameters, quantized_bytes
-from modelmill.spec.names import Kind
+from modelmill.spec.names import Kind, is_fetch
 from modelmill.spec.plan import Plan, Stage
 from modelmill.spec.quantize import GptqSpec, QuantizeSpec
 from modelmill.spec.settings import (
@@ -38,6 +38,7 @@ from modelmill.spec.shape import ModelShape
 
 GPTQ_GROUP: Final = 128
 """Where nothing is known of the layers."""
+
 
 class Known(Spec):
     """What is known about the sources of a plan before anything runs."""
@@ -131,6 +132,12 @@ class Estimator:
         return _sum(self.sizes.get(each.stage) for each in stage.inputs)
 
     def _bytes_out(self, stage: Stage, bytes_in: int | None) -> int | None:
+        if is_fetch(stage.kind):
+            return bytes_in
+        weights = self._weights_out(stage)
+        return None if weights is None else weights + self._beside()
+
+    def _weights_out(self, stage: Stage) -> int | None:
         shape = self.known.shape
         match stage.settings:
             case FinetuneSettings() if shape is not None:
@@ -142,7 +149,13 @@ class Estimator:
             case QuantizeSettings() if shape is not None:
                 spec = stage.settings.quantize
                 return quantized_bytes(shape, spec, group_of(shape, spec))
-        return bytes_in if stage.kind.startswith("fetch-") else None
+        return None
+
+    def _beside(self) -> int:
+        """Count what goes along with weights: the tokenizer and the configs."""
+        source = self.plan.pins[self.plan.run.model.source].address
+        whole, shape = self.known.bytes_by_address.get(source), self.known.shape
+        return max(0, whole - shape.weight_bytes) if whole and shape else 0
 
     def _adapter(self) -> int:
         if self.known.adapter_parameters is not None:
@@ -154,7 +167,7 @@ class Estimator:
 
     def _memory(self, stage: Stage) -> Memory | None:
         shape = self.known.shape
-        if stage.kind.startswith("fetch-"):
+        if is_fetch(stage.kind):
             return fetch_memory()
         if shape is None:
             return None
@@ -193,7 +206,7 @@ class Estimator:
         return Form(quantized=spec, group_size=group_of(shape, spec), adapter=adapter)
 
     def _assumed(self, stage: Stage) -> Iterator[str]:
-        if self.known.shape is None and not stage.kind.startswith("fetch-"):
+        if self.known.shape is None and not is_fetch(stage.kind):
             yield self.known.why_unknown or "the model is not known yet"
             return
         match stage.settings:

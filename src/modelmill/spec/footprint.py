@@ -93,6 +93,16 @@ class Memory(Spec):
         return max(phase.needed_bytes for phase in self.host)
 
     @property
+    def host_peak(self) -> tuple[Part, ...]:
+        """What is on the host when most must be there."""
+        return max(self.host, key=lambda phase: phase.needed_bytes).parts
+
+    @property
+    def gpu_peak(self) -> tuple[Part, ...]:
+        """What is on the GPU when most must be there."""
+        return max(self.gpu, key=lambda phase: phase.needed_bytes).parts if self.gpu else ()
+
+    @property
     def resident_bytes(self) -> int:
         """What a measured peak of the host counts."""
         return max(phase.resident_bytes for phase in self.host)
@@ -240,10 +250,8 @@ def quantize_memory(
     spec = settings.quantize
     packed = part("packed weights", quantized_bytes(shape, spec, group_size))
     if not isinstance(spec, GptqSpec):
-        device = (packed, part("working set", 2 * 4 * shape.largest_parameters))
-        return _placed(
-            NF4_BYTES, (*device, _file(shape)), device, part("copies", 0), is_gpu
-        )
+        device = (packed, part("working set", 2 * 4 * widest_linear(shape)))
+        return _placed(NF4_BYTES, (*device, _file(shape)), device, part("copies", 0), is_gpu)
     dtype: Dtype = "float16" if is_gpu else "float32"
     work = calibration_parts(shape, spec.calibration.tokens, dtype)
     weights = part("weights", shape.parameters * BYTES_OF[dtype])
@@ -303,9 +311,7 @@ def infer_memory(
         runtime = part("runtime", INFER_BYTES + CUDA_HOST_BYTES)
         return Memory(
             host=(Phase(name="load", parts=(runtime, stored)),),
-            gpu=tuple(
-                Phase(name=each.name, parts=(context, *held, *each.parts)) for each in doing
-            ),
+            gpu=tuple(Phase(name=each.name, parts=(context, *held, *each.parts)) for each in doing),
         )
     runtime = part("runtime", INFER_BYTES)
     unpacked = part("packed weights", packed or 0)

@@ -158,9 +158,7 @@ def shape_of(config: Mapping[str, JsonValue], tensors: Mapping[str, StoredTensor
             (
                 each.elements
                 for name, each in counted.items()
-                if len(each.shape) == _MATRIX
-                and each.shape[0] >= vocabulary
-                and not _is_head(name)
+                if len(each.shape) == _MATRIX and each.shape[0] >= vocabulary and not _is_head(name)
             ),
             default=vocabulary * hidden,
         ),
@@ -238,9 +236,7 @@ def _linears(
             found[before, match["name"], narrow, wide] += 1
     blocks = {before for before, numbers in lists.items() if len(numbers) == layers}
     return tuple(
-        LinearShape(
-            name=f"{before}*.{name}", in_features=narrow, out_features=wide, count=count
-        )
+        LinearShape(name=f"{before}*.{name}", in_features=narrow, out_features=wide, count=count)
         for (before, name, narrow, wide), count in found.items()
         if before in blocks
     )

@@ -168,10 +168,10 @@ class _Change:
 
 
 _CHANGES: Final = (
-    _Change("micro_batch_size", 1),
-    _Change("gradient_checkpointing", True),
-    _Change("load_in", "nf4"),
-    _Change("method", "lora"),
+    _Change("micro_batch_size", value=1),
+    _Change("gradient_checkpointing", value=True),
+    _Change("load_in", value="nf4"),
+    _Change("method", value="lora"),
 )
 """By what they cost: nothing, time, a base that differs slightly, less that is learned."""
 

@@ -54,9 +54,7 @@ def look_hub(pin: Pin, retry_budget_seconds: float) -> tuple[DistantFile, ...]:
     hub = _open(pinned, retry_budget_seconds)
 
     def distant(path: str, size_bytes: int) -> DistantFile:
-        return DistantFile(
-            path, size_bytes, lambda length: hub.beginning(pinned, path, length)
-        )
+        return DistantFile(path, size_bytes, lambda length: hub.beginning(pinned, path, length))
 
     return tuple(distant(file.path, file.size_bytes) for file in hub.files(pinned))
 
