@@ -37,8 +37,8 @@ def print_plan(
         ("stage", "key", "state", "from run", "inputs"),
         [(row.stage, row.key[:12], row.state, row.from_run, ", ".join(row.inputs)) for row in rows],
     )
-    print_sources(sources)
     print_fit(fitting)
+    print_sources(sources)
 
 
 def print_fit(fitting: "Fitting") -> None:

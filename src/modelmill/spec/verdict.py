@@ -92,19 +92,21 @@ class _Judge:
 
     def _halved(self, estimate: Estimate, settings: FinetuneSettings) -> Estimate:
         """Halve the micro-batch as the stage itself does where a GPU is too small."""
-        for halvings in range(HALVINGS + 1):
+        halved = self._halved_enough(settings)
+        if halved is None or not halved.micro_batch_halvings:
+            return estimate
+        rows = micro_batch(halved, settings.contract.max_length, is_gpu=True)
+        note = f"the stage will come down to {rows} rows at a time by itself"
+        memory = self.estimator.finetune(halved)
+        return estimate.model_copy(update={"memory": memory, "assumed": (*estimate.assumed, note)})
+
+    def _halved_enough(self, settings: FinetuneSettings) -> FinetuneSettings | None:
+        """Find out with how few rows at a time the stage will fit; None where it never does."""
+        for halvings in range(HALVINGS + 1 if self.accelerator.is_gpu else 1):
             tried = settings.model_copy(update={"micro_batch_halvings": halvings})
-            memory = self.estimator.finetune(tried)
-            if not self._has_room(memory):
-                continue
-            if not halvings:
-                break
-            rows = micro_batch(tried, settings.contract.max_length, is_gpu=True)
-            note = f"the stage will come down to {rows} rows at a time by itself"
-            return estimate.model_copy(
-                update={"memory": memory, "assumed": (*estimate.assumed, note)}
-            )
-        return estimate
+            if self._has_room(self.estimator.finetune(tried)):
+                return tried
+        return None
 
     def _advice(
         self, estimate: Estimate, settings: StageSettings, states: Mapping[str, State]
@@ -145,8 +147,7 @@ class _Judge:
     def _fits_with(self, settings: FinetuneSettings, changes: list["_Change"]) -> bool:
         update = {each.key: each.value for each in changes}
         asked = settings.finetune.model_copy(update=update)
-        memory = self.estimator.finetune(settings.model_copy(update={"finetune": asked}))
-        return self._has_room(memory)
+        return self._halved_enough(settings.model_copy(update={"finetune": asked})) is not None
 
 
 @dataclass(frozen=True)
