@@ -142,7 +142,7 @@ def rooms_of(profile: Profile, accelerator: Accelerator) -> Mapping[Kind, Room]:
     if accelerator.is_gpu:
         return {}
     here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {kind: Room(host_bytes=here) for kind in profile.stages}
+    return {kind: Room(host_bytes=here, is_pod=False) for kind in profile.stages}
 
 
 def known_of(store: Store, plan: Plan, folder: Path | None) -> Known:
@@ -160,7 +160,7 @@ def known_of(store: Store, plan: Plan, folder: Path | None) -> Known:
     shape, why = None, problems.get(model, "")
     try:
         if model in files:
-            shape = _shape(files[model])
+            shape = shape_in(files[model])
     except (ModelmillError, ValueError) as error:
         why = str(error).splitlines()[0]
     return Known(
@@ -187,7 +187,7 @@ def _files(store: Store, plan: Plan, source: str, folder: Path | None) -> tuple[
     return look_source(store, plan.pins[source])
 
 
-def _shape(files: tuple[DistantFile, ...]) -> ModelShape:
+def shape_in(files: tuple[DistantFile, ...]) -> ModelShape:
     """Read the shape of the model in a folder.
 
     Raises:

@@ -29,6 +29,8 @@ class Room(Spec):
 
     host_bytes: int | None = None
     disk_bytes: int | None = None
+    is_pod: bool = True
+    """Whether a profile says it, and could say more."""
 
 
 class Verdict(Spec):
@@ -123,9 +125,12 @@ class _Judge:
             if larger is not None:
                 yield f"--accelerator {larger.name}"
         if states[_HOST] != "fits":
-            yield f"stages.{estimate.kind}.memory: {_gibibytes(estimate.memory.host_bytes)}"
+            wanted = _gibibytes(estimate.memory.host_bytes)
+            pods = f"stages.{estimate.kind}.memory: {wanted} in the profile"
+            yield pods if self.room.is_pod else f"a machine with {wanted} of memory"
         if states[_DISK] != "fits":
-            yield f"stages.{estimate.kind}.work: {_gibibytes(estimate.disk_bytes or 0)}"
+            wanted = _gibibytes(estimate.disk_bytes or 0)
+            yield f"stages.{estimate.kind}.work: {wanted} in the profile"
 
     def _less(self, settings: FinetuneSettings) -> Iterator[str]:
         """Ask for less, one thing more at a time, and leave out again what is not needed."""
@@ -196,4 +201,4 @@ def size(count: int) -> str:
 def _gibibytes(count: int) -> str:
     """Write a quantity for a profile, with room for what an estimate may be off."""
     wanted = round(count / (1 - MARGIN))
-    return f"{-(-wanted // 2**30)}Gi in the profile"
+    return f"{-(-wanted // 2**30)}Gi"
