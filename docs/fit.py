@@ -12,8 +12,8 @@ from typing import Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from docs.concepts import PLACE
+from modelmill.spec.estimate import group_of
 from modelmill.spec.finetune import FinetuneSpec, LoadIn
-from modelmill.spec.fit import group_of
 from modelmill.spec.footprint import (
     CONTEXT_BYTES,
     Form,

@@ -44,10 +44,10 @@ def print_plan(
 def print_fit(fitting: "Fitting") -> None:
     """Print what every stage will take, and in words what stands in the way."""
     click.echo()
-    verdict = () if fitting.accelerator is None else (f"on {fitting.accelerator.name}",)
+    device = () if fitting.accelerator is None else (f"on {fitting.accelerator.name}",)
     print_table(
-        ("stage", "GPU", "host", "disk", "in", "out", *verdict),
-        [(*_cells(row), *([row.state] if verdict else [])) for row in fitting.rows],
+        ("stage", "GPU", "host", "disk", "in", "out", *device),
+        [(*_cells(row), *([row.state] if device else [])) for row in fitting.rows],
         SIZES_FROM,
     )
     for sentence in dict.fromkeys(_sentences(fitting)):

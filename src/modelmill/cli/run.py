@@ -139,7 +139,7 @@ def plan(
 ) -> None:
     """Show the stages of FILE: what is committed, what will run, and what that will take."""
     from modelmill.cli.planned import print_plan
-    from modelmill.conduct.fitting import facts_on, fit
+    from modelmill.conduct.fitting import facts_on, fitting_of
     from modelmill.conduct.place import opened
     from modelmill.conduct.prepare import Asked, check_run_name, preview, run_name
     from modelmill.conduct.standing import plan_rows, source_rows
@@ -150,7 +150,7 @@ def plan(
     asked = Asked(check_run_name(name or run_name(file)), folder, again, repin, facts)
     with opened(home, store_url) as place:
         planned = preview(place.store, spec, offered, asked)
-        fitting = fit(place.store, planned, folder, accelerator, offered)
+        fitting = fitting_of(place.store, planned, folder, accelerator, offered)
         rows = plan_rows(place.store, planned)
         sources = source_rows(place.store, asked.name, planned)
     print_plan(rows, sources, fitting, output)

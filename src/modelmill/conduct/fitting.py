@@ -16,7 +16,8 @@ from pydantic import JsonValue, TypeAdapter, ValidationError
 from modelmill.conduct.prepare import facts_of
 from modelmill.spec.accelerators import ACCELERATORS, Accelerator, AcceleratorName
 from modelmill.spec.errors import DoesNotFit, ModelmillError
-from modelmill.spec.fit import Estimate, Known, estimates
+from modelmill.spec.estimate import Estimate, Known, estimates
+from modelmill.spec.fit import Fit, Room, judge
 from modelmill.spec.impossible import refuse_impossible
 from modelmill.spec.layout import given_adapter
 from modelmill.spec.memory import Part
@@ -27,7 +28,6 @@ from modelmill.spec.quantity import whole_bytes
 from modelmill.spec.records import Record
 from modelmill.spec.shape import ModelShape, shape_of
 from modelmill.spec.sources import is_local
-from modelmill.spec.verdict import Room, Verdict, judge
 from modelmill.store.artifact import attempt_prefix, read_manifest
 from modelmill.store.beginning import DistantFile, distant_tensors
 from modelmill.store.s3 import Store
@@ -44,6 +44,8 @@ class FitRow(Record):
 
     stage: str
     state: Literal["fits", "tight", "does not fit", "unknown"]
+    parameters: int | None
+    """Of the model it works on."""
     gpu_bytes: int | None
     host_bytes: int | None
     disk_bytes: int | None
@@ -64,7 +66,6 @@ class Fitting:
     rows: tuple[FitRow, ...]
     accelerator: Accelerator | None
     """None where no device is named: nothing is promised then."""
-    parameters: int | None
     why_unknown: str = ""
 
     def check(self) -> None:
@@ -99,7 +100,7 @@ def facts_on(name: AcceleratorName | None, profile: Profile) -> Facts:
     return facts_of(profile.model_copy(update={"accelerator": accelerator}))
 
 
-def fit(
+def fitting_of(
     store: Store, plan: Plan, folder: Path | None, device: AcceleratorName | None, profile: Profile
 ) -> Fitting:
     """Estimate every stage of a plan, and refuse what its base model rules out.
@@ -117,15 +118,14 @@ def fit(
     known = known_of(store, plan, folder)
     if known.shape is not None:
         refuse_impossible(plan.run, known.shape, "run")
-    parameters = None if known.shape is None else known.shape.parameters
     if device is None:
         given = estimates(plan, known, is_gpu=plan.facts.accelerator == "cuda")
-        rows = tuple(_row(each, Verdict(estimate=each, state="unknown")) for each in given)
-        return Fitting(rows, None, parameters, known.why_unknown)
+        rows = tuple(_row(each, Fit(estimate=each, state="unknown")) for each in given)
+        return Fitting(rows, None, known.why_unknown)
     accelerator = ACCELERATORS[device]
-    verdicts = judge(plan, known, accelerator, rooms_of(profile, accelerator))
-    rows = tuple(_row(each.estimate, each) for each in verdicts)
-    return Fitting(rows, accelerator, parameters, known.why_unknown)
+    fits = judge(plan, known, accelerator, rooms_of(profile, accelerator))
+    rows = tuple(_row(each.estimate, each) for each in fits)
+    return Fitting(rows, accelerator, known.why_unknown)
 
 
 def rooms_of(profile: Profile, accelerator: Accelerator) -> Mapping[Kind, Room]:
@@ -214,11 +214,12 @@ def _adapter_parameters(files: tuple[DistantFile, ...]) -> int | None:
     return sum(each.elements for each in tensors.values()) or None
 
 
-def _row(estimate: Estimate, verdict: Verdict) -> FitRow:
+def _row(estimate: Estimate, fit: Fit) -> FitRow:
     memory = estimate.memory
     return FitRow(
         stage=estimate.stage,
-        state=verdict.state,
+        state=fit.state,
+        parameters=estimate.parameters,
         gpu_bytes=None if memory is None else memory.gpu_bytes,
         host_bytes=None if memory is None else memory.host_bytes,
         disk_bytes=estimate.disk_bytes,
@@ -227,8 +228,8 @@ def _row(estimate: Estimate, verdict: Verdict) -> FitRow:
         gpu_parts=_parts(() if memory is None else memory.gpu_peak),
         host_parts=_parts(() if memory is None else memory.host_peak),
         assumed=estimate.assumed,
-        reasons=verdict.reasons,
-        advice=verdict.advice,
+        reasons=fit.reasons,
+        advice=fit.advice,
     )
 
 

@@ -1,236 +1,204 @@
-"""What each stage of a plan will take: estimates before anything runs.
+"""Whether a place has what a plan takes, and what would make it fit.  Pure."""
 
-Pure: a function of the plan and of what is known about its sources.  docs/fit.md holds the
-estimates against what was measured; `verdict` holds them against a place.
-"""
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Final
-
+from modelmill.spec.accelerators import Accelerator, next_larger
 from modelmill.spec.closed import Spec
-from modelmill.spec.footprint import (
-    Form,
-    Memory,
-    Rows,
-    fetch_memory,
-    finetune_memory,
-    infer_memory,
-    merge_memory,
-    micro_batch,
-    quantize_memory,
-)
-from modelmill.spec.grouping import largest_group
-from modelmill.spec.memory import BYTES_OF, adapter_parameters, quantized_bytes
-from modelmill.spec.names import Kind, is_fetch
-from modelmill.spec.plan import Plan, Stage
-from modelmill.spec.quantize import GptqSpec, QuantizeSpec
+from modelmill.spec.estimate import Estimate, Estimator, Known
+from modelmill.spec.footprint import HALVINGS, Memory, micro_batch
+from modelmill.spec.names import Kind
+from modelmill.spec.plan import Plan
+from modelmill.spec.quantize import GptqSpec
 from modelmill.spec.settings import (
-    FetchAdapterSettings,
-    FetchDataSettings,
-    FetchModelSettings,
-    FetchTestSettings,
     FinetuneSettings,
     InferSettings,
-    MergeSettings,
     QuantizeSettings,
+    StageSettings,
 )
-from modelmill.spec.shape import ModelShape
 
-GPTQ_GROUP: Final = 128
-"""Where nothing is known of the layers."""
+MARGIN: Final = 0.1
+"""How far an estimate may be off: nearer to the limit than this, nothing is promised."""
 
-
-class Known(Spec):
-    """What is known about the sources of a plan before anything runs."""
-
-    shape: ModelShape | None = None
-    """Of the base model."""
-    why_unknown: str = ""
-    """A sentence where there is no shape."""
-    adapter_parameters: int | None = None
-    """Of an adapter that is given."""
-    bytes_by_address: Mapping[str, int] = {}
-    """Of sources, as pinned."""
+State = Literal["fits", "tight", "does not fit", "unknown"]
 
 
-class Estimate(Spec):
-    """What one stage will take."""
+class Room(Spec):
+    """What a place has for a stage; None where nobody knows."""
 
-    stage: str
-    kind: Kind
-    memory: Memory | None
-    """None where the model is not known."""
-    parameters: int | None
-    """Of the model it works on."""
-    bytes_in: int | None
-    bytes_out: int | None
-    """None where it depends on what comes out, such as answers."""
-    assumed: tuple[str, ...] = ()
-
-    @property
-    def disk_bytes(self) -> int | None:
-        """What lies on the volume at the end: the inputs, and the output beside them."""
-        return None if self.bytes_in is None else self.bytes_in + (self.bytes_out or 0)
+    host_bytes: int | None = None
+    disk_bytes: int | None = None
+    is_pod: bool = True
+    """Whether a profile says it, and could say more."""
 
 
-def estimates(plan: Plan, known: Known, *, is_gpu: bool) -> tuple[Estimate, ...]:
-    """Estimate every stage of a plan.
+class Fit(Spec):
+    """Whether a stage fits a place."""
 
-    Args:
-        plan: with its inputs first.
-        known: about its sources.
-        is_gpu: whether stages that can use a GPU have one.
-    """
-    return Estimator(plan, known, is_gpu=is_gpu).estimates()
-
-
-def rows_of(settings: FinetuneSettings | InferSettings) -> Rows:
-    """Assume that rows are as long as they may be, for nobody has read them yet."""
-    longest = settings.contract.max_length
-    return Rows(longest=longest, learned=longest, prompt=longest)
+    estimate: Estimate
+    state: State
+    reasons: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
+    """What would make it fit, each by itself."""
 
 
-class Estimator:
-    """Goes through a plan once, with the sizes of what earlier stages write."""
+def judge(
+    plan: Plan, known: Known, accelerator: Accelerator, rooms: Mapping[Kind, Room]
+) -> tuple[Fit, ...]:
+    """Hold every stage against a device and against what its place has."""
+    estimator = Estimator(plan, known, is_gpu=accelerator.is_gpu)
+    return tuple(
+        _Judge(estimator, accelerator, rooms.get(each.kind, Room())).fit(each)
+        for each in estimator.estimates()
+    )
 
-    def __init__(self, plan: Plan, known: Known, *, is_gpu: bool) -> None:
-        """Estimate with or without a GPU for the stages that can use one."""
-        self.plan = plan
-        self.known = known
-        self.is_gpu = is_gpu
-        self.sizes: dict[str, int | None] = {}
 
-    def estimates(self) -> tuple[Estimate, ...]:
-        """Estimate every stage, in the order of the plan."""
-        return tuple(map(self._estimate, self.plan.stages))
+@dataclass(frozen=True)
+class _Judge:
+    """Holds one stage against one device."""
 
-    def _estimate(self, stage: Stage) -> Estimate:
-        bytes_in = self._bytes_in(stage)
-        out = self._bytes_out(stage, bytes_in)
-        self.sizes[stage.name] = out
-        return Estimate(
-            stage=stage.name,
-            kind=stage.kind,
-            memory=self._memory(stage),
-            parameters=None if self.known.shape is None else self.known.shape.parameters,
-            bytes_in=bytes_in,
-            bytes_out=out,
-            assumed=tuple(self._assumed(stage)),
+    estimator: Estimator
+    accelerator: Accelerator
+    room: Room
+
+    def fit(self, estimate: Estimate) -> Fit:
+        if estimate.memory is None:
+            return Fit(estimate=estimate, state="unknown", reasons=estimate.assumed)
+        settings = self.estimator.plan.stage(estimate.stage).settings
+        if isinstance(settings, FinetuneSettings) and self.accelerator.is_gpu:
+            estimate = self._halved(estimate, settings)
+        states = {what: _state(needed, there) for what, needed, there in self._wanted(estimate)}
+        state = max(states.values(), key=_ORDER.index)
+        if state == "fits":
+            return Fit(estimate=estimate, state=state)
+        reasons = tuple(
+            f"{what}: {size(needed or 0)} needed, {size(there or 0)} there"
+            for what, needed, there in self._wanted(estimate)
+            if states[what] != "fits"
+        )
+        advice = tuple(self._advice(estimate, settings, states))
+        return Fit(estimate=estimate, state=state, reasons=reasons, advice=advice)
+
+    def _wanted(self, estimate: Estimate) -> Iterator[tuple[str, int | None, int | None]]:
+        assert estimate.memory is not None
+        yield _GPU, estimate.memory.gpu_bytes, self.accelerator.memory_bytes or None
+        yield _HOST, estimate.memory.host_bytes, self.room.host_bytes
+        yield _DISK, estimate.disk_bytes, self.room.disk_bytes
+
+    def _has_room(self, memory: Memory) -> bool:
+        return (
+            _state(memory.gpu_bytes, self.accelerator.memory_bytes or None) == "fits"
+            and _state(memory.host_bytes, self.room.host_bytes) == "fits"
         )
 
-    def _bytes_in(self, stage: Stage) -> int | None:
-        match stage.settings:
-            case FetchModelSettings() | FetchAdapterSettings():
-                return self.known.bytes_by_address.get(stage.settings.source.address)
-            case FetchTestSettings():
-                return self.known.bytes_by_address.get(stage.settings.test.address)
-            case FetchDataSettings():
-                pins = [each.pin for each in stage.settings.train_by_role().values()]
-                held_out = stage.settings.eval_source
-                pins += [] if held_out is None else [held_out]
-                return _sum(self.known.bytes_by_address.get(pin.address) for pin in pins)
-        return _sum(self.sizes.get(each.stage) for each in stage.inputs)
+    def _halved(self, estimate: Estimate, settings: FinetuneSettings) -> Estimate:
+        """Halve the micro-batch as the stage itself does where a GPU is too small."""
+        halved = self._halved_enough(settings)
+        if halved is None or not halved.micro_batch_halvings:
+            return estimate
+        rows = micro_batch(halved, settings.contract.max_length, is_gpu=True)
+        note = f"the stage will come down to {rows} rows at a time by itself"
+        memory = self.estimator.finetune(halved)
+        return estimate.model_copy(update={"memory": memory, "assumed": (*estimate.assumed, note)})
 
-    def _bytes_out(self, stage: Stage, bytes_in: int | None) -> int | None:
-        if is_fetch(stage.kind):
-            return bytes_in
-        weights = self._weights_out(stage)
-        return None if weights is None else weights + self._beside()
-
-    def _weights_out(self, stage: Stage) -> int | None:
-        shape = self.known.shape
-        match stage.settings:
-            case FinetuneSettings() if shape is not None:
-                if stage.settings.finetune.method == "full":
-                    return shape.parameters * BYTES_OF[stage.settings.dtype or "bfloat16"]
-                return 4 * self._adapter()
-            case MergeSettings() if shape is not None:
-                return shape.parameters * BYTES_OF[stage.settings.merge.dtype]
-            case QuantizeSettings() if shape is not None:
-                spec = stage.settings.quantize
-                return quantized_bytes(shape, spec, group_of(shape, spec))
+    def _halved_enough(self, settings: FinetuneSettings) -> FinetuneSettings | None:
+        """Find out with how few rows at a time the stage will fit; None where it never does."""
+        for halvings in range(HALVINGS + 1 if self.accelerator.is_gpu else 1):
+            tried = settings.model_copy(update={"micro_batch_halvings": halvings})
+            if self._has_room(self.estimator.finetune(tried)):
+                return tried
         return None
 
-    def _beside(self) -> int:
-        """Count what goes along with weights: the tokenizer and the configs."""
-        source = self.plan.pins[self.plan.run.model.source].address
-        whole, shape = self.known.bytes_by_address.get(source), self.known.shape
-        return max(0, whole - shape.weight_bytes) if whole and shape else 0
+    def _advice(
+        self, estimate: Estimate, settings: StageSettings, states: Mapping[str, State]
+    ) -> Iterator[str]:
+        assert estimate.memory is not None
+        if isinstance(settings, FinetuneSettings):
+            yield from self._less(settings)
+        if states[_GPU] != "fits":
+            if isinstance(settings, InferSettings):
+                yield "a smaller infer.batch_size, or a shorter data.max_length"
+            if isinstance(settings, QuantizeSettings) and isinstance(settings.quantize, GptqSpec):
+                yield "fewer quantize.calibration.tokens"
+            larger = next_larger(round(estimate.memory.gpu_bytes / (1 - MARGIN)))
+            if larger is not None:
+                yield f"--accelerator {larger.name}"
+        if states[_HOST] != "fits":
+            wanted = _gibibytes(estimate.memory.host_bytes)
+            pods = f"stages.{estimate.kind}.memory: {wanted} in the profile"
+            yield pods if self.room.is_pod else f"a machine with {wanted} of memory"
+        if states[_DISK] != "fits":
+            wanted = _gibibytes(estimate.disk_bytes or 0)
+            yield f"stages.{estimate.kind}.work: {wanted} in the profile"
 
-    def _adapter(self) -> int:
-        if self.known.adapter_parameters is not None:
-            return self.known.adapter_parameters
-        asked = self.plan.run.finetune
-        if asked is None or self.known.shape is None:
-            return 0
-        return adapter_parameters(self.known.shape, asked)
-
-    def _memory(self, stage: Stage) -> Memory | None:
-        shape = self.known.shape
-        if is_fetch(stage.kind):
-            return fetch_memory()
-        if shape is None:
-            return None
-        match stage.settings:
-            case FinetuneSettings() as settings:
-                return self.finetune(settings)
-            case MergeSettings() as settings:
-                return merge_memory(shape, settings, self._adapter())
-            case QuantizeSettings() as settings:
-                group = group_of(shape, settings.quantize)
-                return quantize_memory(shape, settings, group, is_gpu=self.is_gpu)
-            case InferSettings() as settings:
-                form = self._form(stage, shape)
-                rows = rows_of(settings)
-                return infer_memory(shape, settings, rows, form, is_gpu=self.is_gpu)
-        return None
-
-    def finetune(self, settings: FinetuneSettings) -> Memory:
-        """Estimate a fine-tune of the known model."""
-        assert self.known.shape is not None
-        return finetune_memory(
-            self.known.shape,
-            settings,
-            rows_of(settings),
-            is_gpu=self.is_gpu,
-            given_parameters=self.known.adapter_parameters,
-        )
-
-    def _form(self, stage: Stage, shape: ModelShape) -> Form:
-        roles = {each.role: self.plan.stage(each.stage) for each in stage.inputs}
-        source = roles["model"].settings
-        adapter = self._adapter() if "adapter" in roles else 0
-        if not isinstance(source, QuantizeSettings):
-            return Form(adapter=adapter)
-        spec = source.quantize
-        return Form(quantized=spec, group_size=group_of(shape, spec), adapter=adapter)
-
-    def _assumed(self, stage: Stage) -> Iterator[str]:
-        if self.known.shape is None and not is_fetch(stage.kind):
-            yield self.known.why_unknown or "the model is not known yet"
+    def _less(self, settings: FinetuneSettings) -> Iterator[str]:
+        """Ask for less, one thing more at a time, and leave out again what is not needed."""
+        taken: list[_Change] = []
+        for change in _CHANGES:
+            if change.is_less(settings):
+                taken.append(change)
+            if self._fits_with(settings, taken):
+                break
+        else:
             return
-        match stage.settings:
-            case FinetuneSettings() as settings:
-                longest = settings.contract.max_length
-                rows = micro_batch(settings, longest, is_gpu=self.is_gpu)
-                yield f"{rows} rows of data.max_length {longest} at a time"
-                if not self.is_gpu and settings.finetune.precision == "auto":
-                    yield "float32, which takes most; the device is asked when it is there"
-            case InferSettings() as settings:
-                yield f"prompts of data.max_length {settings.contract.max_length}"
+        for change in list(taken):
+            fewer = [each for each in taken if each is not change]
+            if self._fits_with(settings, fewer):
+                taken = fewer
+        if taken:
+            yield " and ".join(map(str, taken))
+
+    def _fits_with(self, settings: FinetuneSettings, changes: list["_Change"]) -> bool:
+        update = {each.key: each.value for each in changes}
+        asked = settings.finetune.model_copy(update=update)
+        return self._halved_enough(settings.model_copy(update={"finetune": asked})) is not None
 
 
-def group_of(shape: ModelShape, spec: QuantizeSpec) -> int:
-    """Say which group size a quantizer will take."""
-    if isinstance(spec, GptqSpec) and spec.group_size != "auto":
-        return spec.group_size
-    return largest_group(shape.in_features()) or GPTQ_GROUP
+@dataclass(frozen=True)
+class _Change:
+    """A setting of a fine-tune that takes less."""
+
+    key: str
+    value: int | bool | str
+
+    def is_less(self, settings: FinetuneSettings) -> bool:
+        spec = settings.finetune
+        if self.key == "load_in":
+            return spec.method == "lora" and spec.load_in in (None, "int8")
+        return bool(getattr(spec, self.key) != self.value)
+
+    def __str__(self) -> str:
+        value = str(self.value).lower() if isinstance(self.value, bool) else self.value
+        return f"finetune.{self.key}: {value}"
 
 
-def _sum(counts: Iterable[int | None]) -> int | None:
-    total = 0
-    for each in counts:
-        if each is None:
-            return None
-        total += each
-    return total
+_CHANGES: Final = (
+    _Change("micro_batch_size", value=1),
+    _Change("gradient_checkpointing", value=True),
+    _Change("load_in", value="nf4"),
+    _Change("method", value="lora"),
+)
+"""By what they cost: nothing, time, a base that differs slightly, less that is learned."""
+
+_ORDER: Final[tuple[State, ...]] = ("fits", "tight", "does not fit")
+_GPU: Final = "GPU memory"
+_HOST: Final = "host memory"
+_DISK: Final = "disk"
+
+
+def _state(needed: int | None, there: int | None) -> State:
+    if needed is None or there is None or needed <= (1 - MARGIN) * there:
+        return "fits"
+    return "tight" if needed <= (1 + MARGIN) * there else "does not fit"
+
+
+def size(count: int) -> str:
+    """Write a size for people, as the makers of memory count it."""
+    return f"{count / 10**9:,.1f} GB" if count >= 10**9 else f"{count / 10**6:,.0f} MB"
+
+
+def _gibibytes(count: int) -> str:
+    """Write a quantity for a profile, with room for what an estimate may be off."""
+    wanted = round(count / (1 - MARGIN))
+    return f"{-(-wanted // 2**30)}Gi"

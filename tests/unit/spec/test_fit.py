@@ -8,14 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelmill.spec.accelerators import ACCELERATORS, AcceleratorName, next_larger
-from modelmill.spec.fit import Estimate, Known, estimates
+from modelmill.spec.estimate import Estimate, Known, estimates
+from modelmill.spec.fit import Fit, Room, judge
 from modelmill.spec.footprint import Rows, finetune_memory
 from modelmill.spec.memory import Part
 from modelmill.spec.names import Kind
 from modelmill.spec.plan import Plan
 from modelmill.spec.profile import Facts
 from modelmill.spec.settings import FinetuneSettings
-from modelmill.spec.verdict import Room, Verdict, judge
 
 from .models import falcon, llama
 from .test_plan import DEMO, plan_of
@@ -32,12 +32,12 @@ def plan(max_length: int = 512, **finetune: Any) -> Plan:
     return plan_of({**DEMO, "data": data, "finetune": finetune}, CUDA)
 
 
-def verdict(
+def fit_on(
     name: AcceleratorName,
     stage: str = "finetune",
     rooms: Mapping[Kind, Room] = NO_ROOMS,
     **finetune: Any,
-) -> Verdict:
+) -> Fit:
     """Hold one stage against a device."""
     judged = judge(plan(**finetune), KNOWN, ACCELERATORS[name], rooms)
     return next(each for each in judged if each.estimate.stage == stage)
@@ -94,19 +94,19 @@ def test_full_fine_tune_of_7b_does_not_fit_24_gb_and_advice_makes_it_fit(
     name: AcceleratorName,
 ) -> None:
     """What is advised is tried, not hoped for."""
-    refused = verdict(name, method="full")
+    refused = fit_on(name, method="full")
     assert refused.state == "does not fit"
     assert "GPU memory" in refused.reasons[0]
     settings = dict(part.split(": ") for part in refused.advice[0].split(" and "))
     changed = {key.removeprefix("finetune."): value for key, value in settings.items()}
     assert changed["method"] == "lora"
-    assert verdict(name, **changed).state == "fits"
+    assert fit_on(name, **changed).state == "fits"
 
 
 def test_advice_names_no_more_than_is_needed() -> None:
     """Without any one of the changes it would not fit."""
     asked: dict[str, Any] = {"micro_batch_size": 16}
-    refused = verdict("l4", max_length=2048, **asked)
+    refused = fit_on("l4", max_length=2048, **asked)
     assert refused.state == "does not fit"
     changes = dict(part.split(": ") for part in refused.advice[0].split(" and "))
     for left_out in changes:
@@ -115,25 +115,25 @@ def test_advice_names_no_more_than_is_needed() -> None:
             for key, value in changes.items()
             if key != left_out
         }
-        assert verdict("l4", max_length=2048, **{**asked, **kept}).state != "fits"
+        assert fit_on("l4", max_length=2048, **{**asked, **kept}).state != "fits"
 
 
 def test_micro_batch_that_the_stage_would_halve_counts_halved() -> None:
     """No reason to refuse what finds its way by itself."""
-    found = verdict("a100-40", max_length=512)
+    found = fit_on("a100-40", max_length=512)
     assert found.state == "fits"
     assert "come down to" in " ".join(found.estimate.assumed)
-    assert verdict("a100-80", max_length=512).estimate.memory != found.estimate.memory
+    assert fit_on("a100-80", max_length=512).estimate.memory != found.estimate.memory
 
 
 def test_host_and_disk_are_held_against_what_the_place_has() -> None:
     """A pod that is too small is named, with the key that makes it larger."""
     rooms: Mapping[Kind, Room] = {"merge": Room(host_bytes=2**34, disk_bytes=2**36)}
-    refused = verdict("h100", "merge", rooms)
+    refused = fit_on("h100", "merge", rooms)
     assert refused.state == "does not fit"
     assert [each.partition(":")[0] for each in refused.advice] == ["stages.merge.memory"]
     wide: Mapping[Kind, Room] = {"merge": Room(host_bytes=2**36, disk_bytes=2**36)}
-    assert verdict("h100", "merge", wide).state == "fits"
+    assert fit_on("h100", "merge", wide).state == "fits"
 
 
 def test_model_that_is_not_known_stops_nothing() -> None:
