@@ -154,7 +154,7 @@ def plan(
         rows = plan_rows(place.store, planned)
         sources = source_rows(place.store, asked.name, planned)
     print_plan(rows, sources, fitting, output)
-    fitting.check()
+    fitting.check({row.stage for row in rows if row.state == "committed"})
 
 
 @click.command()

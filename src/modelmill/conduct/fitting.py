@@ -6,7 +6,7 @@ committed fetch, on this machine, in a bucket, on a hub.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -68,13 +68,18 @@ class Fitting:
     """None where no device is named: nothing is promised then."""
     why_unknown: str = ""
 
-    def check(self) -> None:
+    def check(self, committed: Collection[str]) -> None:
         """Refuse a plan of which a stage cannot fit the device that is named.
+
+        Args:
+            committed: stages that need not fit any more.
 
         Raises:
             DoesNotFit: naming every such stage and what would make it fit.
         """
-        wrong = [row for row in self.rows if row.state == "does not fit"]
+        wrong = [
+            row for row in self.rows if row.state == "does not fit" and row.stage not in committed
+        ]
         if not wrong or self.accelerator is None:
             return
         where = self.accelerator.title
