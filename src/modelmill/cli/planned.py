@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from modelmill.cli.show import SAYS_NOTHING, bytes_text, print_sources, print_table
+from modelmill.spec.names import kind_of
 
 if TYPE_CHECKING:
     from modelmill.conduct.fitting import FitRow, Fitting
@@ -62,8 +63,6 @@ def _cells(row: "FitRow") -> tuple[str, ...]:
 def _sentences(fitting: "Fitting") -> list[str]:
     if fitting.why_unknown:
         return [f"What stages will take is {fitting.why_unknown}."]
-    from modelmill.spec.names import kind_of
-
     said = [
         f"{kind_of(row.stage)}: {', '.join(row.assumed)}" for row in fitting.rows if row.assumed
     ]
