@@ -82,13 +82,13 @@ class Fitting:
         ]
         if not wrong or self.accelerator is None:
             return
-        where = self.accelerator.title
+        advice = {row.stage: ", or ".join(row.advice) or "a smaller model" for row in wrong}
         raise DoesNotFit(
             "\n".join(f"{row.stage} does not fit: {'; '.join(row.reasons)}" for row in wrong),
-            at=where,
-            fix="; ".join(
-                f"{row.stage}: {', or '.join(row.advice) or 'a smaller model'}" for row in wrong
-            ),
+            at=self.accelerator.title,
+            fix="; ".join(f"{stage}: {words}" for stage, words in advice.items())
+            if len(wrong) > 1
+            else advice[wrong[0].stage],
         )
 
 
