@@ -54,6 +54,19 @@ def store_words() -> tuple[str, ...]:
     )
 
 
+ACCELERATORS: Final = ("l4", "a10", "a100-40", "a100-80", "h100", "cpu")
+"""Spelled here too, for `--help` loads no models of data; a test compares."""
+
+
+def accelerator_option(command: F) -> F:
+    """Add the option that says what a plan is held against."""
+    return click.option(
+        "--accelerator",
+        type=click.Choice(ACCELERATORS),
+        help="Plan for this device, and end with 78 where a stage cannot fit it.",
+    )(command)
+
+
 OUTPUT_VARIABLE: Final = "MODELMILL_OUTPUT"
 
 

@@ -22,6 +22,7 @@ from modelmill.spec.records import FileRecord, Record
 from modelmill.spec.settings import Pin
 from modelmill.spec.sources import is_hub
 from modelmill.store.artifact import SETTLE_PAUSE_SECONDS, local_files
+from modelmill.store.beginning import DistantFile, file_here
 from modelmill.store.crew import OnBytes, no_progress
 from modelmill.store.kept import Kept
 from modelmill.store.keys import check_paths
@@ -140,6 +141,53 @@ def source_bytes(store: Store, pin: Pin) -> int:
     if pin.address.startswith("s3://"):
         return sum(item.size_bytes for item in _listed(store, pin.address)[1].values())
     return sum(file.size_bytes for file in read_uploaded(store, pin.address))
+
+
+def look_local(path: Path) -> tuple[DistantFile, ...]:
+    """List the files of a local source, to read how they begin.
+
+    Raises:
+        InputMissing: there is nothing at the path.
+        UnsafeArtifact: a name is outside the grammar, or something is not a plain file.
+    """
+    return tuple(file_here(file, name) for name, file in _local(path).items())
+
+
+def look_source(store: Store, pin: Pin) -> tuple[DistantFile, ...]:
+    """List the files of a pinned source, to read how they begin without downloading them.
+
+    Raises:
+        InputMissing: it is gone.
+        ModelmillError: it cannot be listed.
+    """
+    if is_hub(pin.address):
+        with _hub_library():
+            from modelmill.store.hub import look_hub
+        return look_hub(pin, store.retry_budget_seconds)
+    if pin.address.startswith("s3://"):
+        bucket, found = _listed(store, pin.address)
+        return tuple(
+            distant_object(bucket, path, item.key, item.size_bytes) for path, item in found.items()
+        )
+    prefix = source_prefix(pin.digest)
+    return tuple(
+        distant_object(store, file.path, f"{prefix}/{file.path}", file.size_bytes)
+        for file in read_uploaded(store, pin.address)
+    )
+
+
+def distant_object(store: Store, path: str, key: str, size_bytes: int) -> DistantFile:
+    """Look at an object of a store without downloading it."""
+
+    def first(length: int) -> bytes:
+        if not length:
+            return b""
+        found = store.read_range(key, 0, length)
+        if found is None:
+            raise InputMissing("The object is gone", at=store.url_of(key))
+        return found.body
+
+    return DistantFile(path, size_bytes, first)
 
 
 def pull_source(

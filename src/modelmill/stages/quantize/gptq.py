@@ -20,11 +20,11 @@ from modelmill.models.gptq import check_files
 from modelmill.models.open import open_config, open_tokenizer
 from modelmill.models.prompt import contract_for, encode_row
 from modelmill.models.weights import SHARD_SIZE
+from modelmill.spec.grouping import choose_group_size
 from modelmill.spec.quantize import GptqSpec
 from modelmill.spec.records import Row
 from modelmill.spec.settings import QuantizeSettings
 from modelmill.stages.quantize.calibration import Calibration, choose_sequences, shortage
-from modelmill.stages.quantize.grouping import choose_group_size
 from modelmill.stages.quantize.written import Written
 from modelmill.stages.stage import Folders, Pulse
 
