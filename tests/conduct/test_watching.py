@@ -39,6 +39,13 @@ def test_live_run_is_seen_from_other_commands(workshop: Workshop, store: Store) 
     assert "/6000 steps" in table[4]
     assert listing.communicate()[0].splitlines()[0].split()[:2] == ["key", "stage"]
 
+    waiting = workshop.start("wait", "watched")
+    wait_for(waiting, "infer-base")
+    waiting.send_signal(signal.SIGINT)
+    _, said = waiting.communicate()
+    assert (waiting.returncode, process.poll()) == (130, None)
+    assert said.splitlines()[-1] == "The run goes on: modelmill wait watched"
+
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 75
