@@ -1,6 +1,7 @@
 """What people see of a run from another terminal, while it is live and afterwards."""
 
 import json
+import os
 import signal
 import sys
 
@@ -10,6 +11,7 @@ from modelmill.conduct.standing import run_row
 from modelmill.store.s3 import Store
 
 from ..processes import wait_for
+from ..store.proxy import Proxy
 from ..terminal import ESCAPE, on_a_terminal
 from ..workshop import Workshop, write_rows
 from .conftest import wait_until
@@ -108,3 +110,22 @@ def test_run_on_a_terminal_is_told_in_lines_where_it_is_read_aloud(workshop: Wor
     assert b"fetch-test adopted from run aloud" in dumb
     _, shown = on_a_terminal([*run, "--name", "bars"], workshop.folder, {})
     assert ESCAPE in shown
+
+
+def test_single_writer_runs_on_a_store_without_conditions(workshop: Workshop, store: Store) -> None:
+    """Such a store is refused by name, unless nobody else writes to it."""
+    proxy = Proxy(os.environ)
+    proxy.always("PutObject", "no condition")
+    words = ("run", "run.yaml", "--name", "single", "--store", f"{store.url}/single")
+    try:
+        refused = workshop.modelmill(*words, AWS_ENDPOINT_URL_S3=proxy.url)
+        assert refused.returncode == 74
+        assert "ignores the condition of a write" in refused.stderr
+        assert "--single-writer" in refused.stderr
+
+        done = workshop.modelmill(*words, "--single-writer", AWS_ENDPOINT_URL_S3=proxy.url)
+        assert done.returncode == 0, done.stderr
+        listed = workshop.read("status", "--store", f"{store.url}/single", "single")
+        assert listed[0]["state"] == "done"
+    finally:
+        proxy.close()
