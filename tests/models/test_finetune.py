@@ -24,7 +24,7 @@ from modelmill.spec.errors import DataError, DoesNotFit, Interrupted, SpecError
 from modelmill.spec.finetune import FinetuneSpec
 from modelmill.spec.settings import ContractSettings
 from modelmill.stages.finetune.trainer import IGNORED, Trainer
-from modelmill.stages.finetune.training import Training, dataset_of, micro_batch_size
+from modelmill.stages.finetune.training import dataset_of, micro_batch_size
 
 from ..tiny_stages import Family, RecordingPulse, make_model, make_row, make_rows, write_rows
 from .conftest import Tune, Tuned, settings_of
@@ -306,18 +306,10 @@ def test_nf4_adapter_is_trained_in_float32(tune: Tune) -> None:
 )
 def test_auto_micro_batch_divides_the_batch(batch: int, longest: int, device: str) -> None:
     """Whatever the device and the rows, the batch stays what was asked."""
-    training = Training(
-        finetune=FinetuneSpec(batch_size=batch),
-        seed=0,
-        max_length=64,
-        pad=0,
-        dtype=torch.float32,
-        device=torch.device(device),
-        scratch=Path(),
-    )
-    rows = micro_batch_size(training, longest)
+    spec, is_gpu = FinetuneSpec(batch_size=batch), device == "cuda"
+    rows = micro_batch_size(spec, longest, is_gpu=is_gpu)
     assert batch % rows == 0
     assert 1 <= rows <= (4 if device == "cpu" else batch)
-    half = micro_batch_size(training, longest, 1)
+    half = micro_batch_size(spec, longest, is_gpu=is_gpu, halvings=1)
     assert batch % half == 0
     assert 1 <= half <= max(1, rows // 2)

@@ -6,29 +6,17 @@ from pathlib import Path
 import pytest
 
 from modelmill.conduct.fitting import shape_in
-from modelmill.models import probe
 from modelmill.models.families import expected_linears
 from modelmill.models.open import open_config
 from modelmill.models.parameters import model_parameters
-from modelmill.spec import footprint
 from modelmill.spec.finetune import FinetuneSpec
 from modelmill.spec.memory import adapter_parameters
-from modelmill.stages.finetune import training
-from modelmill.stages.infer import likelihood
 from modelmill.store.sources import look_local
 
 from ..tiny_stages import Family
 from .conftest import Tuned
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engines' own
-
-
-def test_constants_of_estimates_are_those_of_the_stages() -> None:
-    """Spelled twice, for a plan loads no model library."""
-    assert (footprint.CPU_ROWS, footprint.CUDA_TOKENS) == (training.CPU_ROWS, training.CUDA_TOKENS)
-    assert training.HALVINGS == footprint.HALVINGS
-    assert likelihood.LOGITS_BYTES == footprint.LOGITS_BYTES
-    assert probe.PROMPTS * probe.POSITIONS == footprint.PROBE_POSITIONS == probe.LONGEST
 
 
 @pytest.mark.parametrize("family", ["llama", "bloom", "falcon", "falcon-rw"])

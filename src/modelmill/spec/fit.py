@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from modelmill.spec.accelerators import Accelerator, next_larger
+from modelmill.spec.batching import HALVINGS
 from modelmill.spec.closed import Spec
 from modelmill.spec.estimate import Estimate, Estimator, Known
-from modelmill.spec.footprint import HALVINGS, Memory, micro_batch
+from modelmill.spec.footprint import Memory, micro_batch
 from modelmill.spec.names import Kind
 from modelmill.spec.plan import Plan
 from modelmill.spec.quantize import GptqSpec

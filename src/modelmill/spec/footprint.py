@@ -6,6 +6,13 @@ function here, and docs/fit.md shows how far it was off.
 
 from typing import Final
 
+from modelmill.spec.batching import (
+    CALIBRATION_TOKENS,
+    LOGITS_BYTES,
+    PROBE_POSITIONS,
+    PROBE_PROMPTS,
+    micro_batch_size,
+)
 from modelmill.spec.closed import Dtype, Spec
 from modelmill.spec.memory import (
     ADAM_BYTES,
@@ -53,26 +60,14 @@ SLACK: Final = 1.2
 """glibc keeps freed blocks between live ones.  135 M on two cores: a micro-batch of 8 takes
 2.0 GB more than one of 4, where the tensors of four rows of 244 tokens are 1.63 GB."""
 
-CPU_ROWS: Final = 4
-CUDA_TOKENS: Final = 8192
-HALVINGS: Final = 2
-"""As stages/finetune/training.py chooses them; a test compares."""
-
 LOSS_COPIES: Final = 3
 """Of float32 logits: themselves, their log-softmax and its gradient."""
 HEAD_TOKENS: Final = 4096
 HEAD_VOCABULARY: Final = 32768
 """On a GPU TRL scores so many tokens against so many words at a time."""
 
-PROBE_POSITIONS: Final = 256
-"""A merge compares the last 32 positions of 8 prompts, of up to 256 tokens each."""
 PROBE_COPIES: Final = 4
 
-LOGITS_BYTES: Final = 2**28
-"""Of float32 logits that infer scores references with at a time; a test compares."""
-
-PASS_TOKENS: Final = 2048
-"""Of calibration at a time, as stages/quantize/gptq.py chooses."""
 HESSIAN_COPIES: Final = 3
 """Of the widest layer's: itself, its Cholesky factor, the inverse's."""
 
@@ -125,20 +120,8 @@ def fetch_memory() -> Memory:
 
 def micro_batch(settings: FinetuneSettings, longest: int, *, is_gpu: bool) -> int:
     """Say how many rows a forward pass takes, as the stage will choose."""
-    spec = settings.finetune
-    if isinstance(spec.micro_batch_size, int):
-        limit = spec.micro_batch_size
-    else:
-        limit = CUDA_TOKENS // longest if is_gpu else CPU_ROWS
-    return _divisor(spec.batch_size, _divisor(spec.batch_size, limit) >> _halved(settings))
-
-
-def _halved(settings: FinetuneSettings) -> int:
-    return settings.micro_batch_halvings
-
-
-def _divisor(number: int, limit: int) -> int:
-    return max(each for each in range(1, max(1, min(limit, number)) + 1) if number % each == 0)
+    halvings = settings.micro_batch_halvings
+    return micro_batch_size(settings.finetune, longest, is_gpu=is_gpu, halvings=halvings)
 
 
 def training_dtype(settings: FinetuneSettings, *, is_gpu: bool) -> Dtype:
@@ -231,7 +214,7 @@ def _file(shape: ModelShape) -> Part:
 
 def merge_memory(shape: ModelShape, settings: MergeSettings, adapter: int) -> Memory:
     """Estimate a merge, which adds up in float32 on the host, wherever it runs."""
-    logits = PROBE_POSITIONS * shape.vocabulary * 4
+    logits = PROBE_PROMPTS * PROBE_POSITIONS * shape.vocabulary * 4
     probe = part("logits", logits * (PROBE_COPIES + 2))
     runtime = part("runtime", MERGE_BYTES)
     weights = part("weights", 4 * shape.parameters)
@@ -283,7 +266,7 @@ def calibration_parts(shape: ModelShape, tokens: int, dtype: Dtype) -> tuple[Par
         part("calibration states", states),
         part("hessian", HESSIAN_COPIES * 4 * widest**2),
         part("layer in float32", 2 * 4 * widest_linear(shape)),
-        part("activations", min(tokens, PASS_TOKENS) * passing_per_token(shape, dtype)),
+        part("activations", min(tokens, CALIBRATION_TOKENS) * passing_per_token(shape, dtype)),
     )
 
 

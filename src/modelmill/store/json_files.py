@@ -15,6 +15,7 @@ fetches, so they may not name a repository; and no such key may hold the address
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -98,6 +99,14 @@ def check_keys(path: Path, document: JsonValue) -> None:
     Raises:
         UnsafeArtifact: there is one.
     """
+    for found in objects_in(document):
+        for key, held in found.items():
+            if rule := _rule(key, held):
+                raise refused(path, f"its key {key!r} {rule}")
+
+
+def objects_in(document: JsonValue) -> Iterator[dict[str, JsonValue]]:
+    """List every object of a document, at any depth."""
     left = [document]
     while left:
         value = left.pop()
@@ -105,9 +114,7 @@ def check_keys(path: Path, document: JsonValue) -> None:
             left += value
         elif isinstance(value, dict):
             left += value.values()
-            for key, held in value.items():
-                if rule := _rule(key, held):
-                    raise refused(path, f"its key {key!r} {rule}")
+            yield value
 
 
 def _rule(key: str, value: JsonValue) -> str:

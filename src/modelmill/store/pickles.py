@@ -25,7 +25,8 @@ _BROKEN: Final = (
     *(ValueError, LookupError, EOFError, OSError, RuntimeError, NotImplementedError),
     *(zipfile.BadZipFile, zlib.error, struct.error),
 )
-"""What reading a damaged archive or pickle can end with."""
+"""What reading a damaged archive or pickle can end with; `zipfile` says of a method of compression
+that it does not know that it is not implemented."""
 _ZIP: Final = b"PK\3\4"
 _OLD_TORCH: Final = b"\x80\2\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _PICKLES: Final = 3

@@ -13,6 +13,7 @@ from jinja2.exceptions import SecurityError
 from jinja2.visitor import NodeTransformer
 from pydantic import JsonValue
 
+from modelmill.store.json_files import objects_in
 from modelmill.store.sandbox import FILTERS, Limits, Sandbox
 
 LONGEST_TEMPLATE: Final = 128 * 1024
@@ -123,15 +124,9 @@ def templates_in(document: JsonValue) -> Iterator[tuple[str, str]]:
     Raises:
         TemplateUnsafe: what stands there is not a text, or texts by name.
     """
-    left = [document]
-    while left:
-        value = left.pop()
-        if isinstance(value, list):
-            left += value
-        elif isinstance(value, dict):
-            left += value.values()
-            for key in value.keys() & {"chat_template", "chat_templates"}:
-                yield from ((f"{key}{name}", text) for name, text in _named(key, value[key]))
+    for found in objects_in(document):
+        for key in found.keys() & {"chat_template", "chat_templates"}:
+            yield from ((f"{key}{name}", text) for name, text in _named(key, found[key]))
 
 
 def _named(key: str, value: JsonValue) -> Iterator[tuple[str, str]]:

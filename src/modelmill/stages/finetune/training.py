@@ -20,6 +20,7 @@ from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from modelmill.models.precision import name_of
 from modelmill.models.prompt import EncodedRow
+from modelmill.spec.batching import HALVINGS, micro_batch_size
 from modelmill.spec.errors import DataError, DoesNotFit
 from modelmill.spec.figures import CurvePoint
 from modelmill.spec.finetune import FinetuneSpec
@@ -36,15 +37,6 @@ from modelmill.stages.finetune.trainer import IGNORED, Trainer
 from modelmill.stages.finetune.watch import LOWER, Watch, copied, put_back, trainable
 from modelmill.stages.machine import NO_MEMORY
 from modelmill.stages.stage import Pulse
-
-CPU_ROWS = 4
-"""135 M, WikiSQL, 2 cores: 4 x 2 takes 3.9 GB where 8 x 1 takes 5.9, at the same loss and speed."""
-
-CUDA_TOKENS = 8192
-"""Tokens of one forward pass; fills a data-centre GPU with a 1 B model."""
-
-HALVINGS = 2
-"""Of the micro-batch, before a GPU is too small."""
 
 EVAL_ROWS = 8
 """The eval loss is a mean over batches; of a fixed size, so that memory cannot choose the best
@@ -98,28 +90,6 @@ class Trained:
 def present_device() -> torch.device:
     """Name the device this process trains on."""
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def micro_batch_size(training: Training, longest: int, halvings: int = 0) -> int:
-    """Choose the rows of one forward pass: at most what is asked, a divisor of the batch.
-
-    Args:
-        training: batch size, device and what was asked.
-        longest: tokens of the longest row.
-        halvings: how often half of that has to do; one row always may.
-    """
-    spec = training.finetune
-    if isinstance(spec.micro_batch_size, int):
-        limit = spec.micro_batch_size
-    else:
-        limit = CPU_ROWS if training.device.type == "cpu" else CUDA_TOKENS // longest
-    rows = _divisor(spec.batch_size, limit)
-    return _divisor(spec.batch_size, rows >> halvings)
-
-
-def _divisor(number: int, limit: int) -> int:
-    """Find the largest divisor up to a limit; 1 is one of any."""
-    return max(each for each in range(1, max(1, limit) + 1) if number % each == 0)
 
 
 def train(
@@ -185,7 +155,10 @@ class _Session:
 
     def micro_batch(self, halvings: int) -> int:
         """Choose the rows of one forward pass."""
-        return micro_batch_size(self.training, self.longest, halvings)
+        is_gpu = self.training.device.type != "cpu"
+        return micro_batch_size(
+            self.training.finetune, self.longest, is_gpu=is_gpu, halvings=halvings
+        )
 
     def made_with(self, halvings: int) -> MadeWith:
         """Say what a state's numbers depend on."""
