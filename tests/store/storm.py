@@ -33,6 +33,9 @@ WEIGHTS: Final[Mapping[Fault, int]] = {
 
 UNHURT: Final = frozenset({"ListObjects", "ListMultipartUploads"})
 
+BRIEF: Final = "AbortMultipartUpload"
+"""Tidying up is worth a few seconds: what takes longer would leave an upload to the collector."""
+
 
 @dataclass
 class _Weather:
@@ -51,14 +54,14 @@ class _Weather:
         self.refuses_crc = self.random.random() < 0.15
 
     def choose(self, request: Request) -> Fault | None:
-        if self.burst:
+        if self.burst and request.operation != BRIEF:
             self.burst -= 1
             return "503"
         if self.refuses_crc and request.has_crc:
             return "no crc"
         if self.random.random() >= self.rate:
             return None
-        if self.random.random() < 0.02:
+        if self.random.random() < 0.02 and request.operation != BRIEF:
             self.burst = BURST - 1
             return "503"
         (fault,) = self.random.choices(list(WEIGHTS), list(WEIGHTS.values()))
@@ -79,9 +82,11 @@ def _is_survivable(fault: Fault, request: Request) -> bool:
         case "expired":
             # The first request of a writer is a GET, and what never worked is not waited for.
             return request.method != "GET"
-        case "late":
+        case "late" if request.operation == "CreateMultipartUpload":
             # An upload that begins after its client has gone is for the collector.
-            return request.operation != "CreateMultipartUpload"
+            return False
+        case "late" | "blackhole":
+            return request.operation != BRIEF
         case _:
             return True
 
