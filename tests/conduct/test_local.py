@@ -62,14 +62,14 @@ def bench(
 
 
 def test_stopped_attempt_stays_known_with_its_words(bench: Bench) -> None:
-    """It says that nothing was published, in its last words and in its log."""
+    """It says that nothing half-done was published, in its last words and in its log."""
     bench.behave("infer-base", {"dawdle": 600})
     attempt = bench.backend.start(bench.order("infer-base"))
     bench.wait_for_progress(attempt)
     bench.backend.stop(attempt)
     over = bench.ended(attempt)
     assert over.exit_code == 75
-    assert over.message.startswith("Asked to stop; nothing was published")
+    assert over.message.startswith("Asked to stop; nothing half-done was published")
     assert b"Asked to stop" in bench.backend.log(over)
 
 

@@ -55,7 +55,7 @@ def test_live_run_is_seen_from_other_commands(workshop: Workshop, store: Store) 
     assert said.splitlines()[-1].endswith(f"To go on from what is committed: {command}")
     followed, _ = follower.communicate()
     assert "fetch-model committed in" in followed
-    assert "Asked to stop; nothing was published" in followed
+    assert "Asked to stop; nothing half-done was published" in followed
     row = workshop.read("status", "watched")[0]
     assert not row["is_live"]
     assert row["stages"][3]["state"] == "stopped"

@@ -38,7 +38,7 @@ def test_killed_fine_tune_commits_the_bytes_of_one_that_was_left_alone(
     storm = fetched(tmp_path, "storm", checkpoint_seconds=1)
     assert storm.train(_after(storm, 20), signal.SIGKILL) == -signal.SIGKILL
     assert storm.train(_after(storm, 60), signal.SIGTERM) == 75, storm.attempts[-1].log()
-    assert "Asked to stop; nothing was published" in storm.attempts[-1].log()
+    assert "Asked to stop; nothing half-done was published" in storm.attempts[-1].log()
     assert not list(torn_uploads(embedded))
     assert not list(storm.store.list(f"artifacts/finetune/{storm.stage.key}"))
     stopped_at = storm.most_steps[-1]

@@ -191,7 +191,7 @@ class ClusterUnreachable(StoreUnreachable):
 
 
 class Interrupted(ModelmillError):
-    """Asked to stop; what can be resumed is saved and nothing was published."""
+    """Asked to stop; what can be resumed is saved, and nothing half-done is published."""
 
     exit_code = 75
     retry = Retry.FREE

@@ -50,7 +50,7 @@ from modelmill.stages.attempt import Assignment, carry_out, is_committed
 from modelmill.stages.hang import Hang
 from modelmill.stages.keeper import CHECKPOINT_SECONDS, Commit
 from modelmill.stages.pulse import LivePulse, Outlets, Told
-from modelmill.stages.stop import Stop, StopRequested, end_with
+from modelmill.stages.stop import STOPPED, Stop, StopRequested, end_with
 from modelmill.stages.workplace import workplace
 from modelmill.store.artifact import attempt_id
 from modelmill.store.checkpoint import drop_live, put_live, save_checkpoint
@@ -296,7 +296,7 @@ def as_failure(error: BaseException) -> ModelmillError:
         case ModelmillError():
             return error
         case StopRequested() | KeyboardInterrupt():
-            return Interrupted("Asked to stop; nothing was published", fix=_RESUME)
+            return Interrupted(STOPPED, fix=_RESUME)
         case MemoryError():
             return DoesNotFit("Out of memory", fix="a smaller batch, or a machine with more memory")
         case RuntimeError() if machine.NO_MEMORY in str(error):

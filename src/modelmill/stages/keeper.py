@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from modelmill.spec.errors import Interrupted, ModelmillError
-from modelmill.stages.stop import RESERVE_SECONDS, Stop, StopRequested
+from modelmill.stages.stop import RESERVE_SECONDS, STOPPED, Stop, StopRequested
 
 CHECKPOINT_SECONDS: Final = 300.0
 
@@ -119,7 +119,7 @@ class Keeper:
 
     def _end_if_asked(self) -> None:
         if self.stop.is_set:
-            raise Interrupted("Asked to stop; nothing was published")
+            raise Interrupted(STOPPED)
 
     def _is_sending(self) -> bool:
         return self._thread is not None and self._thread.is_alive()

@@ -18,7 +18,7 @@ from modelmill.spec.errors import DeviceFault, Interrupted, ModelmillError
 from modelmill.spec.figures import Part
 from modelmill.spec.records import Progress
 from modelmill.stages.keeper import CHECKPOINT_SECONDS, Commit, Keeper
-from modelmill.stages.stop import Stop
+from modelmill.stages.stop import STOPPED, Stop
 
 FILE_SECONDS: Final = 0.5
 STORE_SECONDS: Final = 15.0
@@ -172,7 +172,7 @@ class LivePulse:
 
     def _check(self) -> None:
         if self.stop.is_set and not self.stop.is_patient:
-            raise Interrupted("Asked to stop; nothing was published")
+            raise Interrupted(STOPPED)
 
     def as_hung(self, seconds: float) -> DeviceFault:
         """Say that nothing has happened for so long, and where."""

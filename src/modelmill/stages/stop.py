@@ -14,6 +14,9 @@ from typing import Final
 
 LOOK_SECONDS: Final = 0.5
 
+STOPPED: Final = "Asked to stop; nothing half-done was published"
+"""True in the middle of a commit too, which is either done or not."""
+
 RESERVE_SECONDS: Final = 5.0
 """Of the grace period: for giving up an upload and saying so."""
 
