@@ -15,6 +15,7 @@ from pathlib import Path
 
 from docs.chart import role_rules, values_page
 from docs.concepts import quantization_page
+from docs.fit import fit_page
 from docs.reference import reference_page
 from modelmill.conduct.render import rendered_jobs
 from modelmill.report.compose import comparison_schema, report_schema
@@ -46,6 +47,8 @@ def generated() -> Iterator[tuple[str, str]]:
     yield "docs/reference.md", reference_page(run, profile)
     words = (ROOT / "docs/quantization.in.md").read_text(encoding="utf-8")
     yield "docs/quantization.md", quantization_page(words)
+    measured = (ROOT / "docs/fit.in.md").read_text(encoding="utf-8")
+    yield "docs/fit.md", fit_page(measured)
     yield "helm/modelmill/values.yaml", MARK + values_page()
     role = (ROOT / "k8s/base/conductor-role.yaml").read_text(encoding="utf-8")
     yield "helm/modelmill/files/conductor-rules.yaml", MARK + role_rules(role)

@@ -1,8 +1,8 @@
 """Stand in for the stages that need a model library: same entrypoint, same store, no torch.
 
 A shell script in `environments/*/bin/python` starts this file instead of the interpreter.
-What it shall do is JSON in MODELMILL_STAND_IN: by stage, `nll`, `exit`, `dawdle` (seconds)
-or `once` (a file whose absence makes `exit` happen).
+What it shall do is JSON in MODELMILL_STAND_IN: by stage, `nll`, `exit`, `dawdle` (seconds),
+`hang` or `once` (a file whose absence makes `exit` happen).
 """
 
 import json
@@ -31,6 +31,8 @@ def run(settings: Settings, folders: Folders, pulse: Pulse) -> Outcome:
         for tenth in range(10 * asked.get("dawdle", 0)):
             pulse.progress(tenth, 10 * asked["dawdle"], "steps")
             time.sleep(0.1)
+        if "hang" in asked:
+            time.sleep(600)
         if "exit" in asked:
             print("about to fall", flush=True)  # noqa: T201 - the log is under test
             os._exit(asked["exit"])

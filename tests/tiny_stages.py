@@ -147,6 +147,12 @@ class RecordingPulse:
     told: list[tuple[int, int, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     parts: list[str] = field(default_factory=list)
+    keep_every: int | None = None
+    """Steps between two states; None keeps none."""
+    kept: list[Callable[[], None]] = field(default_factory=list)
+    on_kept: Callable[[int], None] = lambda _: None
+    """Called after each state with their number; may raise, as a stop does."""
+    steps_done: int = 0
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -162,6 +168,22 @@ class RecordingPulse:
 
     def save(self) -> None:
         """Accept that the resume folder is consistent."""
+
+    @contextmanager
+    def steps(self) -> Iterator[None]:
+        """Let nothing interrupt a step."""
+        yield
+
+    def is_due(self) -> bool:
+        """Count steps."""
+        self.steps_done += 1
+        return self.keep_every is not None and self.steps_done % self.keep_every == 0
+
+    def keep(self, size_bytes: int, write: Callable[[], None]) -> None:
+        """Write the state at once."""
+        write()
+        self.kept.append(write)
+        self.on_kept(len(self.kept))
 
     def warn(self, sentence: str) -> None:
         """Remember a warning."""

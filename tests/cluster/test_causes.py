@@ -1,14 +1,10 @@
-"""What stands in the way of a run is named in `status`, in one sentence, within seconds."""
+"""What stands in the way of a run is named in `status`, in one sentence."""
 
-import time
 from typing import Any
 
 import pytest
 
 from .team import Json, Team, instead, small, wait_until
-
-TOLD_SECONDS = 10.0
-"""From the moment the cluster knows it."""
 
 
 def told(team: Team, run: str, stage: str, words: str) -> str:
@@ -169,21 +165,3 @@ def test_container_over_its_memory_does_not_fit(team: Team) -> None:
     assert (row["state"], row["attempts"]) == ("failed", 1)
     assert "more memory than its limit" in row["message"]
     assert "raise `memory`" in row["message"]
-
-
-def test_waiting_is_told_in_time(team: Team) -> None:
-    """Ten seconds after the scheduler has said no, `status` says why."""
-    team.write_profile(stages={"fetch-model": small(gpu=2)})
-    team.submitted("late")
-
-    def unschedulable() -> bool:
-        return any(
-            condition.get("reason") == "Unschedulable"
-            for pod in team.pods_of("late", "fetch-model")
-            for condition in pod["status"].get("conditions", [])
-        )
-
-    wait_until(unschedulable)
-    started = time.monotonic()
-    told(team, "late", "fetch-model", "No node fits")
-    assert time.monotonic() - started < TOLD_SECONDS

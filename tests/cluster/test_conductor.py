@@ -84,7 +84,7 @@ def test_conductor_killed_at_ten_moments_costs_nothing(team: Team) -> None:
     """Each stage has one commit and one Job, whenever the conductor dies."""
     team.write_run(quantize=[])
     # Long enough that no moment passes between two looks, however busy the machine is.
-    slow = small(instead("sleep 5; exec $stage"))
+    slow = small(instead("sleep 10; exec $stage"))
     team.write_profile(stages={"infer": slow, "report": slow})
     ended = team.submit("--name", "first", "--wait")
     assert ended.returncode == 0, ended.stderr

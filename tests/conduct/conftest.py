@@ -101,6 +101,11 @@ class ScriptedBackend:
         self.on_start(order)
         return attempt
 
+    @property
+    def newest(self) -> str:
+        """Name the attempt that was started last."""
+        return self._attempts[-1].id
+
     def stop(self, attempt: Attempt) -> None:
         """End it as an interrupted stage does."""
         self.stopped.append(attempt.stage)

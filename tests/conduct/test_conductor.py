@@ -1,21 +1,24 @@
 """The loop on a real store, with a backend that plays stages by a script."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
+from modelmill.conduct.backend import Order
 from modelmill.conduct.clock import now
 from modelmill.conduct.conductor import Conducted, Conductor, Verdict
 from modelmill.conduct.decide import FREE_ATTEMPTS
+from modelmill.spec.errors import code_of
 from modelmill.spec.profile import Profile
 from modelmill.spec.records import Event, Live, Progress
 from modelmill.store.artifact import attempt_id
-from modelmill.store.checkpoint import put_live
+from modelmill.store.checkpoint import put_live, save_checkpoint
 from modelmill.store.runs import read_events, read_log, read_run, update_run
 
 from .conftest import Preparer, ScriptedBackend, publish
 
-ALL = ["fetch-test 1", "infer-base 1", "infer-base-own 1", "report 1"]
+ALL = ["fetch-test 1", "infer-base 1", "report 1"]
 """What is left to do once the first test has fetched the model and the training rows."""
 
 
@@ -97,14 +100,38 @@ def test_failure_is_tried_again_if_another_attempt_may_help(
 
 
 @pytest.mark.usefixtures("fetched")
+@pytest.mark.parametrize(
+    ("code", "in_vain", "exit_code"),
+    [(75, FREE_ATTEMPTS - 1, 0), (75, FREE_ATTEMPTS, 75), (137, 1, 0), (137, 2, 137)],
+)
+def test_stage_that_saves_something_may_be_interrupted_for_ever(
+    prepared: Preparer, tmp_path: Path, code: int, in_vain: int, exit_code: int
+) -> None:
+    """What counts is how often in a row it got nowhere, whatever took its machine away."""
+    saved = 2 * FREE_ATTEMPTS
+    given = prepared(f"saves-{code}-{in_vain}")
+    backend = ScriptedBackend(given, {"infer-base": [code] * (saved + in_vain) + [0]})
+    (tmp_path / "step").write_text("1", encoding="utf-8")
+
+    def save(order: Order) -> None:
+        tried = sum(each.startswith("infer-base ") for each in backend.started)
+        if order.stage == "infer-base" and tried <= saved:
+            save_checkpoint(given.store, order.key, backend.newest, tmp_path)
+
+    backend.on_start = save
+    verdict, _ = drive(given, backend)
+    assert verdict.exit_code == code_of(exit_code)
+
+
+@pytest.mark.usefixtures("fetched")
 def test_first_cause_in_plan_order_is_the_code_of_the_run(prepared: Preparer) -> None:
     """Independent stages go on, dependents are skipped, and there is a report all the same."""
-    given = prepared("causes", **{"model.note": "other", "seed": 7})
+    given = prepared("causes", seed=7, quantize="[{method: gptq}]")
     backend = ScriptedBackend(given, {"fetch-data": [66], "infer-base": [65]})
     verdict, heard = drive(given, backend)
     assert verdict.exit_code == 66
     assert list(verdict.failures) == ["fetch-data", "infer-base"]
-    assert "skipped infer-base-own" in heard
+    assert "skipped quantize-gptq-4" in heard
     assert "committed fetch-test" in heard
     assert verdict.report is not None
 

@@ -1,6 +1,7 @@
 """What people see of a run from another terminal, while it is live and afterwards."""
 
 import json
+import os
 import signal
 import sys
 
@@ -10,6 +11,7 @@ from modelmill.conduct.standing import run_row
 from modelmill.store.s3 import Store
 
 from ..processes import wait_for
+from ..store.proxy import Proxy
 from ..terminal import ESCAPE, on_a_terminal
 from ..workshop import Workshop, write_rows
 from .conftest import wait_until
@@ -35,10 +37,16 @@ def test_live_run_is_seen_from_other_commands(workshop: Workshop, store: Store) 
         *["committed"] * 3,
         "running",
         "waiting",
-        "waiting",
     ]
     assert "/6000 steps" in table[4]
     assert listing.communicate()[0].splitlines()[0].split()[:2] == ["key", "stage"]
+
+    waiting = workshop.start("wait", "watched")
+    wait_for(waiting, "infer-base")
+    waiting.send_signal(signal.SIGINT)
+    _, said = waiting.communicate()
+    assert (waiting.returncode, process.poll()) == (130, None)
+    assert said.splitlines()[-1] == "The run goes on: modelmill wait watched"
 
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
@@ -47,7 +55,7 @@ def test_live_run_is_seen_from_other_commands(workshop: Workshop, store: Store) 
     assert said.splitlines()[-1].endswith(f"To go on from what is committed: {command}")
     followed, _ = follower.communicate()
     assert "fetch-model committed in" in followed
-    assert "Asked to stop; nothing was published" in followed
+    assert "Asked to stop; nothing half-done was published" in followed
     row = workshop.read("status", "watched")[0]
     assert not row["is_live"]
     assert row["stages"][3]["state"] == "stopped"
@@ -66,7 +74,7 @@ def test_run_that_is_committed_starts_nothing(workshop: Workshop) -> None:
     assert (again.returncode, again.stdout) == (0, first.stdout)
     assert "started" not in again.stderr
     rows = workshop.modelmill("status").stdout.splitlines()
-    assert next(line.split()[1:3] for line in rows if line.startswith("whole")) == ["done", "6/6"]
+    assert next(line.split()[1:3] for line in rows if line.startswith("whole")) == ["done", "5/5"]
     report = workshop.read("report", "whole")
     assert {stage["status"] for stage in report["stages"]} <= {"done", "adopted"}
 
@@ -102,3 +110,22 @@ def test_run_on_a_terminal_is_told_in_lines_where_it_is_read_aloud(workshop: Wor
     assert b"fetch-test adopted from run aloud" in dumb
     _, shown = on_a_terminal([*run, "--name", "bars"], workshop.folder, {})
     assert ESCAPE in shown
+
+
+def test_single_writer_runs_on_a_store_without_conditions(workshop: Workshop, store: Store) -> None:
+    """Such a store is refused by name, unless nobody else writes to it."""
+    proxy = Proxy(os.environ)
+    proxy.always("PutObject", "no condition")
+    words = ("run", "run.yaml", "--name", "single", "--store", f"{store.url}/single")
+    try:
+        refused = workshop.modelmill(*words, AWS_ENDPOINT_URL_S3=proxy.url)
+        assert refused.returncode == 74
+        assert "ignores the condition of a write" in refused.stderr
+        assert "--single-writer" in refused.stderr
+
+        done = workshop.modelmill(*words, "--single-writer", AWS_ENDPOINT_URL_S3=proxy.url)
+        assert done.returncode == 0, done.stderr
+        listed = workshop.read("status", "--store", f"{store.url}/single", "single")
+        assert listed[0]["state"] == "done"
+    finally:
+        proxy.close()

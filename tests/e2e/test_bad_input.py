@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from modelmill.store.embedded import EmbeddedStore
 from modelmill.store.runs import list_runs
 from modelmill.store.s3 import Store, open_store
 
+from ..store.attacks import TENSORS, gguf_with, injection, payload, torch_payload
+from ..store.ordinary import ORDINARY
 from ..workshop import ONE_TENSOR, Answer, Workshop, safetensors, write_model, write_rows
 
 Fault = Callable[[Path], None]
@@ -107,6 +110,7 @@ def _weights(header: dict[str, object], body_bytes: int = 64) -> Fault:
     return _with_file("model.safetensors", safetensors(header, body_bytes))
 
 
+CANARY = Path(tempfile.gettempdir(), "modelmill-canary")
 OVERLAP = {**ONE_TENSOR, "v": {"dtype": "F32", "shape": [4], "data_offsets": [32, 48]}}
 QUANTIZED = b'{"model_type": "llama", "quantization_config": {"quant_method": "gptq"}}'
 
@@ -117,6 +121,36 @@ MODELS: dict[str, tuple[Fault, int, tuple[str, ...]]] = {
         _with_file("pytorch_model.bin", b"\x80\x04."),
         76,
         ("pytorch_model.bin is refused unread", "convert weights to safetensors"),
+    ),
+    "torch-pickle": (
+        _with_file("pytorch_model.bin", torch_payload(CANARY)),
+        76,
+        ("pytorch_model.bin is refused unread", "would run posix.system"),
+    ),
+    "auto-map": (
+        _with_file("config.json", b'{"model_type": "llama", "auto_map": {"AutoConfig": "m.Evil"}}'),
+        76,
+        ("config.json is refused unread: its key 'auto_map' makes libraries load code",),
+    ),
+    "kernel": (
+        _with_file("config.json", b'{"a": {"_attn_implementation_internal": "evil/kernel"}}'),
+        76,
+        ("config.json", "'_attn_implementation_internal' makes libraries load code from a hub"),
+    ),
+    "injection": (
+        _with_file("chat_template.jinja", injection(CANARY).encode()),
+        76,
+        ("chat_template.jinja", "a template that may not run", "'__globals__'"),
+    ),
+    "gguf": (
+        _with_file("model.gguf", gguf_with((TENSORS, "<Q", 2**61))),
+        76,
+        ("model.gguf is refused unread: it counts 2,305,843,009,213,693,952 tensors",),
+    ),
+    "disguised": (
+        _with_file("generation_config.json", payload(CANARY)),
+        76,
+        ("generation_config.json", "a pickle under another name"),
     ),
     "truncated": (_weights(ONE_TENSOR, 63), 65, ("truncated", "copy or save the file again")),
     "bad-length": (_with_file("model.safetensors", b"\xff" * 80), 65, ("its header would be",)),
@@ -142,6 +176,22 @@ def test_bad_model_fails_its_stage_and_nothing_else(
     answer = workshop.modelmill("run", str(file))
     check_words(answer, code, f"fetch-model failed with {code}", *words)
     _check_failed_alone(answer, store, case, "fetch-model")
+    assert not CANARY.exists()
+
+
+def test_ordinary_folder_with_every_by_product_is_fetched(workshop: Workshop, store: Store) -> None:
+    """What is left out is said as a warning, and is not in the artifact."""
+    ORDINARY["falcon"].make(workshop.folder / "falcon")
+    file = workshop.write_run("falcon.yaml", model="falcon")
+    answer = workshop.modelmill("run", str(file))
+    assert answer.returncode == 0, answer.stderr
+    committed = read_manifest(store, "fetch-model", _key(store, "falcon", "fetch-model"))
+    assert committed is not None
+    kept = {each.path for each in committed.manifest.files}
+    assert {"config.json", "tokenizer.json"} < kept
+    assert not kept & ORDINARY["falcon"].left_out
+    answer = workshop.modelmill("logs", "falcon", "fetch-model")
+    assert "left out auto_map: transformers has falcon models itself" in answer.stdout
 
 
 DATA: dict[str, tuple[bytes, tuple[str, ...]]] = {
@@ -197,7 +247,7 @@ def _check_failed_alone(answer: Answer, store: Store, run: str, failed: str) -> 
     fetches = {name: state for name, state in states.items() if name.startswith("fetch-")}
     assert fetches.pop(failed) == "failed"
     assert set(fetches.values()) == {"committed"}
-    assert {states["infer-base"], states["infer-base-own"]} == {"skipped"}
+    assert states["infer-base"] == "skipped"
     committed = {artifact.key for artifact in artifact_rows(store)}
     assert rows["fetch-data"].key in committed
     assert rows[failed].key not in committed

@@ -151,7 +151,7 @@ def test_source_that_does_not_fit_is_not_begun(workshop: Workshop, hub: HubServe
     limit = {"MODELMILL_WORK_BYTES": str(SPARE_BYTES + 2**20)}
     answer = workshop.modelmill("run", "run.yaml", "--name", "large", **limit)
     assert answer.returncode == 78
-    assert "The stage needs about 67 MiB of disk" in answer.stderr
+    assert "About 67 MiB of disk are needed" in answer.stderr
     assert not [path for path in hub.paths("/resolve/") if "README.md" in path]
 
 

@@ -24,7 +24,7 @@ from modelmill.spec.errors import DataError, DoesNotFit, Interrupted, SpecError
 from modelmill.spec.finetune import FinetuneSpec
 from modelmill.spec.settings import ContractSettings
 from modelmill.stages.finetune.trainer import IGNORED, Trainer
-from modelmill.stages.finetune.training import Training, dataset_of, micro_batch_size
+from modelmill.stages.finetune.training import dataset_of, micro_batch_size
 
 from ..tiny_stages import Family, RecordingPulse, make_model, make_row, make_rows, write_rows
 from .conftest import Tune, Tuned, settings_of
@@ -154,7 +154,9 @@ def test_memory_that_is_too_small_halves_the_micro_batch(tuned: Tuned, tune: Tun
     again = tune(settings_of(micro_batch_size=4), pulse=pulse)
     assert again.figures.micro_batch_size == 2
     [warning] = pulse.warnings
-    assert warning == "GPU memory is too small for 4 rows at a time; taking half of them"
+    assert warning == (
+        "Memory is too small for 4 rows at a time; taking 2 of them, the batch stays the same"
+    )
     for point, same in zip(tuned.figures.curve, again.figures.curve, strict=True):
         assert (point.loss or point.eval_loss) == pytest.approx(
             same.loss or same.eval_loss, rel=1e-3
@@ -172,7 +174,10 @@ def test_attempt_after_two_that_were_killed_takes_a_quarter_of_the_rows(tune: Tu
     """The conductor says how often; one row always remains."""
     asked = settings_of(num_train_epochs=1, micro_batch_size=4)
     asked = asked.model_copy(update={"micro_batch_halvings": 2})
-    assert tune(asked).figures.micro_batch_size == 1
+    pulse = RecordingPulse()
+    assert tune(asked, pulse=pulse).figures.micro_batch_size == 1
+    [warning] = pulse.warnings
+    assert warning.startswith("Earlier attempts were killed for their memory; taking 1 rows")
 
 
 def test_output_is_complete_readable_and_names_no_machine(tuned: Tuned) -> None:
@@ -301,18 +306,10 @@ def test_nf4_adapter_is_trained_in_float32(tune: Tune) -> None:
 )
 def test_auto_micro_batch_divides_the_batch(batch: int, longest: int, device: str) -> None:
     """Whatever the device and the rows, the batch stays what was asked."""
-    training = Training(
-        finetune=FinetuneSpec(batch_size=batch),
-        seed=0,
-        max_length=64,
-        pad=0,
-        dtype=torch.float32,
-        device=torch.device(device),
-        scratch=Path(),
-    )
-    rows = micro_batch_size(training, longest)
+    spec, is_gpu = FinetuneSpec(batch_size=batch), device == "cuda"
+    rows = micro_batch_size(spec, longest, is_gpu=is_gpu)
     assert batch % rows == 0
     assert 1 <= rows <= (4 if device == "cpu" else batch)
-    half = micro_batch_size(training, longest, 1)
+    half = micro_batch_size(spec, longest, is_gpu=is_gpu, halvings=1)
     assert batch % half == 0
     assert 1 <= half <= max(1, rows // 2)

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelmill.spec.errors import DataError, SpecError
+from modelmill.spec.grouping import CHOICES, choose_group_size
 from modelmill.spec.records import Row
 from modelmill.stages.quantize.calibration import SHORTEST, choose_sequences, shortage
-from modelmill.stages.quantize.grouping import CHOICES, choose_group_size
 
 WIDTHS = st.dictionaries(st.text("abc", min_size=1), st.integers(1, 40).map(lambda n: n * 32))
 

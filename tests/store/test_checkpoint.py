@@ -1,6 +1,14 @@
 from pathlib import Path
 
-from modelmill.store.checkpoint import drop_checkpoints, restore_checkpoint, save_checkpoint
+from modelmill.spec.records import Live
+from modelmill.store.checkpoint import (
+    drop_checkpoints,
+    has_checkpoint,
+    put_live,
+    read_live,
+    restore_checkpoints,
+    save_checkpoint,
+)
 from modelmill.store.s3 import Store
 
 
@@ -11,7 +19,7 @@ def _save(store: Store, root: Path, text: str, attempt: str = "a") -> int:
 
 
 def _restore(store: Store, root: Path) -> str | None:
-    if not restore_checkpoint(store, "key", root):
+    if not next(restore_checkpoints(store, "key", root), False):
         assert list(root.iterdir()) == []
         return None
     return (root / "state" / "step.txt").read_text()
@@ -52,18 +60,71 @@ def test_restore_when_the_newest_is_incomplete(store: Store, tmp_path: Path) -> 
     assert _restore(store, tmp_path / "out") == "one"
 
 
+def test_restore_hands_out_one_state_after_the_other(store: Store, tmp_path: Path) -> None:
+    """Who cannot use the newest asks for the one before; after the last the folder is empty."""
+    for text in ("one", "two"):
+        _save(store, tmp_path / "in", text)
+    out = tmp_path / "out"
+    found = [
+        (out / "state" / "step.txt").read_text() for _ in restore_checkpoints(store, "key", out)
+    ]
+    assert found == ["two", "one"]
+    assert list(out.iterdir()) == []
+
+
+def test_restore_of_another_key(store: Store, tmp_path: Path) -> None:
+    """A state of another recipe is never gone on from, not even under this key's name."""
+    _save(store, tmp_path / "in", "one")
+    assert not next(restore_checkpoints(store, "other", tmp_path / "out"), False)
+
+    for item in list(store.list("checkpoints/key/")):
+        stored = store.get(item.key)
+        assert stored is not None
+        store.put(item.key.replace("checkpoints/key/", "checkpoints/other/"), stored.body)
+    assert not next(restore_checkpoints(store, "other", tmp_path / "out"), False)
+
+
 def test_save_keeps_two(store: Store, tmp_path: Path) -> None:
-    """An attempt keeps its last two states and never touches another attempt's."""
-    _save(store, tmp_path / "in", "other", "b")
+    """However many attempts there were: the newest, and the one before."""
+    _save(store, tmp_path / "in", "other", "0")
     numbers = [_save(store, tmp_path / "in", str(number)) for number in range(4)]
 
     assert numbers == [1, 2, 3, 4]
-    kept = {item.key.split("/", 2)[2].rsplit("/state", 1)[0] for item in store.list()}
-    assert {name.removesuffix("/COMMITTED.json") for name in kept} == {
-        "a/000003",
-        "a/000004",
-        "b/000001",
-    }
+    assert _folders(store) == {"a/000003", "a/000004", "a/SAVED", "0/SAVED"}
+
+
+def test_attempt_whose_states_are_old_has_still_saved_something(
+    store: Store, tmp_path: Path
+) -> None:
+    """Else a conductor that looks late would take it for one that got nowhere."""
+    _save(store, tmp_path / "in", "one", "a")
+    for number in range(3):
+        _save(store, tmp_path / "in", str(number), "b")
+    assert has_checkpoint(store, "key", "a")
+    assert not has_checkpoint(store, "key", "c")
+    assert _restore(store, tmp_path / "out") == "2"
+
+
+def test_save_leaves_alone_what_another_attempt_is_writing(store: Store, tmp_path: Path) -> None:
+    """Two pods of one attempt may live for a while, and neither tears the other's state."""
+    store.put("checkpoints/key/b/000001/state/step.txt", b"half")
+    put_live(store, "key", Live(run="run", attempt="b", time="now"))
+    for number in range(3):
+        _save(store, tmp_path / "in", str(number), "a")
+    assert "b/000001" in _folders(store)
+    assert read_live(store, "key") is not None
+
+
+def test_save_clears_what_the_same_attempt_gave_up(store: Store, tmp_path: Path) -> None:
+    """An upload that was cut off leaves files that no manifest names."""
+    store.put("checkpoints/key/a/000001/state/step.txt", b"half")
+    assert _save(store, tmp_path / "in", "whole") == 2
+    assert _folders(store) == {"a/000002"}
+
+
+def _folders(store: Store) -> set[str]:
+    found = {item.key.removeprefix("checkpoints/key/") for item in store.list()}
+    return {"/".join(name.split("/")[:2]) for name in found}
 
 
 def test_drop_checkpoints(store: Store, tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from modelmill.spec.errors import (
     StoreUnreachable,
     UnsafeArtifact,
 )
+from modelmill.store.embedded import EmbeddedStore
 from modelmill.store.failures import translate
 from modelmill.store.s3 import Store, open_store
-from tests.store.conftest import Proxy
 
 DEAD = "http://127.0.0.1:9"
 """The discard port: nothing listens there."""
@@ -78,14 +78,15 @@ def test_check_without_credentials(aws: pytest.MonkeyPatch) -> None:
     assert "AWS_ACCESS_KEY_ID" in caught.value.fix
 
 
-def test_check_of_a_plain_port_by_https(aws: pytest.MonkeyPatch, proxy: Proxy) -> None:
-    """A TLS failure is told as one and is not waited for."""
-    aws.setenv("AWS_ENDPOINT_URL_S3", proxy.url.replace("http:", "https:"))
+def test_check_of_a_plain_port_by_https(server: EmbeddedStore, aws: pytest.MonkeyPatch) -> None:
+    """An endpoint without TLS is told as that and is not waited for."""
+    endpoint = server.environment["AWS_ENDPOINT_URL"].replace("http:", "https:")
+    aws.setenv("AWS_ENDPOINT_URL_S3", endpoint)
 
-    with pytest.raises(ModelmillError) as caught:
-        _open().check()
+    with pytest.raises(PermissionRefused, match="There is no TLS at https:") as caught:
+        _open(budget=300).check()
 
-    assert "SSL" in caught.value.what
+    assert "http://" in caught.value.fix
 
 
 @pytest.mark.parametrize("url", ["bucket/prefix", "https://host/bucket", "s3://", "s3:///x"])

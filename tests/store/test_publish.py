@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -5,20 +6,28 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
+from modelmill.spec.canonical import canonical_json
 from modelmill.spec.errors import DataError, UnsafeArtifact
 from modelmill.spec.records import FileRecord, Manifest
 from modelmill.store.artifact import (
     Committed,
     Published,
+    attempt_prefix,
     commit,
     list_artifacts,
     read_manifest,
 )
+from modelmill.store.crew import THREADS
 from modelmill.store.s3 import Store
-from tests.store.conftest import ManifestMaker, Proxy, Publisher
+from tests.store.conftest import ManifestMaker, Publisher
+from tests.store.proxy import Proxy
+
+GOLDEN = Path(__file__).with_name("golden") / "COMMITTED-1.json"
+"""A manifest as the first version wrote it; never to be written anew."""
 
 WRITERS = 4
 KEYS = 8
@@ -195,3 +204,42 @@ def test_read_manifest_with_unsafe_paths(
 
     with pytest.raises(UnsafeArtifact):
         read_manifest(store, "merge", "key")
+
+
+def test_manifest_of_thousands_of_files(store: Store, make_manifest: ManifestMaker) -> None:
+    """Many small files are one commit like any other."""
+    files = tuple(
+        FileRecord(path=f"folder-{number % 100}/file-{number}", size_bytes=1, sha256="0" * 64)
+        for number in range(2_500)
+    )
+    manifest = make_manifest("key", files)
+    prefix = attempt_prefix("merge", "key", manifest.attempt)
+    with ThreadPoolExecutor(THREADS) as pool:
+        for _ in pool.map(lambda file: store.put(f"{prefix}/{file.path}", b"1"), files):
+            pass
+    published = commit(store, manifest)
+
+    assert read_manifest(store, "merge", "key") == published.committed
+
+
+def test_manifest_of_the_first_version(store: Store) -> None:
+    """What was committed once is read by every later version, and means the same."""
+    store.put("artifacts/merge/key/COMMITTED.json", GOLDEN.read_bytes())
+
+    committed = read_manifest(store, "merge", "key")
+
+    assert committed is not None
+    assert canonical_json(committed.manifest.model_dump(mode="json")) == GOLDEN.read_bytes()
+
+
+@pytest.mark.parametrize("change", [{"format": 2}, {"signature": "later"}])
+def test_manifest_of_a_later_version(store: Store, change: dict[str, object]) -> None:
+    """It is refused, with the one advice that helps."""
+    document = json.loads(GOLDEN.read_bytes())
+    store.put("artifacts/merge/key/COMMITTED.json", json.dumps({**document, **change}).encode())
+
+    with pytest.raises(DataError, match="written by a later version") as caught:
+        read_manifest(store, "merge", "key")
+
+    assert caught.value.exit_code == 65
+    assert caught.value.fix.startswith("upgrade modelmill")

@@ -150,7 +150,7 @@ def test_source_goes_and_comes_in_every_order(store: Store, tmp_path: Path) -> N
     (source / "more.jsonl").write_bytes(b"{}\n")
     pin = pin_local(source)
     refused = 0
-    for number, schedule in enumerate([*schedules(5, 6)][::7]):
+    for number, schedule in enumerate([*schedules(5, 6)][::35]):
         own = replace(store, prefix=uuid4().hex)
         upload_source(own, source)
         withdraw(own, source_prefix(pin.digest))

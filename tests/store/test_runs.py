@@ -19,7 +19,7 @@ from modelmill.store.runs import (
     update_run,
 )
 from modelmill.store.s3 import Store
-from tests.store.conftest import Proxy
+from tests.store.proxy import Proxy
 
 
 def _count(record: RunRecord | None) -> RunRecord:

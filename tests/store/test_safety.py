@@ -16,6 +16,8 @@ from modelmill.store.safety import (
     read_safetensors_header,
 )
 
+from .layouts import sentencepiece, torch_file
+
 
 def _safetensors(header: object, data: bytes = b"", length: int | None = None) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
@@ -125,14 +127,14 @@ def test_model_of_an_ordinary_layout(model: Path) -> None:
     (model / "README.md").write_text("# hello")
     (model / "LICENSE").write_text("free")
     (model / "merges.txt").write_text("a b")
-    (model / "tokenizer.model").write_bytes(b"\x0a")
+    (model / "tokenizer.model").write_bytes(sentencepiece())
     (model / "chat_template.jinja").write_text("{{ messages }}")
     (model / "generation_config.json").write_text('{"eos_token_id": 2}')
     (model / "config.json").write_text(
         '{"model_type": "llama", "_attn_implementation_autoset": true, "auto_map": null,'
         ' "trust_remote_code": false}'
     )
-    (model / "training_args.bin").write_bytes(b"\x80\x02.")
+    (model / "training_args.bin").write_bytes(torch_file())
     (model / "figure.png").write_bytes(b"\x89PNG")
 
     notes = check_model(model)
@@ -162,9 +164,8 @@ UNSAFE: dict[str, tuple[Callable[[Path], None], str]] = {
     **{
         name: (_write(name, b"\x80\x02."), "can hold code")
         for name in (
-            "pytorch_model.bin", "model.pt", "rng_state.pth", "data.pkl", "a.ckpt", "tf_model.h5",
-            "flax_model.msgpack", "onnx/model.onnx", "modeling_falcon.py", "x.so", "MODEL.BIN",
-            "weights.zip", "model.tar.gz",
+            "model.pt", "data.pkl", "a.ckpt",
+            "modeling_falcon.py", "x.so", "MODEL.BIN", "weights.zip", "model.tar.gz",
         )
     },
     "link": (lambda model: (model / "vocab.txt").symlink_to("/etc/passwd"), "link or a device"),
@@ -256,7 +257,7 @@ def test_adapter(tmp_path: Path) -> None:
     """An adapter needs its config and weights; the Trainer's pickle is dropped with a note."""
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     (tmp_path / "adapter_model.safetensors").write_bytes(GOOD)
-    (tmp_path / "training_args.bin").write_bytes(b"\x80\x02.")
+    (tmp_path / "training_args.bin").write_bytes(torch_file())
 
     assert len(check_adapter(tmp_path)) == 1
     assert check_adapter(tmp_path) == ()

@@ -86,6 +86,17 @@ def test_pull_foreign_folder(store: Store, tmp_path: Path) -> None:
     assert (tmp_path / "out" / "sub" / "a.txt").read_text() == "a"
 
 
+def test_pull_foreign_folder_with_hidden_files(store: Store, tmp_path: Path) -> None:
+    """What a clone or a hub's cache keeps for itself is left out, as of a local folder."""
+    for name in ("config.json", ".gitattributes", ".cache/huggingface/x.lock", "sub/.hidden"):
+        key = f"{store.prefix}/data/{name}"
+        store.client.put_object(Bucket=store.bucket, Key=key, Body=b"{}")
+    pin = pin_source(store, f"{store.url}/data")
+
+    assert [file.path for file in pull_source(store, pin, tmp_path)] == ["config.json"]
+    assert source_bytes(store, pin) == 2
+
+
 def test_pull_foreign_file(store: Store, tmp_path: Path) -> None:
     """A single object is pulled under the last part of its key."""
     store.put("data/train.jsonl", b"{}\n")
@@ -107,7 +118,7 @@ def test_pull_foreign_source_that_changed(store: Store, tmp_path: Path) -> None:
 
 def test_pull_foreign_source_with_a_hostile_key(store: Store, tmp_path: Path) -> None:
     """A key that is no safe local path is refused before anything is written."""
-    name = f"{store.prefix}/data/.ssh/authorized_keys"
+    name = f"{store.prefix}/data/~root/authorized_keys"
     store.client.put_object(Bucket=store.bucket, Key=name, Body=b"x")
     pin = pin_source(store, f"{store.url}/data")
 

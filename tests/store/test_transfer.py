@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pytest
 
-from modelmill.spec.errors import DigestMismatch, InputMissing, UnsafeArtifact
+from modelmill.spec.errors import DigestMismatch, DoesNotFit, InputMissing, UnsafeArtifact
 from modelmill.spec.records import FileRecord
 from modelmill.store.artifact import attempt_prefix, pull, stage_files, verify
+from modelmill.store.crew import PART_BYTES
+from modelmill.store.landing import final_name
 from modelmill.store.s3 import Store
-from modelmill.store.transfer import PART_BYTES, download, upload
-from tests.store.conftest import Proxy, Publisher
+from modelmill.store.transfer import download, download_many, upload, upload_many
+from tests.store.conftest import Publisher
+from tests.store.proxy import Proxy
 
 BIG_BYTES = PART_BYTES + 12_345
 
@@ -49,16 +52,34 @@ def test_round_trip(store: Store, big: Path, tmp_path: Path, size_bytes: int) ->
     assert _open_uploads(store) == 0
 
 
+def test_many_files_at_once(store: Store, big: Path, tmp_path: Path) -> None:
+    """Big and small files go side by side, and each is what it was."""
+    whole = big.read_bytes()
+    sizes = {"a": BIG_BYTES, "b": 10, "c": BIG_BYTES - 1, "d": 0, "e": PART_BYTES, "f": BIG_BYTES}
+    sources = {name: tmp_path / name for name in sizes}
+    for name, path in sources.items():
+        path.write_bytes(whole[: sizes[name]])
+
+    records = upload_many(store, sources)
+    pulled = tmp_path / "pulled"
+    download_many(store, [(each, each.path, pulled / each.path) for each in records])
+
+    assert [record.path for record in records] == list(sizes)
+    assert {path.name: path.read_bytes() for path in pulled.iterdir()} == {
+        name: whole[:size] for name, size in sizes.items()
+    }
+
+
 def test_upload_interrupted(store: Store, big: Path) -> None:
-    """Ctrl-C in the middle of a big upload leaves no parts and no object behind."""
+    """Ctrl-C in the middle of big uploads leaves no parts and no object behind."""
 
     def interrupt(_: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        upload(store, "file", big, interrupt)
+        upload_many(store, {"file": big, "beside": big}, interrupt)
 
-    assert (_open_uploads(store), store.head("file")) == (0, None)
+    assert (_open_uploads(store), store.head("file"), store.head("beside")) == (0, None, None)
     assert upload(store, "file", big).size_bytes == BIG_BYTES
 
 
@@ -134,6 +155,19 @@ def test_download_when_an_answer_is_cut(
     download(behind, "file", tmp_path / "file", record)
 
     assert proxy.applied == ["cut", "cut"]
+
+
+def test_disk_that_is_full(tmp_path: Path) -> None:
+    """It is 78 with the file's name, and nothing is left of the file."""
+    with (
+        pytest.raises(DoesNotFit, match="The disk is full") as caught,
+        final_name(tmp_path / "file"),
+        Path("/dev/full").open("wb", buffering=0) as full,
+    ):
+        full.write(b"x")
+
+    assert (caught.value.exit_code, caught.value.at) == (78, str(tmp_path / "file"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pull_of_changed_size(store: Store, publish: Publisher, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from modelmill.conduct.store_doctor import examine_store
 from modelmill.spec.errors import PermissionRefused
-from modelmill.store.s3 import PreconditionFailed, Store, Unfinished
+from modelmill.store.objects import Unfinished
+from modelmill.store.s3 import PreconditionFailed, Store
 
 
 def _as(kind: type[Store], store: Store) -> Store:

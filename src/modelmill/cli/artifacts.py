@@ -56,15 +56,17 @@ def list_(home: Path, store_url: str | None, output: str) -> None:
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 @store_options
 def get(key: str, folder: Path, home: Path, store_url: str | None) -> None:
-    """Download the artifact whose key begins with KEY into FOLDER, checking every byte."""
+    """Download the artifact whose key begins with KEY into FOLDER, checking every byte.
+
+    Interrupted, the same command goes on where it was.
+    """
+    from modelmill.conduct.getting import get_artifact
     from modelmill.conduct.place import opened
-    from modelmill.conduct.standing import find_artifact
-    from modelmill.store.artifact import pull
 
     with opened(home, store_url) as place:
-        files = pull(place.store, find_artifact(place.store, key), folder)
-    for file in files:
-        click.echo(str(folder / file.path))
+        paths = get_artifact(place.store, key, folder)
+    for path in paths:
+        click.echo(str(path))
 
 
 @artifacts.command()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelmill.cli.options import output_option, store_options, store_words
+from modelmill.cli.options import output_option, repeated, store_options, store_words
 
 if TYPE_CHECKING:
     from modelmill.conduct.collecting import Due
@@ -62,7 +62,5 @@ def _print_due(due: "Due", output: str) -> None:
     if due.is_done:
         click.echo(f"{amount}: done", err=True)
         return
-    words = click.get_current_context().params
-    kept = () if words["keep_days"] == 7 else ("--keep-days", str(words["keep_days"]))  # noqa: PLR2004
-    command = shlex.join(["modelmill", "gc", *store_words(), *kept, "--yes"])
+    command = shlex.join(["modelmill", "gc", *store_words(), *repeated("keep_days"), "--yes"])
     click.echo(f"{amount}: nothing is changed yet; to do it: {command}", err=True)

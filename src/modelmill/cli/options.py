@@ -45,13 +45,32 @@ def context_option(command: F) -> F:
 
 def store_words() -> tuple[str, ...]:
     """Repeat the options that chose the store, for a command we propose."""
+    return repeated("home", "store_url")
+
+
+def repeated(*names: str) -> tuple[str, ...]:
+    """Repeat options as they were given on the command line, for a command we propose."""
     context = click.get_current_context()
+    spelled = {option.name: option.opts[-1] for option in context.command.params}
     return tuple(
         word
-        for name, option in (("home", "--home"), ("store_url", "--store"))
+        for name in names
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        for word in (option, str(context.params[name]))
+        for word in (spelled[name], str(context.params[name]))
     )
+
+
+ACCELERATORS: Final = ("l4", "a10", "a100-40", "a100-80", "h100", "cpu")
+"""Spelled here too, for `--help` loads no models of data; a test compares."""
+
+
+def accelerator_option(command: F) -> F:
+    """Add the option that says what a plan is held against."""
+    return click.option(
+        "--accelerator",
+        type=click.Choice(ACCELERATORS),
+        help="Plan for this device, and end with 78 where a stage cannot fit it.",
+    )(command)
 
 
 OUTPUT_VARIABLE: Final = "MODELMILL_OUTPUT"

@@ -9,12 +9,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelmill.cli.options import file_argument, output_option, run_options, store_options
+from modelmill.cli.options import (
+    accelerator_option,
+    file_argument,
+    output_option,
+    run_options,
+    store_options,
+)
 from modelmill.spec.errors import Interrupted
 from modelmill.spec.names import ENV_SINGLE_WRITER
 
 if TYPE_CHECKING:
     from modelmill.conduct.local_run import Ended
+    from modelmill.spec.accelerators import AcceleratorName
 
 
 @click.command()
@@ -115,6 +122,7 @@ def validate(file: Path, overrides: tuple[str, ...], output: str) -> None:
 @click.command()
 @file_argument
 @run_options
+@accelerator_option
 @store_options
 @output_option
 def plan(
@@ -124,34 +132,29 @@ def plan(
     profile: Path | None,
     again: tuple[str, ...],
     repin: bool,
+    accelerator: "AcceleratorName | None",
     home: Path,
     store_url: str | None,
     output: str,
 ) -> None:
-    """Show the stages of FILE: what is committed, by which run, and what will run."""
-    from modelmill.cli.show import print_sources, print_table
+    """Show the stages of FILE: what is committed, what will run, and what that will take."""
+    from modelmill.cli.planned import print_plan
+    from modelmill.conduct.fitting import facts_on, fitting_of
     from modelmill.conduct.place import opened
     from modelmill.conduct.prepare import Asked, check_run_name, preview, run_name
     from modelmill.conduct.standing import plan_rows, source_rows
     from modelmill.spec.loading import load_profile, load_run
 
-    spec = load_run(file, overrides)
-    asked = Asked(check_run_name(name or run_name(file)), file.resolve().parent, again, repin)
+    spec, offered = load_run(file, overrides), load_profile(profile)
+    folder, facts = file.resolve().parent, facts_on(accelerator, offered)
+    asked = Asked(check_run_name(name or run_name(file)), folder, again, repin, facts)
     with opened(home, store_url) as place:
-        planned = preview(place.store, spec, load_profile(profile), asked)
+        planned = preview(place.store, spec, offered, asked)
+        fitting = fitting_of(place.store, planned, folder, accelerator, offered)
         rows = plan_rows(place.store, planned)
         sources = source_rows(place.store, asked.name, planned)
-    if output == "json":
-        click.echo(json.dumps([row.model_dump() for row in rows], indent=2))
-    else:
-        print_table(
-            ("stage", "key", "state", "from run", "inputs"),
-            [
-                (row.stage, row.key[:12], row.state, row.from_run, ", ".join(row.inputs))
-                for row in rows
-            ],
-        )
-        print_sources(sources)
+    print_plan(rows, sources, fitting, output)
+    fitting.check({row.stage for row in rows if row.state == "committed"})
 
 
 @click.command()

@@ -213,7 +213,7 @@ class Conductor:
 
     def _has_saved(self, attempt: Attempt) -> bool:
         code = attempt.exit_code
-        if attempt.is_live or code is None or retry_for(code) is not Retry.FREE:
+        if attempt.is_live or code is None or retry_for(code) is Retry.NEVER:
             return False
         if attempt.id not in self._saved:
             saved = has_checkpoint(self.given.store, attempt.key, attempt.id)

@@ -177,7 +177,8 @@ def _has_finally_failed(attempts: tuple[Attempt, ...], max_attempts: int) -> tup
             case Retry.NEVER:
                 return True, code
             case Retry.COUNTED:
-                counted += 1
+                # A place that fails from time to time does not end what gets on between.
+                counted = 1 if attempt.has_saved else counted + 1
             case Retry.FREE:
                 free = 0 if attempt.has_saved else free + 1
         if counted >= max_attempts or free >= FREE_ATTEMPTS:

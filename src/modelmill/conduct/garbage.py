@@ -12,12 +12,11 @@ from typing import Final, Literal
 from modelmill.conduct.clock import YOUNG
 from modelmill.spec.records import Record
 from modelmill.spec.settings import Pin
-from modelmill.store.s3 import Unfinished
+from modelmill.store.objects import Unfinished
 from modelmill.store.survey import Heap, Name, Place, Survey
 
 LATER: Final = timedelta(days=1)
 """Between withdrawing and removing: whoever has just adopted it can read it to its end."""
-KEPT_DAYS: Final = 7
 
 What = Literal["artifact", "attempt", "checkpoint", "probe", "run", "source", "upload"]
 Step = Literal["abort", "remove", "restore", "withdraw"]
@@ -55,7 +54,7 @@ def needed_sources(pins: Mapping[str, Pin]) -> Iterator[str]:
 
 
 def find_garbage(
-    found: Survey, known: Known, now: datetime, kept: timedelta = timedelta(days=KEPT_DAYS)
+    found: Survey, known: Known, now: datetime, kept: timedelta
 ) -> tuple[Garbage, ...]:
     """List everything that can take its next step, in an order in which it may.
 

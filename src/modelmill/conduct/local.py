@@ -16,11 +16,22 @@ from typing import IO, Final
 from pydantic import TypeAdapter, ValidationError
 
 from modelmill.conduct.backend import Attempt, Order
-from modelmill.spec.errors import InputMissing, InternalError, Problem, SpecError, meaning_of
+from modelmill.conduct.memory import Memory
+from modelmill.spec.errors import (
+    DoesNotFit,
+    InputMissing,
+    InternalError,
+    Problem,
+    SpecError,
+    meaning_of,
+)
 from modelmill.spec.infer import MetricsSpec
 from modelmill.spec.names import (
     ENV_ATTEMPT,
+    ENV_CHECKPOINT_SECONDS,
+    ENV_GRACE_SECONDS,
     ENV_HALVINGS,
+    ENV_HUNG_AFTER_SECONDS,
     ENV_PARENT_PID,
     ENV_PLAN_SHA256,
     ENV_PROGRESS_FILE,
@@ -36,6 +47,7 @@ from modelmill.spec.names import (
     is_fetch,
     kind_of,
 )
+from modelmill.spec.profile import Profile
 from modelmill.spec.records import Ending, Progress
 from modelmill.store.artifact import attempt_id
 
@@ -61,6 +73,7 @@ class _Process:
     handle: subprocess.Popen[bytes]
     folder: Path
     log: IO[bytes]
+    memory: Memory
     kill_at: float | None = None
 
 
@@ -71,6 +84,7 @@ class LocalBackend:
     run: str
     place: Place
     grace_seconds: float = GRACE_SECONDS
+    profile: Profile = field(default_factory=Profile)
     _processes: list[_Process] = field(default_factory=list)
 
     def attempts(self) -> tuple[Attempt, ...]:
@@ -100,7 +114,7 @@ class LocalBackend:
             # Ctrl-C is for the conductor, which then stops its stages in order.
             start_new_session=True,
         )
-        self._processes.append(_Process(attempt, handle, folder, log))
+        self._processes.append(_Process(attempt, handle, folder, log, Memory(handle.pid)))
         return attempt
 
     def stop(self, attempt: Attempt) -> None:
@@ -146,11 +160,15 @@ class LocalBackend:
             ENV_STAGE: order.stage,
             ENV_PLAN_SHA256: order.plan_sha256,
             ENV_ATTEMPT: attempt,
-            ENV_WORK: str(folder),
+            # Of all attempts: one goes on from what a killed one has fetched.
+            ENV_WORK: str(self.place.home / "work"),
             ENV_PROGRESS_FILE: str(folder / "progress"),
             ENV_TERMINATION: str(folder / "termination"),
             ENV_PARENT_PID: str(os.getpid()),
             ENV_HALVINGS: str(order.halvings),
+            ENV_CHECKPOINT_SECONDS: str(self.profile.checkpoint_seconds),
+            ENV_GRACE_SECONDS: str(int(self.grace_seconds)),
+            ENV_HUNG_AFTER_SECONDS: str(self.profile.hung_after_seconds),
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "DO_NOT_TRACK": "1",
             # OpenMP threads that spin at barriers starve each other as soon as anything else
@@ -168,19 +186,22 @@ class LocalBackend:
             return
         code = process.handle.poll()
         if code is None:
+            process.memory.look()
             if process.kill_at is not None and time.monotonic() > process.kill_at:
                 _signal(process.handle, signal.SIGKILL)
             return
         process.log.close()
         was = process.attempt
+        is_oom = code == -signal.SIGKILL and process.kill_at is None and process.memory.is_spent()
         process.attempt = Attempt(
             was.id,
             was.stage,
             was.key,
             was.number,
             is_live=False,
-            exit_code=code,
-            message=_last_words(process.folder, code),
+            exit_code=DoesNotFit.exit_code if is_oom else code,
+            message=process.memory.words() if is_oom else _last_words(process.folder, code),
+            is_oom=is_oom,
         )
 
     def _find(self, attempt: Attempt) -> _Process:

@@ -61,7 +61,7 @@ def run_locally(local: LocalRun, watcher: Watcher) -> Ended:
         if local.store_url is not None and not single:
             check_conditional_writes(place.store)
         given = prepare(place.store, local.spec, local.profile, local.asked)
-        backend = LocalBackend(local.asked.name, place.place)
+        backend = LocalBackend(local.asked.name, place.place, profile=local.profile)
         conductor = Conductor(given, backend, watcher)
         ended: Ended | None = None
         try:

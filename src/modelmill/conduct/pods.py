@@ -14,7 +14,10 @@ from modelmill.spec.cluster import PodPlace, StagePods, merged_place
 from modelmill.spec.names import (
     CONTAINER,
     ENV_ATTEMPT,
+    ENV_CHECKPOINT_SECONDS,
+    ENV_GRACE_SECONDS,
     ENV_HALVINGS,
+    ENV_HUNG_AFTER_SECONDS,
     ENV_PLAN_SHA256,
     ENV_RUN,
     ENV_STAGE,
@@ -151,6 +154,9 @@ def _told(order: Order, run: str, pods: StagePods, profile: Profile) -> list[Jso
         ENV_PLAN_SHA256: order.plan_sha256,
         ENV_WORK: WORK,
         ENV_TERMINATION: TERMINATION,
+        ENV_CHECKPOINT_SECONDS: str(profile.checkpoint_seconds),
+        ENV_GRACE_SECONDS: str(pods.termination_grace_period_seconds),
+        ENV_HUNG_AFTER_SECONDS: str(profile.hung_after_seconds),
     }
     if order.halvings:
         told[ENV_HALVINGS] = str(order.halvings)

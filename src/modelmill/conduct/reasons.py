@@ -118,8 +118,9 @@ def why_refused(text: str, action: str) -> NotNow | PermissionRefused:
 
 def _how_container_ended(pod: PodSeen, terminated: Terminated) -> Ended:
     if terminated.reason == "OOMKilled":
+        limit = f" of {pod.memory_limit}" if pod.memory_limit else ""
         failure = DoesNotFit(
-            "Killed by the kernel: it used more memory than its limit",
+            f"Killed by the kernel: it used more memory than its limit{limit}",
             at=f"pod {pod.metadata.name}",
             fix="raise `memory` of this kind of stage in the profile",
         )

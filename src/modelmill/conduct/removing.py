@@ -14,10 +14,10 @@ from modelmill.spec.names import Kind, artifact_prefix
 from modelmill.spec.records import Record, RunRecord
 from modelmill.store.artifact import Committed, list_artifacts, list_attempts, read_manifest
 from modelmill.store.checkpoint import drop_checkpoints, read_live
+from modelmill.store.crew import THREADS
 from modelmill.store.removal import remove_artifact, restore, withdraw
 from modelmill.store.runs import list_runs, read_run
 from modelmill.store.s3 import Store
-from modelmill.store.transfer import THREADS
 
 Name = tuple[Kind, str]
 

@@ -131,8 +131,23 @@ class ContainerStatus(Seen):
     state: ContainerState = ContainerState()
 
 
+class Resources(Seen):
+    """What a container may use."""
+
+    limits: Mapping[str, str] = {}
+
+
+class ContainerSpec(Seen):
+    """A container as it was asked for."""
+
+    name: str
+    resources: Resources = Resources()
+
+
 class PodSpec(Seen):
-    """Where a pod is put."""
+    """Where a pod is put, and what it may use."""
+
+    containers: tuple[ContainerSpec, ...] = ()
 
     node_name: str = ""
     termination_grace_period_seconds: int = 30
@@ -184,6 +199,12 @@ class PodSeen(ObjectSeen):
         """The image of our container, as far as it is known."""
         ours = self._ours
         return "" if ours is None else ours.image
+
+    @property
+    def memory_limit(self) -> str:
+        """The memory our container may use, as it was asked for; empty for no limit."""
+        limits = (s.resources.limits for s in self.spec.containers if s.name == CONTAINER)
+        return next(limits, {}).get("memory", "")
 
     @property
     def _ours(self) -> ContainerStatus | None:

@@ -24,13 +24,14 @@ def is_over(store: Store, run: str) -> bool:
 
 
 def watch_run(store: Store, run: str, watcher: Watcher) -> RunRecord | None:
-    """Show what happens until the run has ended; only what is new, from now on.
+    """Show what happens until the run has ended: what is going on, and what is new from now on.
 
     Returns:
         Its record at the end; None where it was removed.
     """
-    known = set(event_names(store, run))
+    known: set[str] = set()
     live: set[str] = set()
+    is_news = False
     while True:
         # First, so that the last events are there when the end is.
         record = read_run(store, run)
@@ -39,8 +40,10 @@ def watch_run(store: Store, run: str, watcher: Watcher) -> RunRecord | None:
                 continue
             known.add(name)
             event = read_event(store, run, name)
-            watcher.happened(event)
+            if is_news:
+                watcher.happened(event)
             (live.add if event.event == "started" else live.discard)(event.stage)
+        is_news = True
         if record is None or _has_ended(record):
             return record
         watcher.standing({}, {stage: _young_progress(store, run, stage) for stage in live})

@@ -1,17 +1,18 @@
 """Conversations as text: a tokenizer's chat template, and where in its text a turn stands.
 
-Knows tokenizers and templates; must not know rows or the loss.  Templates are compiled in
-transformers' immutable Jinja sandbox.
+Knows tokenizers and templates; must not know rows or the loss.  Templates run in the sandbox that
+has checked them, `store/sandbox.py`, and nowhere else.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final, Literal
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from modelmill.spec.errors import DataError
 from modelmill.spec.records import Message
+from modelmill.store.templates import ChatTemplate, TemplateFailed
 
 PLAIN: Final = (
     "{%- for message in messages -%}"
@@ -69,16 +70,19 @@ def render(
         ChatTemplateError: the template refuses it.
     """
     try:
-        text: str = tokenizer.apply_chat_template(
+        return _compiled(template).render(
             [{"role": each.role, "content": each.content} for each in messages],
-            chat_template=template,
-            add_generation_prompt=ask,
-            tokenize=False,
+            ask=ask,
+            special_tokens=tokenizer.special_tokens_map,
         )
-    except (TemplateError, ValueError, TypeError) as error:
-        said = " ".join(str(error).split())[:_SHOWN_CHARACTERS]
+    except TemplateFailed as error:
+        said = str(error)[:_SHOWN_CHARACTERS]
         raise ChatTemplateError(f"the chat template refuses it: {said}") from error
-    return text
+
+
+@lru_cache(maxsize=8)
+def _compiled(template: str) -> ChatTemplate:
+    return ChatTemplate(template)
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase, template: str) -> tuple[int, ...]:

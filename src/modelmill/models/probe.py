@@ -13,10 +13,10 @@ from pydantic import ConfigDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modelmill.models.prompt import EncodedRow
+from modelmill.spec.batching import PROBE_POSITIONS, PROBE_PROMPTS
 from modelmill.spec.records import Record
 
 PROBE: Final = "probe.jsonl"
-PROMPTS: Final = 8
 LONGEST: Final = 256
 """Tokens of one prompt; keeps the comparison in seconds and 0.1 GB of memory."""
 TEXTS: Final = (
@@ -30,8 +30,6 @@ TEXTS: Final = (
     "1, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144",
 )
 """Prose, questions, code, a chat, another language, data and numbers."""
-POSITIONS: Final = 32
-"""The last so many positions are compared: where the completion is."""
 
 
 class ProbePrompt(Record):
@@ -45,7 +43,7 @@ class ProbePrompt(Record):
 def save_probe(rows: Sequence[EncodedRow], folder: Path) -> None:
     """Write the first rows as probe prompts; of longer rows the beginning."""
     with (folder / PROBE).open("w", encoding="utf-8") as lines:
-        for row in rows[:PROMPTS]:
+        for row in rows[:PROBE_PROMPTS]:
             prompt = ProbePrompt(input_ids=tuple(row.input_ids[:LONGEST]))
             lines.write(prompt.model_dump_json() + "\n")
 
@@ -71,7 +69,9 @@ def probe_logits(model: PreTrainedModel, prompts: Sequence[ProbePrompt]) -> torc
     logits = []
     for prompt in prompts:
         ids = torch.tensor([prompt.input_ids], device=model.device)
-        logits.append(model(input_ids=ids, use_cache=False).logits[0, -POSITIONS:].float().cpu())
+        logits.append(
+            model(input_ids=ids, use_cache=False).logits[0, -PROBE_POSITIONS:].float().cpu()
+        )
     return torch.cat(logits)
 
 

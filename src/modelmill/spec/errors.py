@@ -191,7 +191,7 @@ class ClusterUnreachable(StoreUnreachable):
 
 
 class Interrupted(ModelmillError):
-    """Asked to stop; what can be resumed is saved and nothing was published."""
+    """Asked to stop; what can be resumed is saved, and nothing half-done is published."""
 
     exit_code = 75
     retry = Retry.FREE
@@ -267,8 +267,9 @@ def classes_of(exit_code: int) -> tuple[type[ModelmillError], ...]:
     )
 
 
-_SIGNAL_CODES = frozenset({134, 137, 139})
-"""SIGABRT, SIGKILL and SIGSEGV: a native crash or a kill from outside, not our verdict."""
+_SIGNAL_CODES = frozenset({134, 137, 139, 142})
+"""SIGABRT, SIGKILL, SIGSEGV and SIGALRM: a native crash, a kill from outside, or our own alarm
+for native code that hangs; not our verdict."""
 
 
 _STOP_CODES = frozenset({-15, 143})

@@ -84,6 +84,10 @@ class FinetuneSpec(Spec):
     """Multiply float32 matrices in TensorFloat-32 on GPUs from Ampere on: faster, 10 bits of
     mantissa.  Absent: torch's own choice."""
 
+    stop_when_diverging: bool = True
+    """End with an error when the smoothed loss stays above twice its start and one more for 64
+    steps: nothing good comes of such a run."""
+
     @property
     def is_trained(self) -> bool:
         """Whether there is anything to train."""

@@ -37,9 +37,16 @@ class Profile(Spec):
     max_parallel: int = Field(1, ge=1, le=64)
     """Stages that may run at the same time."""
     max_attempts: int = Field(3, ge=1, le=20)
-    """Counted attempts per stage before it has finally failed."""
+    """Counted attempts per stage before it has finally failed; one that saved something to go on
+    from is the first again."""
     node_lost_after_seconds: int = Field(300, ge=1, le=86_400)
     """How long a pod may be Terminating past its grace before it is deleted by force."""
+    checkpoint_seconds: int = Field(300, ge=1, le=86_400)
+    """How often a fine-tune saves what an interruption must not lose."""
+    hung_after_seconds: int = Field(3600, ge=600, le=604_800)
+    """How long a stage may make no progress before it is taken for hung: it writes where all its
+    threads are into its log and ends with 71, for another attempt.  A store that is away may
+    take 300 of them."""
     queue: str = Field("", pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")
     """LocalQueue of Kueue for every stage; empty for none."""
     gpu_resource_name: QualifiedName = "nvidia.com/gpu"

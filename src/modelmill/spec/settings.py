@@ -192,12 +192,13 @@ UNKEYED: Final[frozenset[str]] = frozenset(
     {
         "finetune.micro_batch_size",
         "finetune.gradient_checkpointing",
+        "finetune.stop_when_diverging",
         "finetune.init_adapter",  # the key of that input says which one it really is
         "micro_batch_halvings",
         "quantize.name",
     }
 )
-"""Settings that cannot change the result: memory and naming."""
+"""Settings that cannot change the result: memory, naming, and whether there is one."""
 
 NEUTRAL: Final[Mapping[str, JsonValue]] = {
     "contract": None,

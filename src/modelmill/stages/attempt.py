@@ -7,7 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -17,7 +17,7 @@ from modelmill.spec.errors import InputMissing, Interrupted
 from modelmill.spec.figures import Measurements
 from modelmill.spec.names import MEASUREMENTS, Kind
 from modelmill.spec.plan import Plan, Stage, StageInput
-from modelmill.spec.records import Manifest
+from modelmill.spec.records import FileRecord, Manifest
 from modelmill.spec.settings import (
     FetchAdapterSettings,
     FetchDataSettings,
@@ -30,22 +30,25 @@ from modelmill.spec.settings import (
 from modelmill.stages import machine
 from modelmill.stages.pulse import LivePulse
 from modelmill.stages.stage import Folders, Outcome, Pulse
+from modelmill.stages.workplace import Workplace
 from modelmill.store.artifact import (
     Committed,
     Published,
     attempt_prefix,
     check_ancestry,
     commit,
+    files_of,
     pull,
     read_manifest,
     record_input,
     stage_bytes,
     stage_files,
 )
-from modelmill.store.checkpoint import drop_checkpoints, restore_checkpoint
+from modelmill.store.checkpoint import drop_checkpoints, restore_checkpoints
 from modelmill.store.s3 import Store
 from modelmill.store.safety import check_adapter, check_model
 from modelmill.store.sources import pull_source, source_bytes
+from modelmill.store.space import check_space
 
 MODULES: Final[Mapping[Kind, str]] = {
     "fetch-model": "modelmill.stages.fetch",
@@ -76,8 +79,7 @@ class Assignment:
     plan: Plan
     stage: Stage
     attempt: str
-    work: Path
-    """Empty; removed by whoever made it."""
+    workplace: Workplace
     work_limit_bytes: int | None
     halvings: int = 0
     """How often finetune halves its micro-batch: other attempts were killed for memory."""
@@ -105,14 +107,24 @@ def carry_out(given: Assignment, pulse: LivePulse) -> Published:
     started = time.monotonic()
     with pulse.part("pull"):
         inputs = {each.role: _input_of(given.store, each) for each in given.stage.inputs}
-        folders = _pull_inputs(given, inputs, pulse)
-        restore_checkpoint(given.store, given.stage.key, folders.resume)
+        folders, pulled = _pull_inputs(given, inputs, pulse)
+        folders = _resuming(given, folders)
     with pulse.part("import"):
         function = _function_of(given.stage.kind)
     outcome = function(_settings_of(given), folders, pulse)
     published = _publish(given, inputs, outcome, pulse, started)
+    pulse.keeper.settle()
     drop_checkpoints(given.store, given.stage.key)
+    if given.workplace.kept is not None:
+        given.workplace.kept.drop(pulled)
     return published
+
+
+def _resuming(given: Assignment, folders: Folders) -> Folders:
+    """Put the newest state there, and let the stage ask for the one before."""
+    states = restore_checkpoints(given.store, given.stage.key, folders.resume)
+    next(states, False)
+    return replace(folders, fall_back=lambda: next(states, False))
 
 
 def _settings_of(given: Assignment) -> Settings:
@@ -138,29 +150,47 @@ def _input_of(store: Store, wanted: StageInput) -> Committed:
     return committed
 
 
-def _pull_inputs(given: Assignment, inputs: Mapping[str, Committed], pulse: LivePulse) -> Folders:
-    sources = _sources(given.stage)
+def _pull_inputs(
+    given: Assignment, inputs: Mapping[str, Committed], pulse: LivePulse
+) -> tuple[Folders, tuple[FileRecord, ...]]:
+    sources, work, kept = _sources(given.stage), given.workplace.own, given.workplace.kept
     folders = Folders(
-        inputs={role: given.work / "inputs" / role for role in (*inputs, *sources)},
-        output=given.work / "output",
-        resume=given.work / "resume",
+        inputs={role: work / "inputs" / role for role in (*inputs, *sources)},
+        output=work / "output",
+        resume=work / "resume",
     )
     for folder in (folders.output, folders.resume, *folders.inputs.values()):
         folder.mkdir(parents=True)
-    total_bytes = sum(_wanted_bytes(given.stage, role, each) for role, each in inputs.items())
+    total_bytes = _make_room(given, inputs, sources)
+    count = pulse.moving(total_bytes)
+    pulled: list[FileRecord] = []
+    for role, pin in sources.items():
+        pulled += pull_source(given.store, pin, folders.inputs[role], count, kept)
+    for wanted in given.stage.inputs:
+        destination, committed = folders.inputs[wanted.role], inputs[wanted.role]
+        pulled += pull(given.store, committed, destination, wanted.parts, count, kept=kept)
+        _check_safety(wanted.kind, destination, pulse)
+    return folders, tuple(pulled)
+
+
+def _make_room(
+    given: Assignment, inputs: Mapping[str, Committed], sources: Mapping[str, Pin]
+) -> int:
+    """Make sure that the volume holds the stage, and say how many bytes will be pulled."""
+    files = [
+        file for each in given.stage.inputs for file in files_of(inputs[each.role], each.parts)
+    ]
+    total_bytes = sum(file.size_bytes for file in files)
     outside_bytes = sum(source_bytes(given.store, pin) for pin in sources.values())
     # The output of every kind is at most about as large as its inputs; what comes from outside
     # is linked into it.
     needed_bytes = 2 * total_bytes + outside_bytes + SPARE_BYTES
-    machine.check_space(given.work, needed_bytes, given.work_limit_bytes)
-    count = pulse.moving(total_bytes + outside_bytes)
-    for role, pin in sources.items():
-        pull_source(given.store, pin, folders.inputs[role], count)
-    for wanted in given.stage.inputs:
-        destination = folders.inputs[wanted.role]
-        pull(given.store, inputs[wanted.role], destination, wanted.parts, count)
-        _check_safety(wanted.kind, destination, pulse)
-    return folders
+    present_bytes = 0
+    if given.workplace.kept is not None:
+        present_bytes = given.workplace.kept.present_bytes(files)
+        given.workplace.kept.tidy(files, needed_bytes - present_bytes)
+    check_space(given.workplace.own, needed_bytes, given.work_limit_bytes, present_bytes)
+    return total_bytes + outside_bytes
 
 
 def _check_safety(kind: Kind, folder: Path, pulse: LivePulse) -> None:
@@ -173,15 +203,6 @@ def _check_safety(kind: Kind, folder: Path, pulse: LivePulse) -> None:
         return
     for note in notes:
         pulse.warn(note)
-
-
-def _wanted_bytes(stage: Stage, role: str, committed: Committed) -> int:
-    parts = next(each.parts for each in stage.inputs if each.role == role)
-    return sum(
-        file.size_bytes
-        for file in committed.manifest.files
-        if not parts or any(file.path == part or file.path.startswith(f"{part}/") for part in parts)
-    )
 
 
 def _sources(stage: Stage) -> Mapping[str, Pin]:
@@ -208,7 +229,7 @@ def _publish(
     started: float,
 ) -> Published:
     stage = given.stage
-    output = given.work / "output"
+    output = given.workplace.own / "output"
     prefix = attempt_prefix(stage.kind, stage.key, given.attempt)
     with pulse.part("push"):
         total_bytes = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())

@@ -6,15 +6,14 @@ Loads no model library itself; the stage that runs does.
 
 import contextlib
 import errno
+import faulthandler
 import logging
 import os
-import shutil
 import sys
-import tempfile
 import time
 import traceback
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -30,7 +29,10 @@ from modelmill.spec.errors import (
 )
 from modelmill.spec.names import (
     ENV_ATTEMPT,
+    ENV_CHECKPOINT_SECONDS,
+    ENV_GRACE_SECONDS,
     ENV_HALVINGS,
+    ENV_HUNG_AFTER_SECONDS,
     ENV_PARENT_PID,
     ENV_PLAN_SHA256,
     ENV_PROGRESS_FILE,
@@ -45,13 +47,27 @@ from modelmill.spec.plan import Plan, Stage
 from modelmill.spec.records import Ending, Live, Progress
 from modelmill.stages import machine
 from modelmill.stages.attempt import Assignment, carry_out, is_committed
-from modelmill.stages.pulse import LivePulse, Outlets, Stop, StopRequested, Told, end_with
+from modelmill.stages.hang import Hang
+from modelmill.stages.keeper import CHECKPOINT_SECONDS, Commit
+from modelmill.stages.pulse import LivePulse, Outlets, Told
+from modelmill.stages.stop import STOPPED, Stop, StopRequested, end_with
+from modelmill.stages.workplace import workplace
 from modelmill.store.artifact import attempt_id
 from modelmill.store.checkpoint import drop_live, put_live, save_checkpoint
 from modelmill.store.runs import get_plan, put_progress
 from modelmill.store.s3 import Store, open_store
 
 LAST_WORDS_SECONDS: Final = 5.0
+SAVE_SECONDS: Final = 10.0
+"""A state that a store does not take is soon followed by another."""
+_NUMBERS: Final = (
+    ENV_WORK_BYTES,
+    ENV_HALVINGS,
+    ENV_PARENT_PID,
+    ENV_CHECKPOINT_SECONDS,
+    ENV_GRACE_SECONDS,
+    ENV_HUNG_AFTER_SECONDS,
+)
 logger = logging.getLogger("modelmill")
 
 
@@ -64,9 +80,12 @@ class Asked:
     stage: str
     plan_sha256: str
     attempt: str
-    work: Path
+    work: Path | None
     work_limit_bytes: int | None
     halvings: int
+    checkpoint_seconds: float
+    grace_seconds: float | None
+    hung_after_seconds: float | None
     progress_file: Path | None
     termination: Path | None
     parent_pid: int | None
@@ -82,7 +101,7 @@ def read_environment(environment: Mapping[str, str]) -> Asked:
     problems = [Problem(name, "not set") for name in required if not environment.get(name)]
     problems += [
         Problem(name, f"should be a whole number (got {environment[name]!r})")
-        for name in (ENV_WORK_BYTES, ENV_HALVINGS, ENV_PARENT_PID)
+        for name in _NUMBERS
         if environment.get(name) and not environment[name].isdecimal()
     ]
     if problems:
@@ -100,9 +119,12 @@ def read_environment(environment: Mapping[str, str]) -> Asked:
         stage=environment[ENV_STAGE],
         plan_sha256=environment[ENV_PLAN_SHA256],
         attempt=environment.get(ENV_ATTEMPT) or attempt_id(),
-        work=path(ENV_WORK) or Path(tempfile.gettempdir()),
+        work=path(ENV_WORK),
         work_limit_bytes=number(ENV_WORK_BYTES),
         halvings=number(ENV_HALVINGS) or 0,
+        checkpoint_seconds=number(ENV_CHECKPOINT_SECONDS) or CHECKPOINT_SECONDS,
+        grace_seconds=number(ENV_GRACE_SECONDS),
+        hung_after_seconds=number(ENV_HUNG_AFTER_SECONDS),
         progress_file=path(ENV_PROGRESS_FILE),
         termination=path(ENV_TERMINATION),
         parent_pid=number(ENV_PARENT_PID),
@@ -121,13 +143,15 @@ def main() -> int:
     # among those are addresses that open a file for whoever knows them.
     for library in ("botocore", "httpx2"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    # A crash in native code says where it was.
+    faulthandler.enable()
     stop = Stop()
     termination: Path | None = None
     started = time.monotonic()
     try:
         stop.install()
         asked = read_environment(os.environ)
-        termination = asked.termination
+        termination, stop.grace_seconds = asked.termination, asked.grace_seconds
         if asked.parent_pid is not None:
             end_with(asked.parent_pid)
         words = _attempt(asked, stop)
@@ -151,23 +175,20 @@ def main() -> int:
 def _attempt(asked: Asked, stop: Stop) -> str:
     store = open_store(asked.store)
     plan = Plan.model_validate_json(get_plan(store, asked.run, asked.plan_sha256))
-    work = Path(tempfile.mkdtemp(prefix=f"{asked.stage}-", dir=asked.work))
-    try:
+    with workplace(asked.work, asked.stage) as place:
         if asked.stage == "report":
-            return _report(asked, store, plan, stop, work)
+            return _report(asked, store, plan, stop, place.own)
         given = Assignment(
             store,
             asked.run,
             plan,
             _planned(plan, asked),
             asked.attempt,
-            work,
+            place,
             asked.work_limit_bytes,
             asked.halvings,
         )
         return _carry_out(asked, given, stop)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _planned(plan: Plan, asked: Asked) -> Stage:
@@ -185,26 +206,36 @@ def _carry_out(asked: Asked, given: Assignment, stop: Stop) -> str:
     store, key = given.store, given.stage.key
     if is_committed(store, given.stage):
         return "was committed already"
-    resume = given.work / "resume"
+    resume = given.workplace.own / "resume"
 
-    def save() -> None:
-        save_checkpoint(store, key, asked.attempt, resume)
+    def save(on_bytes: Callable[[int], None], *, is_last: bool) -> None:
+        seconds = LAST_WORDS_SECONDS if is_last else SAVE_SECONDS
+        into = replace(store, retry_budget_seconds=seconds)
+        save_checkpoint(into, key, asked.attempt, resume, on_bytes)
 
     def tell(progress: Progress) -> None:
         put_progress(store, asked.run, progress)
         put_live(store, key, Live(run=asked.run, attempt=asked.attempt, time=progress.time))
 
     try:
-        with _pulse(asked, stop, Told(tell, save)) as pulse:
-            published = carry_out(given, pulse)
-    except BaseException as error:
+        with _pulse(asked, stop, Told(tell, save), given.workplace.own) as pulse:
+            return _published(given, pulse, save)
+    except BaseException:
         with contextlib.suppress(ModelmillError):
-            brief = _brief(asked)
-            drop_live(brief, key, asked.attempt)
-            is_stop = isinstance(error, StopRequested | Interrupted)
-            if is_stop and resume.is_dir() and any(resume.iterdir()):
-                # What is done so far costs a moment to keep; nothing is published.
-                save_checkpoint(brief, key, asked.attempt, resume)
+            drop_live(_brief(asked), key, asked.attempt)
+        raise
+
+
+def _published(given: Assignment, pulse: LivePulse, save: Commit) -> str:
+    """Do the work; of one that is stopped keep what is new, and publish nothing."""
+    try:
+        published = carry_out(given, pulse)
+    except BaseException as error:
+        pulse.keeper.settle()
+        if pulse.is_unsaved and isinstance(error, StopRequested | Interrupted):
+            # Without anything new the conductor must see that this attempt got nowhere.
+            with contextlib.suppress(ModelmillError):
+                save(lambda _: None, is_last=True)
         raise
     return "committed" if published.state == "won" else "adopted what another had committed"
 
@@ -220,13 +251,42 @@ def _report(asked: Asked, store: Store, plan: Plan, stop: Stop, work: Path) -> s
     def tell(progress: Progress) -> None:
         put_progress(store, asked.run, progress)
 
-    with _pulse(asked, stop, Told(tell, lambda: None)) as pulse:
+    def commit(on_bytes: Callable[[int], None], *, is_last: bool) -> None:
+        """Keep nothing: a report is made from records in a moment."""
+
+    with _pulse(asked, stop, Told(tell, commit), work) as pulse:
         return carry_out_report(asked, store, plan, work, pulse)
 
 
-def _pulse(asked: Asked, stop: Stop, told: Told) -> LivePulse:
-    outlets = Outlets(asked.progress_file, told, logger.warning)
-    return LivePulse(asked.stage, asked.attempt, outlets, stop)
+@contextlib.contextmanager
+def _pulse(asked: Asked, stop: Stop, told: Told, work: Path) -> Iterator[LivePulse]:
+    """Beat, under a watch that ends the process when nothing shows life any more."""
+
+    def hung(seconds: float) -> None:
+        failure = pulse.as_hung(seconds)
+        logger.error("%s", failure)
+        _say_last(asked.termination, failure)
+
+    hang = None
+    outlets = Outlets(
+        asked.progress_file,
+        told,
+        logger.warning,
+        checkpoint_seconds=asked.checkpoint_seconds,
+        has_room=lambda size_bytes: machine.has_room(work, size_bytes, asked.work_limit_bytes),
+    )
+    if asked.hung_after_seconds is not None:
+        hang = Hang(asked.hung_after_seconds, DeviceFault.exit_code, hung)
+        outlets = replace(outlets, live=hang.live)
+    pulse = LivePulse(asked.stage, asked.attempt, outlets, stop)
+    try:
+        if hang is not None:
+            hang.start()
+        with pulse:
+            yield pulse
+    finally:
+        if hang is not None:
+            hang.stop()
 
 
 def as_failure(error: BaseException) -> ModelmillError:
@@ -236,9 +296,11 @@ def as_failure(error: BaseException) -> ModelmillError:
         case ModelmillError():
             return error
         case StopRequested() | KeyboardInterrupt():
-            return Interrupted("Asked to stop; nothing was published", fix=_RESUME)
+            return Interrupted(STOPPED, fix=_RESUME)
         case MemoryError():
             return DoesNotFit("Out of memory", fix="a smaller batch, or a machine with more memory")
+        case RuntimeError() if machine.NO_MEMORY in str(error):
+            return DoesNotFit(text, fix="a smaller batch, or a machine with more memory")
         case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return DoesNotFit(
                 "The disk is full",

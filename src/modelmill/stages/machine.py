@@ -1,4 +1,4 @@
-"""What a stage runs on and what it costs there: device, versions, memory, disk.
+"""What a stage runs on and what it costs there: device, versions, memory.
 
 Reads the operating system and the libraries that are already loaded; loads none itself.
 """
@@ -6,14 +6,13 @@ Reads the operating system and the libraries that are already loaded; loads none
 import importlib.metadata
 import platform
 import resource
-import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from modelmill.spec.errors import DoesNotFit
 from modelmill.spec.records import Device
+from modelmill.store.space import free_bytes_of
 
 REPORTED_PACKAGES: Final = (
     "modelmill",
@@ -29,6 +28,9 @@ REPORTED_PACKAGES: Final = (
     "huggingface_hub",
     "pyarrow",
 )
+
+NO_MEMORY: Final = "can't allocate memory"
+"""What torch says on a CPU, in an error of no class of its own."""
 
 
 def versions() -> Mapping[str, str]:
@@ -76,24 +78,14 @@ def peak_gpu_bytes() -> int:
     return int(torch.cuda.max_memory_allocated())
 
 
-def check_space(folder: Path, needed_bytes: int, limit_bytes: int | None) -> None:
-    """Refuse to start what the volume cannot hold.
+def has_room(work: Path, size_bytes: int, limit_bytes: int | None) -> bool:
+    """Tell whether a state fits into `resume` beside inputs and an output as large as they are."""
+    inputs_bytes, resume_bytes = (_tree_bytes(work / name) for name in ("inputs", "resume"))
+    room_bytes = free_bytes_of(work)
+    if limit_bytes is not None:
+        room_bytes = min(room_bytes, limit_bytes - inputs_bytes - resume_bytes)
+    return size_bytes + inputs_bytes <= room_bytes + resume_bytes
 
-    Args:
-        folder: on the volume.
-        needed_bytes: inputs, output and what lies between.
-        limit_bytes: the volume's own limit where the file system does not know it: over an
-            emptyDir's limit the kubelet evicts, there is no ENOSPC.
 
-    Raises:
-        DoesNotFit: with both sizes.
-    """
-    free_bytes = shutil.disk_usage(folder).free
-    room_bytes = free_bytes if limit_bytes is None else min(free_bytes, limit_bytes)
-    if needed_bytes > room_bytes:
-        raise DoesNotFit(
-            f"The stage needs about {needed_bytes / 2**20:,.0f} MiB of disk "
-            f"and {room_bytes / 2**20:,.0f} MiB are free",
-            at=str(folder),
-            fix="free some space, or name a larger folder in MODELMILL_WORK",
-        )
+def _tree_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

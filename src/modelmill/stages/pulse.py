@@ -4,8 +4,6 @@ A background thread tells where the stage is, so that a long native call still s
 twice a second into a file for a conductor on the same machine, every 15 s into the store.
 """
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,9 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-from modelmill.spec.errors import Interrupted, ModelmillError
+from modelmill.spec.errors import DeviceFault, Interrupted, ModelmillError
 from modelmill.spec.figures import Part
 from modelmill.spec.records import Progress
+from modelmill.stages.keeper import CHECKPOINT_SECONDS, Commit, Keeper
+from modelmill.stages.stop import STOPPED, Stop
 
 FILE_SECONDS: Final = 0.5
 STORE_SECONDS: Final = 15.0
@@ -26,48 +26,12 @@ SAVE_SECONDS: Final = 20.0
 """How much finished work a SIGKILL may cost."""
 
 
-class StopRequested(BaseException):
-    """Raised out of a signal handler; not an Exception, so that no library swallows it."""
-
-
-@dataclass
-class Stop:
-    """Whether the process has been asked to stop."""
-
-    is_set: bool = False
-
-    def install(self) -> None:
-        """Let SIGTERM and SIGINT interrupt whatever the main thread is doing, once."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
-
-    def _handle(self, _number: int, _frame: object) -> None:
-        if not self.is_set:
-            self.is_set = True
-            raise StopRequested
-
-
-def end_with(parent_pid: int) -> None:
-    """Stop this process soon after its parent has gone.
-
-    Nobody would see, or stop, what goes on here; and a conductor's embedded store goes with
-    it, so that the stage would only wait for it.
-    """
-
-    def watch() -> None:
-        while os.getppid() == parent_pid:
-            time.sleep(FILE_SECONDS)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=watch, name="parent", daemon=True).start()
-
-
 @dataclass(frozen=True)
 class Told:
     """What the store is told."""
 
     progress: Callable[[Progress], None]
-    save: Callable[[], None]
+    commit: Commit
     """Commits the resume folder."""
 
 
@@ -79,6 +43,11 @@ class Outlets:
     """For a conductor on the same machine."""
     store: Told
     warn: Callable[[str], None]
+    live: Callable[[], None] = lambda: None
+    """Shows life to who watches whether the stage hangs."""
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    has_room: Callable[[int], bool] = lambda _: True
+    """Tells whether `resume` can hold so many bytes without taking the output's room."""
 
 
 @dataclass
@@ -100,6 +69,15 @@ class LivePulse:
         self._first: int | None = None
         self._unit = self._note = ""
         self._saved = time.monotonic()
+        self.is_unsaved = False
+        """Whether `resume` holds more than what is committed."""
+        self.keeper = Keeper(
+            self.outlets.store.commit,
+            self.stop,
+            self.outlets.checkpoint_seconds,
+            self._note_down,
+            self.outlets.has_room,
+        )
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
 
@@ -122,6 +100,7 @@ class LivePulse:
     def part(self, name: str) -> Iterator[None]:
         """Time a part of the stage."""
         self._check()
+        self.outlets.live()
         self._part, self._part_started = name, time.monotonic()
         self._done = self._total = self._bytes = 0
         self._first = None
@@ -140,6 +119,7 @@ class LivePulse:
         lock = threading.Lock()
 
         def count(moved_bytes: int) -> None:
+            self.outlets.live()
             with lock:
                 self._bytes += moved_bytes
                 self._done = self._bytes
@@ -149,6 +129,7 @@ class LivePulse:
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
         """Tell how far the present part is."""
         self._check()
+        self.outlets.live()
         if self._first is None:
             # What an earlier attempt did says nothing about the rate of this one.
             self._first = done
@@ -156,20 +137,53 @@ class LivePulse:
 
     def save(self) -> None:
         """Commit the resume folder, if enough time has passed since the last time."""
+        self.is_unsaved = True
         self._check()
         if time.monotonic() - self._saved >= SAVE_SECONDS:
-            self.outlets.store.save()
+            self.outlets.store.commit(lambda _: None, is_last=False)
+            self.is_unsaved = False
             self._saved = time.monotonic()
+
+    @contextmanager
+    def steps(self) -> Iterator[None]:
+        """Let a request to stop wait for the end of a step, which `is_due` and `keep` are at."""
+        self.keeper.begin()
+        with self.stop.patiently():
+            yield
+        self._check()
+
+    def is_due(self) -> bool:
+        """Tell, after a step, whether it is time to keep a state."""
+        self.outlets.live()
+        return self.keeper.is_due()
+
+    def keep(self, size_bytes: int, write: Callable[[], None]) -> None:
+        """Let a state be written into the resume folder, and commit it in the background."""
+        self.keeper.keep(size_bytes, write)
 
     def warn(self, sentence: str) -> None:
         """Log a warning that the report must show as well."""
         self._check()
+        self._note_down(sentence)
+
+    def _note_down(self, sentence: str) -> None:
         self.warnings.append(sentence)
         self.outlets.warn(sentence)
 
     def _check(self) -> None:
-        if self.stop.is_set:
-            raise Interrupted("Asked to stop")
+        if self.stop.is_set and not self.stop.is_patient:
+            raise Interrupted(STOPPED)
+
+    def as_hung(self, seconds: float) -> DeviceFault:
+        """Say that nothing has happened for so long, and where."""
+        far = f", {self._done:,} of {self._total:,} {self._unit}" if self._total else ""
+        return DeviceFault(
+            f"No progress for {seconds:.0f} s in '{self._part}'{far}; "
+            "the log has the stack of every thread",
+            at=self.stage,
+            fix="the conductor tries again; if the work is only slow, raise hung_after_seconds in "
+            "the profile",
+        )
 
     def _now(self) -> Progress:
         seconds = max(time.monotonic() - self._part_started, 1e-3)

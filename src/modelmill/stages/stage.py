@@ -5,7 +5,7 @@ cluster, no logging set-up.  So the same function runs in a pod, on a laptop and
 with a temporary folder.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +26,9 @@ class Folders:
     """Empty at the start; everything in it is committed at the end."""
     resume: Path
     """Holds what an earlier attempt of the same key saved; empty the first time."""
+    fall_back: Callable[[], bool] = lambda: False
+    """Puts into `resume` what was saved before what is there; False, and nothing, if there is
+    no more."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,27 @@ class Pulse(Protocol):
 
     def save(self) -> None:
         """Say that `resume` is consistent now; it is committed when enough time has passed."""
+        ...
+
+    def steps(self) -> AbstractContextManager[None]:
+        """Let a request to stop wait for the end of a step, so that it tears none."""
+        ...
+
+    def is_due(self) -> bool:
+        """Tell, after a step, whether a state should be kept.
+
+        From time to time it is, and once the stage has been asked to stop.
+        """
+        ...
+
+    def keep(self, size_bytes: int, write: Callable[[], None]) -> None:
+        """Let `write` put a state of that size into `resume`, and commit it in the background.
+
+        What it has written must stay as it is until `is_due` says so again.
+
+        Raises:
+            Interrupted: the stage has been asked to stop, and the state is committed.
+        """
         ...
 
     def warn(self, sentence: str) -> None:

@@ -33,9 +33,11 @@ from modelmill.spec.errors import (
 )
 from modelmill.spec.names import COMMITTED, KINDS, Kind, artifact_prefix
 from modelmill.spec.records import FileRecord, InputRecord, Manifest
+from modelmill.store.crew import OnBytes, no_progress
+from modelmill.store.kept import Kept
 from modelmill.store.keys import check_key, check_paths, is_under
 from modelmill.store.s3 import PreconditionFailed, Store
-from modelmill.store.transfer import OnBytes, download_many, no_progress, upload_many, verify_many
+from modelmill.store.transfer import download_many, upload_many, verify_many
 from modelmill.store.whole import is_whole, removal_mark
 
 SETTLE_PAUSE_SECONDS = 0.2
@@ -167,6 +169,12 @@ def read_manifest(store: Store, kind: Kind, key: str) -> Committed | None:
     try:
         manifest = Manifest.model_validate_json(stored.body)
     except ValidationError as error:
+        if {problem["type"] for problem in error.errors()} <= {"extra_forbidden", "literal_error"}:
+            raise DataError(
+                "The manifest was written by a later version of modelmill",
+                at=store.url_of(name),
+                fix="upgrade modelmill here, on the cluster its images too",
+            ) from error
         raise DataError(
             f"The manifest cannot be read ({error.error_count()} problems, the first: "
             f"{error.errors()[0]['msg']})",
@@ -206,6 +214,8 @@ def pull(
     destination: Path,
     parts: tuple[str, ...] = (),
     on_bytes: OnBytes = no_progress,
+    *,
+    kept: Kept | None = None,
 ) -> tuple[FileRecord, ...]:
     """Download an artifact, or some parts of it, and check every byte.
 
@@ -215,6 +225,7 @@ def pull(
         destination: the folder to fill.
         parts: files or folders that are wanted; empty for all.
         on_bytes: told about progress.
+        kept: what earlier processes have fetched and later ones may go on from.
 
     Returns:
         What was downloaded.
@@ -232,17 +243,24 @@ def pull(
                 at=store.url_of(_committed_key(manifest.kind, manifest.key)),
                 fix=f"choose from: {', '.join(sorted({_top(file) for file in manifest.files}))}",
             )
-    wanted = tuple(file for file in manifest.files if not parts or is_under(file.path, parts))
+    wanted = files_of(committed, parts)
     prefix = attempt_prefix(manifest.kind, manifest.key, manifest.attempt)
     try:
         download_many(
             store,
             [(file, f"{prefix}/{file.path}", destination / file.path) for file in wanted],
             on_bytes,
+            kept,
         )
     except DigestMismatch as error:
         raise DigestMismatch(error.what, at=error.at, fix=_mend(manifest.stage)) from error
     return wanted
+
+
+def files_of(committed: Committed, parts: tuple[str, ...] = ()) -> tuple[FileRecord, ...]:
+    """Choose the files of an artifact, or of some parts of it."""
+    files = committed.manifest.files
+    return tuple(file for file in files if not parts or is_under(file.path, parts))
 
 
 def verify(store: Store, committed: Committed, on_bytes: OnBytes = no_progress) -> tuple[str, ...]:

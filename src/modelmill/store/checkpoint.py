@@ -4,7 +4,9 @@ A checkpoint is complete when its manifest exists; the newest complete one whose
 right is used, else the one before.  Knows nothing about what is in it.
 """
 
+import logging
 import shutil
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
@@ -16,12 +18,19 @@ from modelmill.spec.errors import DataError, UnsafeArtifact
 from modelmill.spec.names import COMMITTED, checkpoint_prefix, live_name
 from modelmill.spec.records import FileRecord, Live, Record
 from modelmill.store.artifact import stage_files
+from modelmill.store.crew import OnBytes, no_progress
 from modelmill.store.keys import check_paths
-from modelmill.store.s3 import ListedObject, Store
-from modelmill.store.transfer import OnBytes, download_many, no_progress
+from modelmill.store.objects import ListedObject
+from modelmill.store.s3 import Store
+from modelmill.store.transfer import download_many
+
+logger = logging.getLogger(__name__)
 
 KEPT = 2
-"""Complete checkpoints of one attempt: the newest, and one to fall back on."""
+"""Complete checkpoints of a key: the newest, and one to fall back on."""
+
+SAVED = "SAVED"
+"""What is left of an attempt whose states are old."""
 
 
 class Checkpoint(Record):
@@ -40,12 +49,12 @@ def save_checkpoint(
 ) -> int:
     """Save a folder as the newest state of an attempt, and return its number.
 
-    Older states of the same attempt but one are deleted afterwards; those of other
-    attempts are left alone.
+    Older complete states of any attempt but one are deleted afterwards: machines that are
+    taken away often would fill the store.  What another attempt is writing is left alone.
     """
     mine = f"{checkpoint_prefix(key)}/{attempt}/"
-    present = list(store.list(mine))
-    number = 1 + max((_number(item) for item in present), default=0)
+    present = [item for item in store.list(f"{checkpoint_prefix(key)}/") if _is_of_a_state(item)]
+    number = 1 + max((_number(item) for item in present if item.key.startswith(mine)), default=0)
     folder = f"{mine}{number:06d}"
     manifest = Checkpoint(
         key=key,
@@ -55,38 +64,41 @@ def save_checkpoint(
         files=stage_files(store, folder, root, on_bytes),
     )
     store.put(f"{folder}/{COMMITTED}", canonical_json(manifest.model_dump(mode="json")))
-    _drop_older(store, present)
+    _drop_older(store, present, mine)
     return number
 
 
-def restore_checkpoint(
+def restore_checkpoints(
     store: Store, key: str, destination: Path, on_bytes: OnBytes = no_progress
-) -> bool:
-    """Fill a folder with the newest complete and undamaged state of a key, of any attempt.
+) -> Iterator[bool]:
+    """Fill a folder with one complete and undamaged state of a key after the other.
 
-    Returns:
-        Whether there was one; if not, the folder is empty.
+    The newest comes first, whichever attempt saved it.  Every byte has been compared with the
+    manifest before a state is handed out.
+
+    Yields:
+        True for each state; after the last one the folder is empty.
     """
     manifests = [
         item for item in store.list(f"{checkpoint_prefix(key)}/") if _is_manifest(item.key)
     ]
-    # The store's clock is one clock; attempts' own are many.  Keys break ties.
-    for item in sorted(manifests, key=lambda item: (item.last_modified, item.key), reverse=True):
+    for item in sorted(manifests, key=_age, reverse=True):
         folder = item.key.removesuffix(f"/{COMMITTED}")
         _clear(destination)
         try:
             _pull(store, key, folder, destination, on_bytes)
-        except (DataError, UnsafeArtifact):
+        except (DataError, UnsafeArtifact) as error:
+            logger.warning("the checkpoint %s is passed over: %s", folder, error.what)
             continue
-        return True
+        logger.info("found the checkpoint %s", folder)
+        yield True
     _clear(destination)
-    return False
 
 
 def has_checkpoint(store: Store, key: str, attempt: str) -> bool:
-    """Tell whether an attempt has left a complete state."""
+    """Tell whether an attempt has left a complete state, be it gone by now."""
     present = store.list(f"{checkpoint_prefix(key)}/{attempt}/")
-    return any(_is_manifest(item.key) for item in present)
+    return any(_is_manifest(each.key) or each.key.endswith(f"/{SAVED}") for each in present)
 
 
 def put_live(store: Store, key: str, live: Live) -> None:
@@ -139,19 +151,39 @@ def _pull(store: Store, key: str, folder: str, destination: Path, on_bytes: OnBy
     )
 
 
-def _drop_older(store: Store, present: list[ListedObject]) -> None:
+def _drop_older(store: Store, present: list[ListedObject], mine: str) -> None:
     """Keep what was the newest before; manifests go first, so that no torso looks complete."""
-    complete = sorted(_number(item) for item in present if _is_manifest(item.key))
-    first_kept = complete[-(KEPT - 1)] if complete else 0
-    old = [item.key for item in present if _number(item) < first_kept]
-    store.delete(key for key in old if _is_manifest(key))
-    store.delete(key for key in old if not _is_manifest(key))
+    complete = sorted((item for item in present if _is_manifest(item.key)), key=_age)
+    old = {_folder_of(item) for item in complete[: 1 - KEPT]}
+    given_up = {_folder_of(item) for item in present if item.key.startswith(mine)}
+    given_up -= {_folder_of(item) for item in complete}
+    for attempt in {folder.rpartition("/")[0] for folder in old}:
+        # Who counts attempts that got nowhere still sees that this one did.
+        store.put(f"{attempt}/{SAVED}", b"")
+    going = [item.key for item in present if _folder_of(item) in old | given_up]
+    store.delete(key for key in going if _is_manifest(key))
+    store.delete(key for key in going if not _is_manifest(key))
+
+
+def _age(item: ListedObject) -> tuple[datetime, str]:
+    """Order by the store's clock, which is one clock; attempts' own are many.  Keys break ties."""
+    return item.last_modified, item.key
+
+
+def _folder_of(item: ListedObject) -> str:
+    """Read `checkpoints/<key>/<attempt>/<number>` from the key of something in it."""
+    return "/".join(item.key.split("/")[:4])
 
 
 def _number(item: ListedObject) -> int:
     """Read the number from `checkpoints/<key>/<attempt>/<number>/<path>`."""
     segment = item.key.split("/")[3]
     return int(segment) if segment.isdecimal() else 0
+
+
+def _is_of_a_state(item: ListedObject) -> bool:
+    """Tell a file of a state from what is said beside states."""
+    return item.key.count("/") >= _MANIFEST_DEPTH
 
 
 def _is_manifest(key: str) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import boto3
 from botocore.exceptions import BotoCoreError, FlexibleChecksumError
+from botocore.parsers import ResponseParserError
 
 from modelmill.store.client import READ_SECONDS, Checksums, make_client
 from modelmill.store.failures import (
@@ -92,7 +93,7 @@ class Connection:
         while True:
             used = self.client
             try:
-                answer = request()
+                answer = _readable(request)
             except FAILURES as error:
                 if self._adapt(error, used):
                     continue
@@ -171,6 +172,14 @@ class Connection:
 
     def _make_client(self) -> "S3Client":
         return make_client(self._session, self._url, self.checksums, self._read_seconds)
+
+
+def _readable(request: Callable[[], T]) -> T:
+    """Make a request, and call it damage on the way if its answer cannot be parsed."""
+    try:
+        return request()
+    except (ResponseParserError, ValueError) as error:
+        raise FlexibleChecksumError(error_msg=f"the answer cannot be read: {error}") from error
 
 
 def _frozen(session: boto3.session.Session) -> "ReadOnlyCredentials | None":

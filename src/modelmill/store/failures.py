@@ -29,8 +29,6 @@ from modelmill.spec.errors import (
     InternalError,
     ModelmillError,
     PermissionRefused,
-    Problem,
-    SpecError,
     StoreUnreachable,
 )
 
@@ -43,6 +41,8 @@ _TRANSIENT_CODES = frozenset(
         "XAmzContentChecksumMismatch",
         "XAmzContentSHA256Mismatch",
         "IncompleteBody",
+        "InvalidPart",
+        "MalformedXML",
         "InternalError",
         "OperationAborted",
         "RequestTimeout",
@@ -54,8 +54,10 @@ _TRANSIENT_CODES = frozenset(
         "TooManyRequests",
     }
 )
-"""The first four mean that bytes were damaged on the way; botocore retries none of them."""
+"""The first six mean that bytes were damaged on the way; botocore retries none of them."""
 
+_NOT_FOUND = 404
+_PRECONDITION_FAILED = 412
 _FIRST_SERVER_STATUS = 500
 _NOT_IMPLEMENTED = 501
 _TOO_MANY_REQUESTS = 429
@@ -113,15 +115,13 @@ _FIX_REFUSED = {
 
 
 _TLS = (
-    (
-        "Hostname mismatch",
-        "The certificate of {} is for another host",
-        "name the host of the certificate in AWS_ENDPOINT_URL",
-    ),
-    (
-        "IP address mismatch",
-        "The certificate of {} is for another host",
-        "name the host of the certificate in AWS_ENDPOINT_URL",
+    *(
+        (
+            words,
+            "The certificate of {} is for another host",
+            "name the host of the certificate in AWS_ENDPOINT_URL",
+        )
+        for words in ("Hostname mismatch", "IP address mismatch", "doesn't match")
     ),
     (
         "certificate has expired",
@@ -134,13 +134,19 @@ _TLS = (
         "set AWS_CA_BUNDLE to the file of the authority that signed it",
     ),
     (
+        "No such file or directory",
+        "There is no file at AWS_CA_BUNDLE to know {} by",
+        "correct AWS_CA_BUNDLE",
+    ),
+    (
         "WRONG_VERSION_NUMBER",
         "There is no TLS at {}",
         "write http:// in AWS_ENDPOINT_URL if the network is one to trust",
     ),
 )
-"""What OpenSSL says, and what that means; of several, the first. Whatever else goes wrong with
-TLS may be better next time."""
+"""What OpenSSL and urllib3 say, and what that means; of several, the first.
+
+Whatever else goes wrong with TLS may be better next time."""
 
 
 def error_code(error: Exception) -> str:
@@ -149,8 +155,23 @@ def error_code(error: Exception) -> str:
 
 
 def is_missing(error: Exception) -> bool:
-    """Tell whether the object, not the bucket, is absent."""
-    return error_code(error) in {"NoSuchKey", "404", "NotFound"}
+    """Tell whether the object, not the bucket or an upload to it, is absent.
+
+    By the status: a bit may have flipped in the words.
+    """
+    return (
+        isinstance(error, ClientError)
+        and (_status(error) == _NOT_FOUND or error_code(error) == "NoSuchKey")
+        and error_code(error) not in {"NoSuchBucket", "NoSuchUpload"}
+    )
+
+
+def is_upload_missing(error: Exception) -> bool:
+    """Tell whether the store does not know an upload in parts."""
+    return isinstance(error, ClientError) and (
+        error_code(error) == "NoSuchUpload"
+        or (_status(error) == _NOT_FOUND and error_code(error) != "NoSuchBucket")
+    )
 
 
 def is_condition(error: Exception) -> bool:
@@ -159,7 +180,10 @@ def is_condition(error: Exception) -> bool:
     A conflict (409) may mean a race that is still going on or, on some stores, a lost
     one; both are settled by reading the object back.
     """
-    return error_code(error) in {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
+    return isinstance(error, ClientError) and (
+        _status(error) == _PRECONDITION_FAILED
+        or error_code(error) in {"ConditionalRequestConflict", "409"}
+    )
 
 
 def is_transient(error: Exception) -> bool:
@@ -173,8 +197,6 @@ def is_transient(error: Exception) -> bool:
         )
     if isinstance(error, SSLError):
         return not any(words in str(error) for words, *_ in _TLS)
-    if _is_bad_bundle(error):
-        return False
     return isinstance(
         error,
         BotoConnectionError
@@ -234,10 +256,6 @@ def translate(error: Exception, at: str, endpoint: str, tried_seconds: float) ->
         )
     if isinstance(error, SSLError):
         return _translate_tls(error, at, endpoint)
-    if isinstance(error, HTTPClientError):
-        return SpecError(
-            "AWS_CA_BUNDLE", [Problem("", "there is no file of certificates at this path")]
-        )
     if code == "RequestTimeTooSkewed":
         return PermissionRefused(
             "The clock here and the store's clock differ too much for a signed request",
@@ -273,11 +291,6 @@ def translate(error: Exception, at: str, endpoint: str, tried_seconds: float) ->
 def _translate_tls(error: SSLError, at: str, endpoint: str) -> ModelmillError:
     what, fix = next((what, fix) for words, what, fix in _TLS if words in str(error))
     return PermissionRefused(f"{what.format(endpoint)} ({_reason(error)})", at=at, fix=fix)
-
-
-def _is_bad_bundle(error: Exception) -> bool:
-    """Tell the one failure of the HTTP client that no repetition cures from the others."""
-    return type(error) is HTTPClientError and isinstance(error.kwargs.get("error"), OSError)
 
 
 def _headers(error: Exception) -> Mapping[str, str]:

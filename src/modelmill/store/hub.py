@@ -13,12 +13,13 @@ from modelmill.spec.errors import DataError, PermissionRefused
 from modelmill.spec.records import FileRecord
 from modelmill.spec.settings import Pin
 from modelmill.spec.sources import HubAddress, parse_hub
+from modelmill.store.beginning import DistantFile
+from modelmill.store.crew import OnBytes, no_progress
 from modelmill.store.hub_client import Hub
 from modelmill.store.hub_download import download
 from modelmill.store.hub_failures import HOW_TO_GIVE_ONE, offline
 from modelmill.store.hub_files import digest_of
 from modelmill.store.keys import check_paths
-from modelmill.store.transfer import OnBytes, no_progress
 
 
 def pin_hub(address: str, retry_budget_seconds: float) -> Pin:
@@ -41,6 +42,21 @@ def hub_bytes(pin: Pin, retry_budget_seconds: float) -> int:
     """
     pinned = parse_hub(pin.address)
     return sum(file.size_bytes for file in _open(pinned, retry_budget_seconds).files(pinned))
+
+
+def look_hub(pin: Pin, retry_budget_seconds: float) -> tuple[DistantFile, ...]:
+    """List what was pinned, to read how its files begin.
+
+    Raises:
+        ModelmillError: as for `pin_hub`.
+    """
+    pinned = parse_hub(pin.address)
+    hub = _open(pinned, retry_budget_seconds)
+
+    def distant(path: str, size_bytes: int) -> DistantFile:
+        return DistantFile(path, size_bytes, lambda length: hub.beginning(pinned, path, length))
+
+    return tuple(distant(file.path, file.size_bytes) for file in hub.files(pinned))
 
 
 def pull_hub(

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from typing import Annotated, Final, TypeVar
 from urllib.parse import quote, unquote_plus
 
-from huggingface_hub import get_session, hf_raise_for_status
+from huggingface_hub import get_session, hf_hub_url, hf_raise_for_status
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from modelmill.spec.errors import HubUnreachable
@@ -90,6 +90,33 @@ class Hub:
             page, parameters = self._try(address, lambda: self._page(url, now))  # noqa: B023
             listing += page
         return wanted_files(address, listing)
+
+    def beginning(self, address: HubAddress, path: str, length: int) -> bytes:
+        """Read the first bytes of a file, and no more where the hub would send all of it."""
+        if not length:
+            return b""
+        url = hf_hub_url(
+            address.repository,
+            path,
+            repo_type=address.kind,
+            revision=address.revision,
+            endpoint=self.endpoint,
+        )
+        headers = {**self.headers(), "range": f"bytes=0-{length - 1}"}
+
+        def read() -> bytes:
+            got = b""
+            with get_session().stream(
+                "GET", url, headers=headers, timeout=SILENCE_SECONDS
+            ) as answer:
+                hf_raise_for_status(answer)
+                for chunk in answer.iter_bytes():
+                    got += chunk
+                    if len(got) >= length:
+                        break
+            return got[:length]
+
+        return self._try(address, read)
 
     def headers(self) -> dict[str, str]:
         """Say who asks; the client drops the token where it is led to another host."""

@@ -16,10 +16,11 @@ from modelmill.spec.errors import DigestMismatch
 from modelmill.spec.records import FileRecord
 from modelmill.spec.sources import HubAddress
 from modelmill.store.connection import Stopped
+from modelmill.store.crew import OnBytes
 from modelmill.store.hub_client import SILENCE_SECONDS, Hub, Patience
 from modelmill.store.hub_failures import FAILURES
 from modelmill.store.hub_files import HubFile
-from modelmill.store.transfer import OnBytes, final_name, sink_of
+from modelmill.store.landing import final_name, sink_of
 
 THREADS: Final = 4
 CHUNK_BYTES: Final = 1024 * 1024

@@ -4,18 +4,69 @@ They cost space, show up in no listing of objects, and nobody could finish or dr
 """
 
 import threading
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from modelmill.spec.errors import ModelmillError
+from botocore.exceptions import ClientError
+
+from modelmill.spec.errors import ModelmillError, StoreUnreachable
 from modelmill.spec.names import source_prefix
+from modelmill.store.failures import is_upload_missing
 
 if TYPE_CHECKING:
     from modelmill.store.s3 import Store
 
+
+T = TypeVar("T")
+
+
+class UploadLost(Exception):
+    """The store does not know an upload in parts: its id was damaged on the way, or it is gone."""
+
+
 PATIENCE_SECONDS = 5.0
 """Only tidying up, perhaps because the store is gone."""
+
+
+def unless_lost(request: Callable[[], T]) -> T:
+    """Make a request about an upload, and say so if the store does not know it.
+
+    Raises:
+        UploadLost: start it again.
+    """
+    try:
+        return request()
+    except ClientError as error:
+        if is_upload_missing(error):
+            raise UploadLost from error
+        raise
+
+
+def once_more_if_lost(
+    store: "Store", keys: Collection[str], send: Callable[["Store"], None]
+) -> None:
+    """Send files, and send what is left once more if the store loses an upload in parts.
+
+    Raises:
+        StoreUnreachable: it has done so twice.
+    """
+    try:
+        send(store.stoppable())
+    except UploadLost:
+        for key in keys:
+            abandon_unknown(store, key, "")
+    else:
+        return
+    try:
+        send(store.stoppable())
+    except UploadLost as error:
+        raise StoreUnreachable(
+            "The store loses an upload in parts while it is being sent",
+            at=store.url,
+            fix="see whether a rule of the bucket aborts uploads, then run the same command again",
+        ) from error
 
 
 def abandon_unknown(store: "Store", key: str, known: str) -> None:

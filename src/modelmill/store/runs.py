@@ -17,8 +17,8 @@ from modelmill.spec.canonical import canonical_json
 from modelmill.spec.errors import DataError, DigestMismatch, InputMissing
 from modelmill.spec.names import run_prefix
 from modelmill.spec.records import Event, Progress, Record, RunRecord
+from modelmill.store.crew import THREADS
 from modelmill.store.s3 import PreconditionFailed, Store
-from modelmill.store.transfer import THREADS
 
 R = TypeVar("R", bound=Record)
 

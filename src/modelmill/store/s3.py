@@ -11,7 +11,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -20,9 +19,14 @@ from botocore.exceptions import ClientError
 from modelmill.spec.errors import Problem, SpecError
 from modelmill.spec.names import ENV_SINGLE_WRITER
 from modelmill.store.connection import Connection
-from modelmill.store.failures import error_code, is_condition, is_missing
+from modelmill.store.failures import (
+    error_code,
+    is_condition,
+    is_missing,
+)
 from modelmill.store.keys import check_key
-from modelmill.store.multipart import abandon_unknown
+from modelmill.store.multipart import UploadLost, abandon_unknown, unless_lost
+from modelmill.store.objects import ListedObject, PutPart, Range, Stored, Unfinished
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -40,55 +44,6 @@ DELETE_AT_ONCE = 1000
 
 class PreconditionFailed(Exception):
     """A conditional write lost, or won and lost its answer: read the object to find out."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A small object, whole."""
-
-    body: bytes
-    etag: str
-
-
-@dataclass(frozen=True)
-class Range:
-    """Some bytes of an object."""
-
-    body: bytes
-    etag: str
-    object_bytes: int
-    """Size of the whole object."""
-
-
-@dataclass(frozen=True)
-class ListedObject:
-    """What a listing tells about an object."""
-
-    key: str
-    """Relative to the store's prefix."""
-    size_bytes: int
-    etag: str
-    last_modified: datetime
-
-
-@dataclass(frozen=True)
-class PutPart:
-    """One accepted part of a multipart upload."""
-
-    number: int
-    size_bytes: int
-    etag: str
-    crc32: str
-
-
-@dataclass(frozen=True)
-class Unfinished:
-    """An upload in parts that was begun and neither finished nor abandoned."""
-
-    key: str
-    """Relative to the store's prefix."""
-    upload_id: str
-    initiated: datetime
 
 
 @dataclass(frozen=True)
@@ -163,6 +118,9 @@ class Store:
             except ClientError as error:
                 if is_missing(error):
                     return None
+                if error_code(error) == "400":
+                    # It has no body to say why; the answer to a listing has, or is as good.
+                    return next((item for item in self.list(key) if item.key == key), None)
                 raise
             return ListedObject(
                 key, answer["ContentLength"], answer["ETag"], answer["LastModified"]
@@ -299,16 +257,11 @@ class Store:
         return upload
 
     def put_part(self, key: str, upload: str, number: int, body: bytes) -> PutPart:
-        """Send one part, counted from 1."""
+        """Send one part, counted from 1; `UploadLost` means to start the upload again."""
 
         def send() -> PutPart:
-            answer = self.client.upload_part(
-                Bucket=self.bucket,
-                Key=self._full(key),
-                UploadId=upload,
-                PartNumber=number,
-                Body=body,
-            )
+            request = partial(self.client.upload_part, Bucket=self.bucket, UploadId=upload)
+            answer = unless_lost(lambda: request(Key=self._full(key), PartNumber=number, Body=body))
             self.connection.check_etag(answer["ETag"], body)
             return PutPart(number, len(body), answer["ETag"], answer.get("ChecksumCRC32", ""))
 
@@ -323,15 +276,17 @@ class Store:
 
         def finish() -> None:
             try:
-                self.client.complete_multipart_upload(
-                    Bucket=self.bucket,
-                    Key=self._full(key),
-                    UploadId=upload,
-                    MultipartUpload={"Parts": [_completed(part) for part in parts]},
+                unless_lost(
+                    lambda: self.client.complete_multipart_upload(
+                        Bucket=self.bucket,
+                        Key=self._full(key),
+                        UploadId=upload,
+                        MultipartUpload={"Parts": [_completed(part) for part in parts]},
+                    )
                 )
-            except ClientError as error:
+            except UploadLost:
                 # A repeated request after a lost answer; no one else writes to this key.
-                if error_code(error) != "NoSuchUpload" or self.head(key) is None:
+                if self.head(key) is None:
                     raise
 
         self._try(self.url_of(key), finish)
@@ -340,19 +295,18 @@ class Store:
         """List the ids of uploads to a key that are neither finished nor abandoned."""
         return tuple(each.upload_id for each in self.unfinished(key) if each.key == key)
 
-    def abandon_multipart(self, key: str, upload: str) -> None:
-        """Drop the parts of an upload that will not be finished."""
+    def abandon_multipart(self, key: str, upload: str) -> bool:
+        """Drop the parts of an upload, and tell whether the store knew it."""
 
-        def abandon() -> None:
+        def abandon() -> bool:
+            request = partial(self.client.abort_multipart_upload, Bucket=self.bucket)
             try:
-                self.client.abort_multipart_upload(
-                    Bucket=self.bucket, Key=self._full(key), UploadId=upload
-                )
-            except ClientError as error:
-                if error_code(error) != "NoSuchUpload":
-                    raise
+                unless_lost(lambda: request(Key=self._full(key), UploadId=upload))
+            except UploadLost:
+                return False
+            return True
 
-        self._try(self.url_of(key), abandon)
+        return self._try(self.url_of(key), abandon)
 
     def unfinished(self, prefix: str = "") -> Iterator[Unfinished]:
         """List every upload in parts whose key starts with the prefix."""

@@ -22,15 +22,13 @@ from modelmill.spec.records import FileRecord, Record
 from modelmill.spec.settings import Pin
 from modelmill.spec.sources import is_hub
 from modelmill.store.artifact import SETTLE_PAUSE_SECONDS, local_files
+from modelmill.store.beginning import DistantFile, file_here
+from modelmill.store.crew import OnBytes, no_progress
+from modelmill.store.kept import Kept
 from modelmill.store.keys import check_paths
-from modelmill.store.s3 import ListedObject, Store, open_source
-from modelmill.store.transfer import (
-    OnBytes,
-    download_listed,
-    download_many,
-    no_progress,
-    upload_many,
-)
+from modelmill.store.objects import ListedObject
+from modelmill.store.s3 import Store, open_source
+from modelmill.store.transfer import download_listed, download_many, upload_many
 from modelmill.store.whole import is_whole
 
 TRIES = 3
@@ -145,8 +143,59 @@ def source_bytes(store: Store, pin: Pin) -> int:
     return sum(file.size_bytes for file in read_uploaded(store, pin.address))
 
 
+def look_local(path: Path) -> tuple[DistantFile, ...]:
+    """List the files of a local source, to read how they begin.
+
+    Raises:
+        InputMissing: there is nothing at the path.
+        UnsafeArtifact: a name is outside the grammar, or something is not a plain file.
+    """
+    return tuple(file_here(file, name) for name, file in _local(path).items())
+
+
+def look_source(store: Store, pin: Pin) -> tuple[DistantFile, ...]:
+    """List the files of a pinned source, to read how they begin without downloading them.
+
+    Raises:
+        InputMissing: it is gone.
+        ModelmillError: it cannot be listed.
+    """
+    if is_hub(pin.address):
+        with _hub_library():
+            from modelmill.store.hub import look_hub
+        return look_hub(pin, store.retry_budget_seconds)
+    if pin.address.startswith("s3://"):
+        bucket, found = _listed(store, pin.address)
+        return tuple(
+            distant_object(bucket, path, item.key, item.size_bytes) for path, item in found.items()
+        )
+    prefix = source_prefix(pin.digest)
+    return tuple(
+        distant_object(store, file.path, f"{prefix}/{file.path}", file.size_bytes)
+        for file in read_uploaded(store, pin.address)
+    )
+
+
+def distant_object(store: Store, path: str, key: str, size_bytes: int) -> DistantFile:
+    """Look at an object of a store without downloading it."""
+
+    def first(length: int) -> bytes:
+        if not length:
+            return b""
+        found = store.read_range(key, 0, length)
+        if found is None:
+            raise InputMissing("The object is gone", at=store.url_of(key))
+        return found.body
+
+    return DistantFile(path, size_bytes, first)
+
+
 def pull_source(
-    store: Store, pin: Pin, destination: Path, on_bytes: OnBytes = no_progress
+    store: Store,
+    pin: Pin,
+    destination: Path,
+    on_bytes: OnBytes = no_progress,
+    kept: Kept | None = None,
 ) -> tuple[FileRecord, ...]:
     """Download a pinned source into a folder; a single file keeps its name.
 
@@ -168,6 +217,7 @@ def pull_source(
                 store,
                 [(file, f"{prefix}/{file.path}", destination / file.path) for file in files],
                 on_bytes,
+                kept,
             )
         except DigestMismatch as error:
             raise DigestMismatch(
@@ -277,7 +327,7 @@ def _listed(store: Store, address: str) -> tuple[Store, dict[str, ListedObject]]
         item.key.removeprefix(prefix): item
         for item in bucket.list(prefix)
         # Some tools create empty objects that stand for folders.
-        if not item.key.endswith("/")
+        if not item.key.endswith("/") and not _is_hidden(item.key.removeprefix(prefix))
     }
     if alone is not None and (alone.size_bytes or not found):
         return bucket, {key.rpartition("/")[2]: alone}
@@ -285,6 +335,11 @@ def _listed(store: Store, address: str) -> tuple[Store, dict[str, ListedObject]]
         bucket.check()
         raise InputMissing("There is nothing at this address", at=address, fix="correct it")
     return bucket, found
+
+
+def _is_hidden(path: str) -> bool:
+    """Tell what is left out of a local folder too: a hub's and git's own files."""
+    return any(part.startswith(".") for part in path.split("/"))
 
 
 def _digest(found: dict[str, ListedObject]) -> str:

@@ -11,7 +11,8 @@ from typing import Final
 from modelmill.spec.names import COMMITTED, KINDS, WITHDRAWN, Kind, report_key
 from modelmill.spec.records import Live
 from modelmill.store.checkpoint import read_live
-from modelmill.store.s3 import ListedObject, Store, Unfinished
+from modelmill.store.objects import ListedObject, Unfinished
+from modelmill.store.s3 import Store
 from modelmill.store.whole import removal_mark
 
 Name = tuple[Kind, str]

@@ -7,9 +7,9 @@ would make a loader read beyond its end, read bytes twice, or hide bytes.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, TypeAdapter, ValidationError
@@ -78,14 +78,39 @@ _ENTRIES = TypeAdapter(dict[str, _Entry])
 _METADATA = TypeAdapter(dict[str, str])
 
 
+ReadRange = Callable[[int, int], bytes]
+"""Reads so many bytes from a place on; fewer where the file ends before."""
+
+
 def read_safetensors_header(path: Path) -> Mapping[str, TensorInfo]:
     """Read the tensors' names, dtypes, shapes and offsets, in the order of their bytes.
 
     Raises:
         DataError: the file is truncated, corrupt or contradicts itself.
     """
-    size_bytes = path.stat().st_size
-    text = _header_text(path, size_bytes)
+    with path.open("rb") as file:
+
+        def read(start: int, length: int) -> bytes:
+            file.seek(start)
+            return file.read(length)
+
+        return parse_safetensors_header(path, path.stat().st_size, read)
+
+
+def parse_safetensors_header(
+    path: PurePath, size_bytes: int, read: ReadRange
+) -> Mapping[str, TensorInfo]:
+    """Do the same with a file that need not be here: only its beginning is read.
+
+    Args:
+        path: its name in messages.
+        size_bytes: of all of it.
+        read: asked for eight bytes, then for the header.
+
+    Raises:
+        DataError: as `read_safetensors_header`.
+    """
+    text = _header_text(path, size_bytes, read)
     entries = _parse(path, text)
     tensors = {name: _tensor(path, name, entry) for name, entry in entries.items()}
     in_order = sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end))
@@ -106,19 +131,18 @@ def read_safetensors_header(path: Path) -> Mapping[str, TensorInfo]:
     return dict(in_order)
 
 
-def _header_text(path: Path, size_bytes: int) -> bytes:
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(LENGTH_BYTES), "little")
-        if size_bytes < LENGTH_BYTES:
-            raise _broken(path, f"it is truncated: {size_bytes} bytes")
-        if length > LONGEST_HEADER_BYTES:
-            raise _broken(path, f"its header would be {length:,} bytes long")
-        if LENGTH_BYTES + length > size_bytes:
-            raise _broken(path, f"it is truncated inside its header of {length:,} bytes")
-        return file.read(length)
+def _header_text(path: PurePath, size_bytes: int, read: ReadRange) -> bytes:
+    length = int.from_bytes(read(0, LENGTH_BYTES), "little")
+    if size_bytes < LENGTH_BYTES:
+        raise _broken(path, f"it is truncated: {size_bytes} bytes")
+    if length > LONGEST_HEADER_BYTES:
+        raise _broken(path, f"its header would be {length:,} bytes long")
+    if LENGTH_BYTES + length > size_bytes:
+        raise _broken(path, f"it is truncated inside its header of {length:,} bytes")
+    return read(LENGTH_BYTES, length)
 
 
-def _parse(path: Path, text: bytes) -> dict[str, _Entry]:
+def _parse(path: PurePath, text: bytes) -> dict[str, _Entry]:
     if not text.startswith(b"{"):
         raise _broken(path, "its header is not a JSON object")
     try:
@@ -143,7 +167,7 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-def _tensor(path: Path, name: str, entry: _Entry) -> TensorInfo:
+def _tensor(path: PurePath, name: str, entry: _Entry) -> TensorInfo:
     if entry.dtype not in BITS_OF:
         raise _broken(path, f"tensor {name!r} has the unknown dtype {entry.dtype!r}")
     tensor = TensorInfo(entry.dtype, entry.shape, *entry.data_offsets)
@@ -157,7 +181,7 @@ def _tensor(path: Path, name: str, entry: _Entry) -> TensorInfo:
     return tensor
 
 
-def _broken(path: Path, reason: str) -> DataError:
+def _broken(path: PurePath, reason: str) -> DataError:
     return DataError(
         f"{path.name} is not a sound safetensors file: {reason}",
         at=str(path),

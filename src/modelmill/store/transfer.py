@@ -1,63 +1,46 @@
 """Bulk bytes between local files and a store, every one of them hashed on the way.
 
-Knows files, parts and threads; knows nothing about artifacts.  Nothing is read from the
-disk a second time for its digest, and memory stays below `AT_ONCE` + 1 parts however big
-the files are.
+Knows files and parts; knows nothing about artifacts.  Nothing is read from the disk a second
+time for its digest, but for parts that an earlier process has fetched; and memory does not
+grow with what is moved (`BUDGET_BYTES`).
 """
 
-import errno
-import hashlib
-import os
-import secrets
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Self, TypeVar, cast
+from typing import Protocol, Self
 
-from modelmill.spec.errors import DigestMismatch, DoesNotFit, ModelmillError
+from modelmill.spec.errors import DigestMismatch
 from modelmill.spec.records import FileRecord
-from modelmill.store.s3 import ListedObject, PreconditionFailed, PutPart, Range, Store
-
-T = TypeVar("T")
-
-PART_BYTES = 16 * 1024 * 1024
-"""Ranges of 16 MiB on 4 threads pulled 740 MB/s verified on two cores, where boto3's own
-transfer got 480 unverified."""
-
-THREADS = 4
-AT_ONCE = THREADS + 2
-"""Parts in memory: one per thread, one being hashed, one waiting."""
-
-ABANDON_SECONDS = 5.0
-
-FILE_MODE = 0o644
-"""The reader of a shared volume may be another user than the writer."""
+from modelmill.store.connection import Stopped
+from modelmill.store.crew import (
+    PART_BYTES,
+    Countdown,
+    Crew,
+    Digest,
+    Job,
+    OnBytes,
+    no_progress,
+    part_count,
+)
+from modelmill.store.kept import Kept
+from modelmill.store.landing import Landing
+from modelmill.store.multipart import UploadLost, once_more_if_lost
+from modelmill.store.objects import ListedObject
+from modelmill.store.outgoing import Outgoing
+from modelmill.store.s3 import PreconditionFailed, Store
 
 _FIX = "make it again: modelmill run FILE --again STAGE"
-
-OnBytes = Callable[[int], None]
-"""Told how many more bytes are done (negative: read again); never by two threads at once."""
-
-Sink = Callable[[int, bytes], None]
-"""Takes bytes at an offset; called from several threads, in any order."""
-
-
-def no_progress(_: int) -> None:
-    """Report to nobody."""
 
 
 def upload_many(
     store: Store, files: Mapping[str, Path], on_bytes: OnBytes = no_progress
 ) -> tuple[FileRecord, ...]:
-    """Upload files and say what they are.
+    """Upload files side by side, big ones in parts, and say what they are.
 
-    Small files go side by side, a big one goes in parallel parts.  On any exception,
-    Ctrl-C included, no upload in parts is left behind.
+    On any exception, Ctrl-C included, no upload in parts is left behind.
 
     Args:
         store: where to.
@@ -66,22 +49,28 @@ def upload_many(
 
     Returns:
         One record per file in the order of `files`, its path being the key.
+
+    Raises:
+        DataError: a file changed its size meanwhile.
     """
-    sending = store.stoppable()
     records: dict[str, FileRecord] = {}
 
-    def take(record: FileRecord) -> None:
-        on_bytes(record.size_bytes)
-        records[record.path] = record
+    def send(stoppable: Store) -> None:
+        left = {key: path for key, path in files.items() if key not in records}
+        with Crew(stoppable.stop, on_bytes) as crew:
+            outgoing = [Outgoing(crew, stoppable, *each) for each in left.items()]
+            try:
+                crew.run(each.jobs() for each in outgoing)
+            except BaseException as error:
+                for each in outgoing:
+                    each.abandon()
+                if isinstance(error, UploadLost):
+                    crew.tell(-sum(each.told_bytes for each in outgoing if not each.is_sent))
+                raise
+            finally:
+                records.update({each.key: each.record() for each in outgoing if each.is_sent})
 
-    with ThreadPoolExecutor(THREADS) as pool:
-        small = {key: path for key, path in files.items() if path.stat().st_size < PART_BYTES}
-        _run(
-            pool, sending, (partial(_upload_small, sending, *each) for each in small.items()), take
-        )
-        for key, path in files.items():
-            if key not in small:
-                records[key] = _upload_big(sending, key, path, pool, on_bytes)
+    once_more_if_lost(store, files, send)
     return tuple(records[key] for key in files)
 
 
@@ -94,28 +83,33 @@ def download_many(
     store: Store,
     files: Iterable[tuple[FileRecord, str, Path]],
     on_bytes: OnBytes = no_progress,
+    kept: Kept | None = None,
 ) -> None:
-    """Download files and compare every byte with what the records say.
+    """Download files side by side and compare every byte with what the records say.
 
     A file gets its final name only after its digest was right; of a failed one nothing
-    is left.
+    is left but what is kept.
 
     Args:
         store: where from.
         files: what it must be, its key, and where it goes.
         on_bytes: told about progress.
+        kept: what earlier processes have fetched and later ones may go on from.
 
     Raises:
         DigestMismatch: the stored bytes are not the ones recorded, twice.
     """
-    wanted = list(files)
-    with _Reader(store, on_bytes) as reader:
-        reader.run(
-            partial(_download, reader, *each) for each in wanted if each[0].size_bytes <= PART_BYTES
+    with _Reading(store, on_bytes, is_patient=False) as reading:
+        problems = reading.all(
+            _Incoming(
+                reading,
+                _Wanted(key, record.size_bytes, sha256=record.sha256),
+                Landing(path, record.size_bytes, None if kept is None else kept.name_of(record)),
+            )
+            for record, key, path in files
         )
-        for each in wanted:
-            if each[0].size_bytes > PART_BYTES:
-                _download(reader, *each)
+    if problems:
+        raise problems[0]
 
 
 def download(
@@ -137,13 +131,17 @@ def download_listed(
     Raises:
         DigestMismatch: an object has been replaced or removed since it was listed.
     """
-    records = []
-    with _Reader(store, on_bytes) as reader:
-        for listed, path in files:
-            with final_name(path) as file:
-                sha256 = reader.read(listed.key, listed.size_bytes, sink_of(file), listed.etag)
-            records.append(FileRecord(path=listed.key, size_bytes=listed.size_bytes, sha256=sha256))
-    return tuple(records)
+    with _Reading(store, on_bytes, is_patient=False) as reading:
+        incoming = [
+            _Incoming(
+                reading,
+                _Wanted(listed.key, listed.size_bytes, etag=listed.etag),
+                Landing(path, listed.size_bytes),
+            )
+            for listed, path in files
+        ]
+        reading.all(incoming)
+    return tuple(each.record() for each in incoming)
 
 
 def verify_many(
@@ -154,231 +152,204 @@ def verify_many(
     Returns:
         One error per object that is not what its record says.
     """
-    problems = []
-    with _Reader(store, on_bytes) as reader:
-        for record, key in files:
-            try:
-                reader.read_recorded(key, record, _nowhere)
-            except DigestMismatch as mismatch:
-                problems.append(mismatch)
-    return tuple(problems)
+    with _Reading(store, on_bytes, is_patient=True) as reading:
+        return reading.all(
+            _Incoming(reading, _Wanted(key, record.size_bytes, sha256=record.sha256), _Nowhere())
+            for record, key in files
+        )
 
 
-def _download(reader: "_Reader", record: FileRecord, key: str, path: Path) -> None:
-    with final_name(path) as file:
-        reader.read_recorded(key, record, sink_of(file))
+class _Target(Protocol):
+    """Where the parts of one file go."""
+
+    def open(self) -> None: ...
+    def present(self, number: int) -> bytes | None: ...
+    def write(self, number: int, body: bytes) -> None: ...
+    def forget(self) -> None: ...
+    def land(self) -> None: ...
+    def close(self) -> None: ...
 
 
-class _Reader:
-    """Reads objects: small ones side by side, a big one in parallel ranges."""
+class _Nowhere:
+    """Keeps nothing."""
 
-    def __init__(self, store: Store, on_bytes: OnBytes) -> None:
+    def open(self) -> None:
+        """Do nothing."""
+
+    def present(self, number: int) -> bytes | None:
+        """Have nothing."""
+        del number
+        return None
+
+    def write(self, number: int, body: bytes) -> None:
+        """Do nothing."""
+
+    def forget(self) -> None:
+        """Do nothing."""
+
+    def land(self) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class _Reading:
+    """One transfer from the store; use as a context manager."""
+
+    def __init__(self, store: Store, on_bytes: OnBytes, *, is_patient: bool) -> None:
         self.store = store.stoppable()
-        self.pool = ThreadPoolExecutor(THREADS)
-        self._on_bytes = on_bytes
-        self._telling = threading.Lock()
+        self.crew = Crew(self.store.stop, on_bytes)
+        self.is_patient = is_patient
+        """A file that is gone does not keep the others from being read."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.pool.shutdown()
+        self.crew.__exit__()
 
-    def run(self, jobs: Iterable[Callable[[], None]]) -> None:
-        """Read small objects side by side."""
-        _run(self.pool, self.store, jobs, lambda _: None)
+    def all(self, files: Iterable["_Incoming"]) -> tuple[DigestMismatch, ...]:
+        """Read files, once more where a digest is wrong: a bit may have flipped on the wire only.
 
-    def read_recorded(self, key: str, record: FileRecord, sink: Sink) -> None:
-        """Read again once on a mismatch: a bit may have flipped on the wire only."""
+        Returns:
+            One error per file that is not what it should be.
+        """
+        begun: list[_Incoming] = []
+
+        def begin(file: _Incoming) -> Iterator[Job]:
+            begun.append(file)
+            return file.jobs()
+
         try:
-            self._read_and_compare(key, record, sink)
-        except DigestMismatch:
-            self._read_and_compare(key, record, sink)
+            self.crew.run(begin(file) for file in files)
+            doubtful = [file for file in begun if file.is_doubtful]
+            self.crew.run(file.jobs() for file in doubtful)
+        finally:
+            for file in begun:
+                file.target.close()
+        return tuple(file.problem for file in begun if file.problem is not None)
 
-    def _read_and_compare(self, key: str, record: FileRecord, sink: Sink) -> None:
-        sha256 = self.read(key, record.size_bytes, sink)
-        if sha256 != record.sha256:
-            self._tell(-record.size_bytes)
-            raise DigestMismatch(
-                f"The stored bytes have the SHA-256 {sha256}; {record.sha256} was committed",
-                at=self.store.url_of(key),
-                fix=_FIX,
-            )
 
-    def read(self, key: str, size_bytes: int, sink: Sink, etag: str = "") -> str:
-        """Read one and the same object to its end and return its SHA-256.
+@dataclass(frozen=True)
+class _Wanted:
+    """An object, and how to tell that it is the right one."""
 
-        A big one is hashed in order while later ranges arrive.
+    key: str
+    size_bytes: int
+    sha256: str = ""
+    etag: str = ""
+
+
+class _Incoming:
+    """One file on its way from the store."""
+
+    def __init__(self, reading: _Reading, wanted: _Wanted, target: _Target) -> None:
+        self._reading = reading
+        self._store = reading.store
+        self._wanted = wanted
+        self._count = part_count(wanted.size_bytes, PART_BYTES)
+        self._etag = wanted.etag
+        self._asking = threading.Lock()
+        self.target = target
+        self.problem: DigestMismatch | None = None
+        self.is_doubtful = False
+        """Its digest was wrong."""
+
+    def jobs(self) -> Iterator[Job]:
+        """Bring each part; with the last, compare."""
+        self.problem = None
+        self._left = Countdown(self._count)
+        self._digest = Digest(self._store.stop)
+        self.target.open()
+        for number in range(self._count):
+            yield Job(min(PART_BYTES, self._wanted.size_bytes), partial(self._bring, number))
+
+    def record(self) -> FileRecord:
+        """Say what came."""
+        return FileRecord(
+            path=self._wanted.key,
+            size_bytes=self._wanted.size_bytes,
+            sha256=self._digest.hexdigest(),
+        )
+
+    def _bring(self, number: int) -> None:
+        try:
+            body = self.target.present(number)
+            if body is None:
+                body = self._fetch(number)
+                self.target.write(number, body)
+            self._digest.add(number, body)
+        except DigestMismatch as problem:
+            self.problem = problem
+            self._digest.give_up()
+            if not self._reading.is_patient:
+                raise
+        except Stopped:
+            if self.problem is None:
+                raise
+        else:
+            self._reading.crew.tell(len(body))
+            if self._left.is_last():
+                self._compare()
+
+    def _compare(self) -> None:
+        sha256 = self._digest.hexdigest()
+        if self._wanted.sha256 in ("", sha256):
+            self.target.land()
+            return
+        self.target.forget()
+        self._reading.crew.tell(-self._wanted.size_bytes)
+        self.is_doubtful = True
+        self.problem = self._mismatch(
+            f"bytes have the SHA-256 {sha256}; {self._wanted.sha256} was committed"
+        )
+
+    def _fetch(self, number: int) -> bytes:
+        """Read one part of one and the same object.
 
         Raises:
             DigestMismatch: it is gone, has been replaced, or has another size.
         """
-        first = self._first(key, size_bytes, etag)
-        if size_bytes <= PART_BYTES:
-            # Without the pool, which may be running this very call.
-            sink(0, first.body)
-            self._tell(size_bytes)
-            return hashlib.sha256(first.body).hexdigest()
-        digest = hashlib.sha256()
-        # A failed object stops its own requests, not those for the next one.
-        store = self.store.stoppable()
-
-        def fetch(start: int) -> bytes:
-            try:
-                answer = store.read_range(key, start, PART_BYTES, first.etag) if start else first
-            except PreconditionFailed:
-                answer = None
-            body = self._expect(key, size_bytes, answer).body
-            sink(start, body)
-            return body
-
-        def take(body: bytes) -> None:
-            digest.update(body)
-            self._tell(len(body))
-
-        _run(
-            self.pool,
-            store,
-            (partial(fetch, start) for start in range(0, size_bytes, PART_BYTES)),
-            take,
-        )
-        return digest.hexdigest()
-
-    def _first(self, key: str, size_bytes: int, etag: str) -> Range:
-        """Read the first range, which also tells the ETag that the others must have."""
         try:
-            # An empty object has no first byte to ask for.
-            answer = (
-                self.store.read_range(key, 0, PART_BYTES, etag)
-                if size_bytes
-                else _empty(self.store, key)
-            )
+            if self._wanted.size_bytes == 0:
+                # An empty object has no first byte to ask for.
+                self._state()
+                return b""
+            etag = self._etag if self._count == 1 else self._state()
+            answer = self._store.read_range(self._wanted.key, number * PART_BYTES, PART_BYTES, etag)
         except PreconditionFailed:
             answer = None
-        return self._expect(key, size_bytes, answer)
+        if answer is None:
+            raise self._gone()
+        self._check_size(answer.object_bytes)
+        return answer.body
 
-    def _tell(self, count: int) -> None:
-        with self._telling:
-            self._on_bytes(count)
+    def _state(self) -> str:
+        """Ask once which state of the object all its parts must be of."""
+        with self._asking:
+            if not self._etag:
+                found = self._store.head(self._wanted.key)
+                if found is None:
+                    raise self._gone()
+                self._check_size(found.size_bytes)
+                self._etag = found.etag
+            return self._etag
 
-    def _expect(self, key: str, size_bytes: int, answer: Range | None) -> Range:
-        if answer is None or answer.object_bytes != size_bytes:
-            found = (
-                "is gone or has been replaced"
-                if answer is None
-                else f"is {answer.object_bytes:,} bytes long"
+    def _check_size(self, found_bytes: int) -> None:
+        wanted_bytes = self._wanted.size_bytes
+        if found_bytes != wanted_bytes:
+            raise self._mismatch(
+                f"object is {found_bytes:,} bytes long; {wanted_bytes:,} bytes were expected"
             )
-            raise DigestMismatch(
-                f"The stored object {found}; {size_bytes:,} bytes were expected",
-                at=self.store.url_of(key),
-                fix=_FIX,
-            )
-        return answer
 
+    def _gone(self) -> DigestMismatch:
+        wanted_bytes = self._wanted.size_bytes
+        return self._mismatch(
+            f"object is gone or has been replaced; {wanted_bytes:,} bytes were expected"
+        )
 
-def _empty(store: Store, key: str) -> Range | None:
-    listed = store.head(key)
-    return None if listed is None else Range(b"", listed.etag, listed.size_bytes)
-
-
-def _upload_small(store: Store, key: str, path: Path) -> FileRecord:
-    body = path.read_bytes()
-    store.put(key, body)
-    return FileRecord(path=key, size_bytes=len(body), sha256=hashlib.sha256(body).hexdigest())
-
-
-def _upload_big(
-    store: Store, key: str, path: Path, pool: ThreadPoolExecutor, on_bytes: OnBytes
-) -> FileRecord:
-    digest = hashlib.sha256()
-    sent: list[PutPart] = []
-    upload_id = store.start_multipart(key)
-
-    def send(number: int, body: bytes) -> PutPart:
-        return store.put_part(key, upload_id, number, body)
-
-    def jobs(file: BinaryIO) -> Iterator[Callable[[], PutPart]]:
-        number = 0
-        while body := file.read(PART_BYTES):
-            number += 1
-            digest.update(body)
-            yield partial(send, number, body)
-
-    def take(part: PutPart) -> None:
-        sent.append(part)
-        on_bytes(part.size_bytes)
-
-    try:
-        with path.open("rb") as file:
-            _run(pool, store, jobs(file), take)
-        store.finish_multipart(key, upload_id, sent)
-    except BaseException:
-        # The first error is the one to tell; a store that is gone is not waited for.
-        with suppress(ModelmillError):
-            brief = replace(store, stop=threading.Event(), retry_budget_seconds=ABANDON_SECONDS)
-            brief.abandon_multipart(key, upload_id)
-        raise
-    size_bytes = sum(part.size_bytes for part in sent)
-    return FileRecord(path=key, size_bytes=size_bytes, sha256=digest.hexdigest())
-
-
-def _run(
-    pool: ThreadPoolExecutor,
-    store: Store,
-    jobs: Iterable[Callable[[], T]],
-    take: Callable[[T], None],
-) -> None:
-    """Run jobs side by side and take their results in order, a bounded number at a time.
-
-    After an exception no job is left running.
-    """
-    waiting: deque[Future[T]] = deque()
-    try:
-        for job in jobs:
-            waiting.append(pool.submit(job))
-            if len(waiting) >= AT_ONCE:
-                take(waiting.popleft().result())
-        while waiting:
-            take(waiting.popleft().result())
-    except BaseException:
-        store.stop.set()
-        for future in waiting:
-            future.cancel()
-        wait(waiting)
-        raise
-
-
-@contextmanager
-def final_name(path: Path) -> Iterator[BinaryIO]:
-    """Write a file that appears under its name only when everything went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    try:
-        with unfinished.open("xb", buffering=0) as file:
-            os.fchmod(file.fileno(), FILE_MODE)
-            yield cast("BinaryIO", file)
-        unfinished.replace(path)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise DoesNotFit(
-            "The disk is full", at=str(path), fix="free some space, or give the stage more"
-        ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def sink_of(file: BinaryIO) -> Sink:
-    """Write to an open file at any offset, all of what is given."""
-
-    def write(offset: int, body: bytes) -> None:
-        view = memoryview(body)
-        while view:
-            written = os.pwrite(file.fileno(), view, offset)
-            view, offset = view[written:], offset + written
-
-    return write
-
-
-def _nowhere(_offset: int, _body: bytes) -> None:
-    """Keep nothing."""
+    def _mismatch(self, what: str) -> DigestMismatch:
+        return DigestMismatch(
+            f"The stored {what}", at=self._store.url_of(self._wanted.key), fix=_FIX
+        )

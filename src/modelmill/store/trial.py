@@ -23,9 +23,10 @@ from typing import Final
 from botocore.exceptions import ClientError
 
 from modelmill.spec.errors import ModelmillError, StoreUnfit
+from modelmill.store.crew import PART_BYTES
 from modelmill.store.failures import error_code
 from modelmill.store.s3 import PreconditionFailed, Store
-from modelmill.store.transfer import PART_BYTES, download, upload
+from modelmill.store.transfer import download, upload
 
 WRITERS: Final = 16
 RACES: Final = 8

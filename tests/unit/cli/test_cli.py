@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from modelmill.cli.options import ACCELERATORS
 from modelmill.cli.run import going_on
+from modelmill.spec.accelerators import NAMES
 
 GOOD = """\
 model: {source: model}
@@ -132,3 +134,8 @@ def test_version_is_the_package_version(tmp_path: Path) -> None:
     """One number for everything."""
     ended = modelmill("version", "-o", "json", folder=tmp_path)
     assert json.loads(ended.stdout) == {"modelmill": "0.1.0"}
+
+
+def test_accelerators_of_the_option_are_those_there_are() -> None:
+    """Spelled twice, so that `--help` loads no models of data."""
+    assert ACCELERATORS == NAMES

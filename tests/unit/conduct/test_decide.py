@@ -98,6 +98,14 @@ def test_interruption_that_saved_something_starts_the_count_anew() -> None:
     assert decide(view_of(*lost, attempt("fetch", FREE, 99))).states["fetch"] is State.FAILED
 
 
+def test_kill_after_something_was_saved_starts_the_count_anew() -> None:
+    """Three nodes that die for nothing are too many; a long training may outlive more of them."""
+    killed = [attempt("fetch", COUNTED, number) for number in range(1, 5)]
+    killed[1] = replace(killed[1], has_saved=True)
+    assert decide(view_of(*killed[:3])).states["fetch"] is State.READY
+    assert decide(view_of(*killed)).states["fetch"] is State.FAILED
+
+
 def test_attempt_that_a_place_started_itself_does_not_hide_what_came_before() -> None:
     """A cluster replaces pods without asking; after five for nothing the last is stopped."""
     lost = [attempt("fetch", FREE, 1) for _ in range(FREE_ATTEMPTS)]

@@ -9,16 +9,17 @@ from hypothesis import strategies as st
 
 from modelmill.conduct.garbage import LATER, Garbage, Known, find_garbage
 from modelmill.spec.records import Live
-from modelmill.store.s3 import Unfinished
+from modelmill.store.objects import Unfinished
 from modelmill.store.survey import Heap, Place, Survey
 
 NOW = datetime(2026, 1, 31, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+WEEK = 7 * DAY
 
 
 def _steps(found: Survey, needed: set[str] = frozenset(), **known: object) -> list[str]:  # type: ignore[assignment]
     asked = Known(needed_keys=needed, needed_sources=set(), attempts={("merge", "k"): "won"})
-    rows = find_garbage(found, replace(asked, **known), NOW)  # type: ignore[arg-type]
+    rows = find_garbage(found, replace(asked, **known), NOW, WEEK)  # type: ignore[arg-type]
     return [f"{row.step} {row.what} {' '.join(row.names)}" for row in rows]
 
 
@@ -159,7 +160,7 @@ def test_what_may_be_read_or_is_being_written_never_goes(
         needed_sources=set(),
         attempts={("merge", "k"): winner},
     )
-    rows = find_garbage(found, known, NOW)
+    rows = find_garbage(found, known, NOW, WEEK)
     gone = {name for row in rows if row.step == "remove" for name in row.names[2:]}
     if committed is not None or (withdrawn is not None and withdrawn * DAY < LATER):
         assert winner not in gone

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from modelmill.conduct.backend import NotNow
 from modelmill.conduct.reasons import Ended, how_it_ended, why_it_waits, why_refused
-from modelmill.conduct.seen import EventSeen, JobSeen, PodSeen, WorkloadSeen
+from modelmill.conduct.seen import EventSeen, JobSeen, PodSeen, PodSpec, WorkloadSeen
 from modelmill.spec.errors import PermissionRefused
 
 IMAGE = "registry.example.com/modelmill-finetune:0.1.0"
@@ -99,6 +99,15 @@ def test_oom_kill_is_told_from_other_kills() -> None:
     assert (oom.exit_code, oom.is_oom) == (78, True)
     assert "memory" in oom.message
     assert (killed.exit_code, killed.is_oom) == (137, False)
+
+
+def test_oom_kill_names_the_limit() -> None:
+    """Who raises it must know what it was."""
+    pod = ended(137, reason="OOMKilled")
+    limits = {"containers": [{"name": "stage", "resources": {"limits": {"memory": "24Gi"}}}]}
+    found = how_it_ended(pod.model_copy(update={"spec": PodSpec.model_validate(limits)}))
+    assert found is not None
+    assert "it used more memory than its limit of 24Gi" in found.message
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from modelmill.spec.errors import SpecError, UnsafeArtifact
 from modelmill.spec.records import Ending
 from modelmill.stages.entrypoint import _say_last, as_failure, read_environment
-from modelmill.stages.machine import check_space
-from modelmill.stages.pulse import StopRequested
+from modelmill.stages.stop import StopRequested
+from modelmill.store.space import check_space
 
 ASKED = {
     "MODELMILL_STORE": "s3://bucket",
@@ -70,6 +70,6 @@ def test_every_error_has_its_code(error: BaseException, code: int) -> None:
 
 def test_stage_that_cannot_fit_says_both_sizes(tmp_path: Path) -> None:
     """What is needed and what is there, before a byte is pulled."""
-    with pytest.raises(Exception, match=r"2 MiB of disk and 1 MiB are free"):
+    with pytest.raises(Exception, match=r"2 MiB of disk are needed and 1 MiB are free"):
         check_space(tmp_path, 2 * 2**20, 2**20)
     check_space(tmp_path, 2**10, None)

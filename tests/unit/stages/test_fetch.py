@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,17 @@ class Quiet:
         """Tell nobody."""
 
     def save(self) -> None:
+        """Keep nothing."""
+
+    def steps(self) -> AbstractContextManager[None]:
+        """Do as asked."""
+        return nullcontext()
+
+    def is_due(self) -> bool:
+        """Keep nothing."""
+        return False
+
+    def keep(self, size_bytes: int, write: Callable[[], None]) -> None:
         """Keep nothing."""
 
     def warn(self, sentence: str) -> None:

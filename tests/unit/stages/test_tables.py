@@ -3,6 +3,8 @@
 import datetime as dt
 import gzip
 import json
+import pickle
+from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -238,6 +240,58 @@ def test_parquet_whose_pages_are_damaged(tmp_path: Path) -> None:
     body[200:2000] = bytes(1800)
     path.write_bytes(body)
     assert "is not a Parquet file that can be read" in refusal(path)
+
+
+class _Touch:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, canary: Path) -> None:
+        self._canary = canary
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._canary,)
+
+
+def test_parquet_whose_schema_is_a_pickle(tmp_path: Path) -> None:
+    """A type that Python would have to unpickle is not looked at (CVE-2023-47248)."""
+    canary = tmp_path / "canary"
+    field = pa.field(
+        "q",
+        pa.string(),
+        metadata={
+            b"ARROW:extension:name": b"arrow.py_extension_type",
+            b"ARROW:extension:metadata": pickle.dumps(_Touch(canary)),
+        },
+    )
+    pq.write_table(pa.table([pa.array(["x"])], schema=pa.schema([field])), tmp_path / "a.parquet")
+    with suppress(DataError):
+        assert read(tmp_path) == [(0, {"q": "x"})]
+    assert not canary.exists()
+    pickle.loads(pickle.dumps(_Touch(canary)))  # noqa: S301 - the control
+    assert canary.exists()
+
+
+def test_script_beside_rows_is_left_out(tmp_path: Path) -> None:
+    """Data sets have come with a module that loads them; here it is a file without rows."""
+    written(tmp_path, "a.jsonl", '{"q": 1}')
+    written(tmp_path, "data.py", "raise SystemExit")
+    assert read(tmp_path) == [(0, {"q": 1})]
+    assert table_of(tmp_path, "x").note == "left out data.py: not named as rows"
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (pickle.dumps({"q": 1}), "row 1: not UTF-8"),
+        (b'{"a":' * 100_000, "row 1: JSON nested too deeply"),
+        (b"PK\3\4" + bytes(9), "row 1: not JSON"),
+    ],
+    ids=["pickle", "deep", "archive"],
+)
+def test_rows_that_are_something_else(tmp_path: Path, body: bytes, said: str) -> None:
+    """A name alone makes no rows."""
+    written(tmp_path, "a.jsonl", body)
+    assert said in refusal(tmp_path)
 
 
 def referring(text: str, rows: int, *, is_nested: bool) -> pa.Table:

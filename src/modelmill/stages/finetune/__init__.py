@@ -37,7 +37,7 @@ def run(settings: FinetuneSettings, folders: Folders, pulse: Pulse) -> Outcome:
 
     Raises:
         DataError: rows are too long or none is left, the model's files are not sound, or
-            the loss is not a number.
+            the loss is not a number or runs away.
         SpecError: a target module does not exist, or packed rows would see each other.
         DoesNotFit: GPU memory is too small for one micro-batch.
     """
@@ -67,6 +67,7 @@ def run(settings: FinetuneSettings, folders: Folders, pulse: Pulse) -> Outcome:
         dtype=dtype,
         device=device,
         scratch=folders.resume,
+        fall_back=folders.fall_back,
         halvings=settings.micro_batch_halvings,
         head_is_trained=learning.head_is_trained,
     )

@@ -4,8 +4,10 @@ Knows the trainer; must not know rows as text, nor what is trained, nor what is 
 """
 
 import gc
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,27 +18,32 @@ from trl.data_utils import pack_dataset
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
+from modelmill.models.precision import name_of
 from modelmill.models.prompt import EncodedRow
+from modelmill.spec.batching import HALVINGS, micro_batch_size
 from modelmill.spec.errors import DataError, DoesNotFit
 from modelmill.spec.figures import CurvePoint
 from modelmill.spec.finetune import FinetuneSpec
+from modelmill.stages.finetune.divergence import Divergence
 from modelmill.stages.finetune.examples import Examples
+from modelmill.stages.finetune.state import (
+    Kept,
+    MadeWith,
+    newest_that_fits,
+    restore_watch,
+    write_state,
+)
 from modelmill.stages.finetune.trainer import IGNORED, Trainer
-from modelmill.stages.finetune.watch import LOWER, Watch, kept, put_back, trainable
+from modelmill.stages.finetune.watch import LOWER, Watch, copied, put_back, trainable
+from modelmill.stages.machine import NO_MEMORY
 from modelmill.stages.stage import Pulse
-
-CPU_ROWS = 4
-"""135 M, WikiSQL, 2 cores: 4 x 2 takes 3.9 GB where 8 x 1 takes 5.9, at the same loss and speed."""
-
-CUDA_TOKENS = 8192
-"""Tokens of one forward pass; fills a data-centre GPU with a 1 B model."""
-
-HALVINGS = 2
-"""Of the micro-batch, before a GPU is too small."""
 
 EVAL_ROWS = 8
 """The eval loss is a mean over batches; of a fixed size, so that memory cannot choose the best
 weights."""
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -50,10 +57,18 @@ class Training:
     dtype: torch.dtype
     device: torch.device
     scratch: Path
+    """Holds what to go on from, and what is kept for another attempt to go on from."""
+    fall_back: Callable[[], bool] = lambda: False
+    """Puts there what was kept before that."""
     halvings: int = 0
     """Of the micro-batch, from the start: attempts before this one were killed for memory."""
     head_is_trained: bool = False
     """Whether the output head has an adapter or is trained itself."""
+
+    @property
+    def memory(self) -> str:
+        """Name the memory that may be too small."""
+        return "Memory" if self.device.type == "cpu" else "GPU memory"
 
 
 @dataclass(frozen=True)
@@ -77,112 +92,179 @@ def present_device() -> torch.device:
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def micro_batch_size(training: Training, longest: int, halvings: int = 0) -> int:
-    """Choose the rows of one forward pass: at most what is asked, a divisor of the batch.
-
-    Args:
-        training: batch size, device and what was asked.
-        longest: tokens of the longest row.
-        halvings: how often half of that has to do; one row always may.
-    """
-    spec = training.finetune
-    if isinstance(spec.micro_batch_size, int):
-        limit = spec.micro_batch_size
-    else:
-        limit = CPU_ROWS if training.device.type == "cpu" else CUDA_TOKENS // longest
-    rows = _divisor(spec.batch_size, limit)
-    return _divisor(spec.batch_size, rows >> halvings)
-
-
-def _divisor(number: int, limit: int) -> int:
-    """Find the largest divisor up to a limit; 1 is one of any."""
-    return max(each for each in range(1, max(1, limit) + 1) if number % each == 0)
-
-
 def train(
     model: PreTrainedModel | PeftModel, examples: Examples, training: Training, pulse: Pulse
 ) -> Trained:
     """Train what of the model wants gradients; the model has the best weights afterwards.
 
-    Equal inputs give equal weights on one CPU.  Where GPU memory is too small it begins again
-    with half the rows at a time, twice at most; the batch, and so the result, is the same.
+    Equal inputs give equal weights on one CPU, however often training is interrupted.  Where
+    memory is too small it goes on, from its last checkpoint or from the start, with half the
+    rows at a time, twice at most; the batch, and so the result, is the same.
 
     Raises:
-        DataError: the loss or a weight stopped being a number.
-        DoesNotFit: GPU memory is too small even so.
+        DataError: the loss or a weight stopped being a number, or the loss ran away.
+        DoesNotFit: memory is too small even so.
+        Interrupted: the stage was asked to stop; a state between two steps is kept.
     """
-    longest = max(len(row.input_ids) for row in (*examples.train, *examples.eval))
-    if training.finetune.packing:
-        longest = training.max_length
+    session = _Session(model, examples, training, pulse)
+    kept = session.kept()
     # A copy of a whole model is made only where there may be a second try: of GPU memory.
     is_small = isinstance(model, PeftModel)
-    first = kept(model) if is_small or training.device.type == "cuda" else None
-    for halvings in range(training.halvings, training.halvings + HALVINGS + 1):
-        micro_batch = micro_batch_size(training, longest, halvings)
-        trained = _train_with(micro_batch, model, examples, training, pulse)
+    first = copied(model) if is_small or training.device.type == "cuda" else None
+    begun = session.halvings_so_far(kept)
+    for halvings in range(begun, begun + HALVINGS + 1):
+        trained = session.train_with(halvings, kept)
         if trained is not None:
             return trained
-        if first is None or micro_batch == 1 or halvings == training.halvings + HALVINGS:
+        rows = session.micro_batch(halvings)
+        if first is None or rows == 1 or halvings == begun + HALVINGS:
             break
-        pulse.warn(f"GPU memory is too small for {micro_batch} rows at a time; taking half of them")
+        pulse.warn(
+            f"{training.memory} is too small for {rows} rows at a time; "
+            f"taking {session.micro_batch(halvings + 1)} of them, the batch stays the same"
+        )
         gc.collect()  # the trainer and its optimizer are a cycle
         torch.cuda.empty_cache()
-        put_back(first, model)
+        kept = session.kept()
+        if kept is None:
+            put_back(first, model)
     raise DoesNotFit(
-        f"GPU memory is too small for {micro_batch} rows of up to {longest} tokens",
+        f"{training.memory} is too small for {rows} rows of up to {session.longest} tokens"
+        f"{memory_figures(training.device)}",
         fix="set finetune.micro_batch_size lower, or finetune.gradient_checkpointing: true",
     )
 
 
-def _train_with(
-    micro_batch: int,
-    model: PreTrainedModel | PeftModel,
-    examples: Examples,
-    training: Training,
-    pulse: Pulse,
-) -> Trained | None:
-    """Train with so many rows at a time; None where GPU memory is too small for them."""
-    spec = training.finetune
-    watch = Watch(pulse, spec.early_stopping_patience, spec.early_stopping_threshold)
-    rows = dataset_of(examples.train)
-    if spec.packing:
-        rows = pack_dataset(rows, training.max_length, strategy="bfd")
-    trainer = Trainer(
-        model=model,
-        args=_arguments(training, micro_batch, has_eval=bool(examples.eval)),
-        train_dataset=rows,
-        eval_dataset=dataset_of(examples.eval) if examples.eval else None,
-        # A collator of our own pads with the contract's id and masks by length, so that a
-        # pad that equals EOS takes no EOS out of the loss.
-        data_collator=DataCollatorForLanguageModeling(
-            pad_token_id=training.pad, padding_free=spec.packing
-        ),
-        callbacks=[watch],
-    )
-    trainer.head_is_trained = training.head_is_trained
-    trainer.remove_callback(PrinterCallback)
-    # The trainer casts a quantized model's adapter to bfloat16, whose 8 bits lose small
-    # optimizer updates; on an unquantized base it keeps float32, and so do we.
-    for weight in trainable(model).values():
-        weight.data = weight.data.float()
-    try:
-        trainer.train()
-    except torch.OutOfMemoryError:
-        return None
-    if watch.best is not None:  # without an eval split the last weights are the best
-        put_back(watch.best.weights, model)
-    _check_learned(trainable(model))
-    return Trained(
-        steps=trainer.state.global_step,
-        tokens=trainer.tokens,
-        trainable_parameters=sum(each.numel() for each in trainable(model).values()),
-        micro_batch_size=micro_batch,
-        sequences=len(rows),
-        stopped_early=watch.has_stopped_early,
-        best_step=None if watch.best is None else watch.best.step,
-        best_eval_loss=None if watch.best is None else watch.best.loss,
-        curve=tuple(watch.curve),
-    )
+@dataclass
+class _Session:
+    """What stays the same however often training begins."""
+
+    model: PreTrainedModel | PeftModel
+    examples: Examples
+    training: Training
+    pulse: Pulse
+
+    def __post_init__(self) -> None:
+        """Turn rows into what the trainer takes."""
+        rows = (*self.examples.train, *self.examples.eval)
+        self.longest = max(len(row.input_ids) for row in rows)
+        self.rows = dataset_of(self.examples.train)
+        if self.training.finetune.packing:
+            self.longest = self.training.max_length
+            self.rows = pack_dataset(self.rows, self.longest, strategy="bfd")
+
+    def micro_batch(self, halvings: int) -> int:
+        """Choose the rows of one forward pass."""
+        is_gpu = self.training.device.type != "cpu"
+        return micro_batch_size(
+            self.training.finetune, self.longest, is_gpu=is_gpu, halvings=halvings
+        )
+
+    def made_with(self, halvings: int) -> MadeWith:
+        """Say what a state's numbers depend on."""
+        return MadeWith(
+            method=self.training.finetune.method,
+            device="cpu" if self.training.device.type == "cpu" else "cuda",
+            precision=name_of(self.training.dtype),
+            world_size=max(1, torch.cuda.device_count()),
+            micro_batch_size=self.micro_batch(halvings),
+        )
+
+    def kept(self) -> Kept | None:
+        """Find what to go on from."""
+        training = self.training
+        present = self.made_with(training.halvings)
+        return newest_that_fits(training.scratch, training.fall_back, present, self.pulse.warn)
+
+    def halvings_so_far(self, kept: Kept | None) -> int:
+        """Count what did not fit in this attempt's time or before; it is not tried again."""
+        ordered = self.training.halvings
+        if ordered:
+            self.pulse.warn(
+                f"Earlier attempts were killed for their memory; taking "
+                f"{self.micro_batch(ordered)} rows at a time, the batch stays the same"
+            )
+        if kept is None or kept.state.halvings <= ordered:
+            return ordered
+        self.pulse.warn(
+            f"{self.training.memory} was too small in an earlier attempt; taking "
+            f"{self.micro_batch(kept.state.halvings)} rows at a time, the batch stays the same"
+        )
+        return kept.state.halvings
+
+    def train_with(self, halvings: int, kept: Kept | None) -> Trained | None:
+        """Train with so many rows at a time; None where memory is too small for them."""
+        watch, trainer = self._trainer(halvings)
+        if kept is not None:
+            self._go_on(trainer, watch, kept, self.made_with(halvings))
+        try:
+            with self.pulse.steps():
+                trainer.go()
+        except torch.OutOfMemoryError:
+            return None
+        except RuntimeError as error:
+            if NO_MEMORY not in str(error):
+                raise
+            return None
+        if watch.best is not None:  # without an eval split the last weights are the best
+            put_back(watch.best.weights, self.model)
+        _check_learned(trainable(self.model))
+        return Trained(
+            steps=trainer.state.global_step,
+            tokens=trainer.tokens,
+            trainable_parameters=sum(each.numel() for each in trainable(self.model).values()),
+            micro_batch_size=self.micro_batch(halvings),
+            sequences=len(self.rows),
+            stopped_early=watch.has_stopped_early,
+            best_step=None if watch.best is None else watch.best.step,
+            best_eval_loss=None if watch.best is None else watch.best.loss,
+            curve=tuple(watch.curve),
+        )
+
+    def _trainer(self, halvings: int) -> tuple[Watch, Trainer]:
+        training, spec, evaluated = self.training, self.training.finetune, self.examples.eval
+        watch = Watch(
+            self.pulse,
+            spec.early_stopping_patience,
+            spec.early_stopping_threshold,
+            divergence=Divergence() if spec.stop_when_diverging else None,
+            repeats_exactly=training.device.type == "cpu",
+        )
+        trainer = Trainer(
+            model=self.model,
+            args=_arguments(training, self.micro_batch(halvings), has_eval=bool(evaluated)),
+            train_dataset=self.rows,
+            eval_dataset=dataset_of(evaluated) if evaluated else None,
+            # A collator of our own pads with the contract's id and masks by length, so that a
+            # pad that equals EOS takes no EOS out of the loss.
+            data_collator=DataCollatorForLanguageModeling(
+                pad_token_id=training.pad, padding_free=spec.packing
+            ),
+            callbacks=[watch],
+        )
+        trainer.head_is_trained = training.head_is_trained
+        trainer.remove_callback(PrinterCallback)
+        # The trainer casts a quantized model's adapter to bfloat16, whose 8 bits lose small
+        # optimizer updates; on an unquantized base it keeps float32, and so do we.
+        for weight in trainable(self.model).values():
+            weight.data = weight.data.float()
+        made_with = self.made_with(halvings)
+
+        def write() -> None:
+            write_state(trainer, watch, made_with, halvings, training.scratch)
+
+        # Weights, two moments of the optimizer, and the best weights.
+        size_bytes = 4 * sum(each.nbytes for each in trainable(self.model).values())
+        trainer.keep = partial(self.pulse.keep, size_bytes, write)
+        return watch, trainer
+
+    def _go_on(self, trainer: Trainer, watch: Watch, kept: Kept, present: MadeWith) -> None:
+        trainer.kept, trainer.tokens = kept, kept.state.tokens
+        restore_watch(kept, watch)
+        logger.info("going on from a checkpoint after step %d", kept.state.step)
+        inexact = kept.state.made_with.inexactness(present)
+        if inexact:
+            logger.warning("not bit by bit what it would have been: %s", inexact)
 
 
 def _arguments(training: Training, micro_batch: int, *, has_eval: bool) -> SFTConfig:
@@ -222,6 +304,15 @@ def _arguments(training: Training, micro_batch: int, *, has_eval: bool) -> SFTCo
         disable_tqdm=True,
         report_to="none",
     )
+
+
+def memory_figures(device: torch.device) -> str:
+    """Say how much GPU memory was used, and how much there is; nothing for a CPU."""
+    if device.type == "cpu" or not torch.cuda.is_available():
+        return ""
+    used = torch.cuda.max_memory_reserved(device)
+    free, there = torch.cuda.mem_get_info(device)
+    return f" ({used / 2**30:.1f} of {there / 2**30:.1f} GiB used, {free / 2**30:.1f} GiB free)"
 
 
 def dataset_of(rows: Sequence[EncodedRow]) -> Dataset:

@@ -5,11 +5,9 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from modelmill.models.prompt import EncodedRow
+from modelmill.spec.batching import LOGITS_BYTES
 from modelmill.stages.infer.batches import pad_right
 from modelmill.stages.infer.prefix import NO_PREFIX, Prefix
-
-LOGITS_BYTES = 2**28
-"""A quarter of a gibibyte of float32 logits at a time, whatever the vocabulary."""
 
 
 def reference_nll(

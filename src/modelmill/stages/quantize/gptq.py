@@ -20,11 +20,12 @@ from modelmill.models.gptq import check_files
 from modelmill.models.open import open_config, open_tokenizer
 from modelmill.models.prompt import contract_for, encode_row
 from modelmill.models.weights import SHARD_SIZE
+from modelmill.spec.batching import CALIBRATION_TOKENS
+from modelmill.spec.grouping import choose_group_size
 from modelmill.spec.quantize import GptqSpec
 from modelmill.spec.records import Row
 from modelmill.spec.settings import QuantizeSettings
 from modelmill.stages.quantize.calibration import Calibration, choose_sequences, shortage
-from modelmill.stages.quantize.grouping import choose_group_size
 from modelmill.stages.quantize.written import Written
 from modelmill.stages.stage import Folders, Pulse
 
@@ -42,9 +43,6 @@ KEPT: Final = (
 
 KEPT_META: Final = ("quantizer", "uri", "damp_percent", "act_group_aware", "true_sequential")
 """Provenance.  The engine's other entries hold paths of this machine or repeat defaults."""
-
-TOKENS_AT_ONCE: Final = 2048
-"""Of one pass: 135 M on two cores took 6.2 s a layer with sequences of 192 one by one."""
 
 QUANTIZE_CONFIG: Final = "quantize_config.json"
 """auto-gptq reads only this one, transformers and vLLM only `config.json`."""
@@ -145,7 +143,7 @@ def _run_engine(
         # Equal lengths: no padding, so there is no mask to get right.
         model.quantize(
             [{"input_ids": sequence} for sequence in calibration.sequences],
-            batch_size=max(1, TOKENS_AT_ONCE // len(calibration.sequences[0])),
+            batch_size=max(1, CALIBRATION_TOKENS // len(calibration.sequences[0])),
         )
 
 

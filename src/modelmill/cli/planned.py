@@ -1,0 +1,75 @@
+"""Print a plan: what is committed, what will run, and what that will take."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from modelmill.cli.show import SAYS_NOTHING, bytes_text, print_sources, print_table
+from modelmill.spec.names import kind_of
+
+if TYPE_CHECKING:
+    from modelmill.conduct.fitting import FitRow, Fitting
+    from modelmill.conduct.standing import PlanRow, SourceRow
+
+SIZES_FROM: Final = 1
+"""Columns of the table that hold sizes."""
+
+
+def print_plan(
+    rows: Sequence["PlanRow"], sources: Sequence["SourceRow"], fitting: "Fitting", output: str
+) -> None:
+    """Print stages, sources and what the stages will take.
+
+    Args:
+        rows: of stages.
+        sources: and their state.
+        fitting: estimates, in the order of the rows.
+        output: `json` for one list with all of a stage in one place.
+    """
+    if output == "json":
+        pairs = zip(rows, fitting.rows, strict=True)
+        click.echo(
+            json.dumps([{**r.model_dump(), "fit": f.model_dump()} for r, f in pairs], indent=2)
+        )
+        return
+    print_table(
+        ("stage", "key", "state", "from run", "inputs"),
+        [(row.stage, row.key[:12], row.state, row.from_run, ", ".join(row.inputs)) for row in rows],
+    )
+    print_fit(fitting)
+    print_sources(sources)
+
+
+def print_fit(fitting: "Fitting") -> None:
+    """Print what every stage will take, and in words what stands in the way."""
+    click.echo()
+    device = () if fitting.accelerator is None else (f"on {fitting.accelerator.name}",)
+    print_table(
+        ("stage", "GPU", "host", "disk", "in", "out", *device),
+        [(*_cells(row), *([row.state] if device else [])) for row in fitting.rows],
+        SIZES_FROM,
+    )
+    for sentence in dict.fromkeys(_sentences(fitting)):
+        click.echo(sentence, err=True)
+
+
+def _cells(row: "FitRow") -> tuple[str, ...]:
+    sizes = (row.gpu_bytes, row.host_bytes, row.disk_bytes, row.bytes_in, row.bytes_out)
+    return (row.stage, *(bytes_text(each) if each else SAYS_NOTHING[1] for each in sizes))
+
+
+def _sentences(fitting: "Fitting") -> list[str]:
+    if fitting.why_unknown:
+        return [f"What stages will take is {fitting.why_unknown}."]
+    said = [
+        f"{kind_of(row.stage)}: {', '.join(row.assumed)}" for row in fitting.rows if row.assumed
+    ]
+    said += [
+        f"{row.stage} is tight: {'; '.join(row.reasons)}"
+        + (f"; {', or '.join(row.advice)}" if row.advice else "")
+        for row in fitting.rows
+        if row.state == "tight"
+    ]
+    return ["Estimates, whose errors are in docs/fit.md:", *said]

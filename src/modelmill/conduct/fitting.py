@@ -1,0 +1,242 @@
+"""Find out what a run's base model is made of, and hold its plan against a device.
+
+Reads a config and the beginnings of weight files, wherever they are: in the artifact of a
+committed fetch, on this machine, in a bucket, on a hub.
+"""
+
+import json
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
+
+from modelmill.conduct.prepare import facts_of
+from modelmill.spec.accelerators import ACCELERATORS, Accelerator, AcceleratorName
+from modelmill.spec.errors import DoesNotFit, ModelmillError
+from modelmill.spec.estimate import Estimate, Known, estimates
+from modelmill.spec.fit import Fit, Room, judge
+from modelmill.spec.impossible import refuse_impossible
+from modelmill.spec.layout import given_adapter
+from modelmill.spec.memory import Part
+from modelmill.spec.names import Kind
+from modelmill.spec.plan import Plan
+from modelmill.spec.profile import Facts, Profile
+from modelmill.spec.quantity import whole_bytes
+from modelmill.spec.records import Record
+from modelmill.spec.shape import ModelShape, shape_of
+from modelmill.spec.sources import is_local
+from modelmill.store.artifact import attempt_prefix, read_manifest
+from modelmill.store.beginning import DistantFile, distant_tensors
+from modelmill.store.s3 import Store
+from modelmill.store.sources import distant_object, look_local, look_source
+
+CONFIG = "config.json"
+LONGEST_CONFIG_BYTES = 10**7
+
+_CONFIG = TypeAdapter(dict[str, JsonValue])
+
+
+class FitRow(Record):
+    """What one stage will take, and whether it fits."""
+
+    stage: str
+    state: Literal["fits", "tight", "does not fit", "unknown"]
+    parameters: int | None
+    """Of the model it works on."""
+    gpu_bytes: int | None
+    host_bytes: int | None
+    disk_bytes: int | None
+    bytes_in: int | None
+    bytes_out: int | None
+    gpu_parts: Mapping[str, int] = {}
+    """At the time of its peak, by what takes the memory."""
+    host_parts: Mapping[str, int] = {}
+    assumed: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Fitting:
+    """A plan held against a device."""
+
+    rows: tuple[FitRow, ...]
+    accelerator: Accelerator | None
+    """None where no device is named: nothing is promised then."""
+    why_unknown: str = ""
+
+    def check(self, committed: Collection[str]) -> None:
+        """Refuse a plan of which a stage cannot fit the device that is named.
+
+        Args:
+            committed: stages that need not fit any more.
+
+        Raises:
+            DoesNotFit: naming every such stage and what would make it fit.
+        """
+        wrong = [
+            row for row in self.rows if row.state == "does not fit" and row.stage not in committed
+        ]
+        if not wrong or self.accelerator is None:
+            return
+        advice = {row.stage: ", or ".join(row.advice) or "a smaller model" for row in wrong}
+        raise DoesNotFit(
+            "\n".join(f"{row.stage} does not fit: {'; '.join(row.reasons)}" for row in wrong),
+            at=self.accelerator.title,
+            fix="; ".join(f"{stage}: {words}" for stage, words in advice.items())
+            if len(wrong) > 1
+            else advice[wrong[0].stage],
+        )
+
+
+def facts_on(name: AcceleratorName | None, profile: Profile) -> Facts:
+    """Close the profile's open facts for a device that is not here.
+
+    Args:
+        name: of the device; None for the one that the profile or this machine has.
+        profile: may say the dtype.
+    """
+    if name is None:
+        return facts_of(profile)
+    accelerator: Literal["cpu", "cuda"] = "cuda" if ACCELERATORS[name].is_gpu else "cpu"
+    return facts_of(profile.model_copy(update={"accelerator": accelerator}))
+
+
+def fitting_of(
+    store: Store, plan: Plan, folder: Path | None, device: AcceleratorName | None, profile: Profile
+) -> Fitting:
+    """Estimate every stage of a plan, and refuse what its base model rules out.
+
+    Args:
+        store: where uploaded sources and committed artifacts are.
+        plan: as laid out.
+        folder: of local sources, if they are at hand.
+        device: that it is held against; None for nothing but the estimates.
+        profile: what the place has for each kind of stage.
+
+    Raises:
+        SpecError: the model cannot become what is asked for.
+    """
+    known = known_of(store, plan, folder)
+    if known.shape is not None:
+        refuse_impossible(plan.run, known.shape, "run")
+    if device is None:
+        given = estimates(plan, known, is_gpu=plan.facts.accelerator == "cuda")
+        rows = tuple(_row(each, Fit(estimate=each, state="unknown")) for each in given)
+        return Fitting(rows, None, known.why_unknown)
+    accelerator = ACCELERATORS[device]
+    fits = judge(plan, known, accelerator, rooms_of(profile, accelerator))
+    rows = tuple(_row(each.estimate, each) for each in fits)
+    return Fitting(rows, accelerator, known.why_unknown)
+
+
+def rooms_of(profile: Profile, accelerator: Accelerator) -> Mapping[Kind, Room]:
+    """Say what each kind of stage is given, as far as that is known.
+
+    A profile of a cluster says it; without one, stages without a GPU run on this machine, and
+    where one with a GPU is, nobody has said.
+    """
+    if profile.store.url:
+        return {
+            kind: Room(host_bytes=whole_bytes(pods.memory), disk_bytes=whole_bytes(pods.work))
+            for kind, pods in profile.stages.items()
+        }
+    if accelerator.is_gpu:
+        return {}
+    here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {kind: Room(host_bytes=here, is_pod=False) for kind in profile.stages}
+
+
+def known_of(store: Store, plan: Plan, folder: Path | None) -> Known:
+    """Look at the sources of a plan; what cannot be seen is said and stops nothing."""
+    sizes: dict[str, int] = {}
+    files: dict[str, tuple[DistantFile, ...]] = {}
+    problems: dict[str, str] = {}
+    for source, pin in plan.pins.items():
+        try:
+            files[source] = _files(store, plan, source, folder)
+            sizes[pin.address] = sum(each.size_bytes for each in files[source])
+        except ModelmillError as error:
+            problems[source] = error.what
+    model, adapter = plan.run.model.source, given_adapter(plan.run)
+    shape, why = None, problems.get(model, "")
+    try:
+        if model in files:
+            shape = shape_in(files[model])
+    except (ModelmillError, ValueError) as error:
+        why = str(error).splitlines()[0]
+    return Known(
+        shape=shape,
+        why_unknown=f"unknown until the model is fetched ({why})" if shape is None else "",
+        adapter_parameters=_adapter_parameters(files.get(adapter or "", ())),
+        bytes_by_address=sizes,
+    )
+
+
+def _files(store: Store, plan: Plan, source: str, folder: Path | None) -> tuple[DistantFile, ...]:
+    stage = next(each for each in plan.stages if each.kind == "fetch-model")
+    if source == plan.run.model.source:
+        committed = read_manifest(store, stage.kind, stage.key)
+        if committed is not None:
+            manifest = committed.manifest
+            prefix = attempt_prefix(manifest.kind, manifest.key, manifest.attempt)
+            return tuple(
+                distant_object(store, each.path, f"{prefix}/{each.path}", each.size_bytes)
+                for each in manifest.files
+            )
+    if is_local(source) and folder is not None:
+        return look_local(folder / source)
+    return look_source(store, plan.pins[source])
+
+
+def shape_in(files: tuple[DistantFile, ...]) -> ModelShape:
+    """Read the shape of the model in a folder.
+
+    Raises:
+        ValueError: in words, where it cannot be told.
+        ModelmillError: a header is broken, or the files cannot be read.
+    """
+    config = next((each for each in files if each.path == CONFIG), None)
+    if config is None or config.size_bytes > LONGEST_CONFIG_BYTES:
+        raise ValueError("there is no config.json")
+    try:
+        said = _CONFIG.validate_python(json.loads(config.whole()))
+    except (ValidationError, ValueError) as error:
+        raise ValueError("config.json is no JSON object") from error
+    weights = [each for each in files if "/" not in each.path]
+    return shape_of(said, distant_tensors(weights))
+
+
+def _adapter_parameters(files: tuple[DistantFile, ...]) -> int | None:
+    weights = [each for each in files if each.path.endswith("adapter_model.safetensors")]
+    try:
+        tensors = distant_tensors(weights[:1])
+    except ModelmillError:
+        return None
+    return sum(each.elements for each in tensors.values()) or None
+
+
+def _row(estimate: Estimate, fit: Fit) -> FitRow:
+    memory = estimate.memory
+    return FitRow(
+        stage=estimate.stage,
+        state=fit.state,
+        parameters=estimate.parameters,
+        gpu_bytes=None if memory is None else memory.gpu_bytes,
+        host_bytes=None if memory is None else memory.host_bytes,
+        disk_bytes=estimate.disk_bytes,
+        bytes_in=estimate.bytes_in,
+        bytes_out=estimate.bytes_out,
+        gpu_parts=_parts(() if memory is None else memory.gpu_peak),
+        host_parts=_parts(() if memory is None else memory.host_peak),
+        assumed=estimate.assumed,
+        reasons=fit.reasons,
+        advice=fit.advice,
+    )
+
+
+def _parts(parts: tuple[Part, ...]) -> Mapping[str, int]:
+    return {each.name: each.bytes for each in parts if each.bytes}

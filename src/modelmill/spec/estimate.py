@@ -1,0 +1,236 @@
+"""What each stage of a plan will take: estimates before anything runs.
+
+Pure: a function of the plan and of what is known about its sources.  docs/fit.md holds the
+estimates against what was measured; `fit` holds them against a place.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final
+
+from modelmill.spec.closed import Spec
+from modelmill.spec.footprint import (
+    Form,
+    Memory,
+    Rows,
+    fetch_memory,
+    finetune_memory,
+    infer_memory,
+    merge_memory,
+    micro_batch,
+    quantize_memory,
+)
+from modelmill.spec.grouping import largest_group
+from modelmill.spec.memory import BYTES_OF, adapter_parameters, quantized_bytes
+from modelmill.spec.names import Kind, is_fetch
+from modelmill.spec.plan import Plan, Stage
+from modelmill.spec.quantize import GptqSpec, QuantizeSpec
+from modelmill.spec.settings import (
+    FetchAdapterSettings,
+    FetchDataSettings,
+    FetchModelSettings,
+    FetchTestSettings,
+    FinetuneSettings,
+    InferSettings,
+    MergeSettings,
+    QuantizeSettings,
+)
+from modelmill.spec.shape import ModelShape
+
+GPTQ_GROUP: Final = 128
+"""Where nothing is known of the layers."""
+
+
+class Known(Spec):
+    """What is known about the sources of a plan before anything runs."""
+
+    shape: ModelShape | None = None
+    """Of the base model."""
+    why_unknown: str = ""
+    """A sentence where there is no shape."""
+    adapter_parameters: int | None = None
+    """Of an adapter that is given."""
+    bytes_by_address: Mapping[str, int] = {}
+    """Of sources, as pinned."""
+
+
+class Estimate(Spec):
+    """What one stage will take."""
+
+    stage: str
+    kind: Kind
+    memory: Memory | None
+    """None where the model is not known."""
+    parameters: int | None
+    """Of the model it works on."""
+    bytes_in: int | None
+    bytes_out: int | None
+    """None where it depends on what comes out, such as answers."""
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def disk_bytes(self) -> int | None:
+        """What lies on the volume at the end: the inputs, and the output beside them."""
+        return None if self.bytes_in is None else self.bytes_in + (self.bytes_out or 0)
+
+
+def estimates(plan: Plan, known: Known, *, is_gpu: bool) -> tuple[Estimate, ...]:
+    """Estimate every stage of a plan.
+
+    Args:
+        plan: with its inputs first.
+        known: about its sources.
+        is_gpu: whether stages that can use a GPU have one.
+    """
+    return Estimator(plan, known, is_gpu=is_gpu).estimates()
+
+
+def rows_of(settings: FinetuneSettings | InferSettings) -> Rows:
+    """Assume that rows are as long as they may be, for nobody has read them yet."""
+    longest = settings.contract.max_length
+    return Rows(longest=longest, learned=longest, prompt=longest)
+
+
+class Estimator:
+    """Goes through a plan once, with the sizes of what earlier stages write."""
+
+    def __init__(self, plan: Plan, known: Known, *, is_gpu: bool) -> None:
+        """Estimate with or without a GPU for the stages that can use one."""
+        self.plan = plan
+        self.known = known
+        self.is_gpu = is_gpu
+        self.sizes: dict[str, int | None] = {}
+
+    def estimates(self) -> tuple[Estimate, ...]:
+        """Estimate every stage, in the order of the plan."""
+        return tuple(map(self._estimate, self.plan.stages))
+
+    def _estimate(self, stage: Stage) -> Estimate:
+        bytes_in = self._bytes_in(stage)
+        out = self._bytes_out(stage, bytes_in)
+        self.sizes[stage.name] = out
+        return Estimate(
+            stage=stage.name,
+            kind=stage.kind,
+            memory=self._memory(stage),
+            parameters=None if self.known.shape is None else self.known.shape.parameters,
+            bytes_in=bytes_in,
+            bytes_out=out,
+            assumed=tuple(self._assumed(stage)),
+        )
+
+    def _bytes_in(self, stage: Stage) -> int | None:
+        match stage.settings:
+            case FetchModelSettings() | FetchAdapterSettings():
+                return self.known.bytes_by_address.get(stage.settings.source.address)
+            case FetchTestSettings():
+                return self.known.bytes_by_address.get(stage.settings.test.address)
+            case FetchDataSettings():
+                pins = [each.pin for each in stage.settings.train_by_role().values()]
+                held_out = stage.settings.eval_source
+                pins += [] if held_out is None else [held_out]
+                return _sum(self.known.bytes_by_address.get(pin.address) for pin in pins)
+        return _sum(self.sizes.get(each.stage) for each in stage.inputs)
+
+    def _bytes_out(self, stage: Stage, bytes_in: int | None) -> int | None:
+        if is_fetch(stage.kind):
+            return bytes_in
+        weights = self._weights_out(stage)
+        return None if weights is None else weights + self._beside()
+
+    def _weights_out(self, stage: Stage) -> int | None:
+        shape = self.known.shape
+        match stage.settings:
+            case FinetuneSettings() if shape is not None:
+                if stage.settings.finetune.method == "full":
+                    return shape.parameters * BYTES_OF[stage.settings.dtype or "bfloat16"]
+                return 4 * self._adapter()
+            case MergeSettings() if shape is not None:
+                return shape.parameters * BYTES_OF[stage.settings.merge.dtype]
+            case QuantizeSettings() if shape is not None:
+                spec = stage.settings.quantize
+                return quantized_bytes(shape, spec, group_of(shape, spec))
+        return None
+
+    def _beside(self) -> int:
+        """Count what goes along with weights: the tokenizer and the configs."""
+        source = self.plan.pins[self.plan.run.model.source].address
+        whole, shape = self.known.bytes_by_address.get(source), self.known.shape
+        return max(0, whole - shape.weight_bytes) if whole and shape else 0
+
+    def _adapter(self) -> int:
+        if self.known.adapter_parameters is not None:
+            return self.known.adapter_parameters
+        asked = self.plan.run.finetune
+        if asked is None or self.known.shape is None:
+            return 0
+        return adapter_parameters(self.known.shape, asked)
+
+    def _memory(self, stage: Stage) -> Memory | None:
+        shape = self.known.shape
+        if is_fetch(stage.kind):
+            return fetch_memory()
+        if shape is None:
+            return None
+        match stage.settings:
+            case FinetuneSettings() as settings:
+                return self.finetune(settings)
+            case MergeSettings() as settings:
+                return merge_memory(shape, settings, self._adapter())
+            case QuantizeSettings() as settings:
+                group = group_of(shape, settings.quantize)
+                return quantize_memory(shape, settings, group, is_gpu=self.is_gpu)
+            case InferSettings() as settings:
+                form = self._form(stage, shape)
+                rows = rows_of(settings)
+                return infer_memory(shape, settings, rows, form, is_gpu=self.is_gpu)
+        return None
+
+    def finetune(self, settings: FinetuneSettings) -> Memory:
+        """Estimate a fine-tune of the known model."""
+        assert self.known.shape is not None
+        return finetune_memory(
+            self.known.shape,
+            settings,
+            rows_of(settings),
+            is_gpu=self.is_gpu,
+            given_parameters=self.known.adapter_parameters,
+        )
+
+    def _form(self, stage: Stage, shape: ModelShape) -> Form:
+        roles = {each.role: self.plan.stage(each.stage) for each in stage.inputs}
+        source = roles["model"].settings
+        adapter = self._adapter() if "adapter" in roles else 0
+        if not isinstance(source, QuantizeSettings):
+            return Form(adapter=adapter)
+        spec = source.quantize
+        return Form(quantized=spec, group_size=group_of(shape, spec), adapter=adapter)
+
+    def _assumed(self, stage: Stage) -> Iterator[str]:
+        if self.known.shape is None and not is_fetch(stage.kind):
+            yield self.known.why_unknown or "the model is not known yet"
+            return
+        match stage.settings:
+            case FinetuneSettings() as settings:
+                longest = settings.contract.max_length
+                rows = micro_batch(settings, longest, is_gpu=self.is_gpu)
+                yield f"{rows} rows of data.max_length {longest} at a time"
+                if not self.is_gpu and settings.finetune.precision == "auto":
+                    yield "float32, which takes most; the device is asked when it is there"
+            case InferSettings() as settings:
+                yield f"prompts of data.max_length {settings.contract.max_length}"
+
+
+def group_of(shape: ModelShape, spec: QuantizeSpec) -> int:
+    """Say which group size a quantizer will take."""
+    if isinstance(spec, GptqSpec) and spec.group_size != "auto":
+        return spec.group_size
+    return largest_group(shape.in_features()) or GPTQ_GROUP
+
+
+def _sum(counts: Iterable[int | None]) -> int | None:
+    total = 0
+    for each in counts:
+        if each is None:
+            return None
+        total += each
+    return total

@@ -1,0 +1,345 @@
+"""What each kind of stage has in memory at a time: phases of parts, on the host and on a GPU.
+
+Pure.  Follows what `stages/` really holds; a stage that comes to hold something else changes its
+function here, and docs/fit.md shows how far it was off.
+"""
+
+from typing import Final
+
+from modelmill.spec.batching import (
+    CALIBRATION_TOKENS,
+    LOGITS_BYTES,
+    PROBE_POSITIONS,
+    PROBE_PROMPTS,
+    micro_batch_size,
+)
+from modelmill.spec.closed import Dtype, Spec
+from modelmill.spec.memory import (
+    ADAM_BYTES,
+    BYTES_OF,
+    Part,
+    Phase,
+    adapter_parameters,
+    cached_per_token,
+    held_bytes,
+    kept_per_token,
+    part,
+    passing_per_token,
+    quantized_bytes,
+    widest_linear,
+)
+from modelmill.spec.quantize import GptqSpec, QuantizeSpec
+from modelmill.spec.settings import (
+    FinetuneSettings,
+    InferSettings,
+    MergeSettings,
+    QuantizeSettings,
+)
+from modelmill.spec.shape import ModelShape
+
+MB: Final = 10**6
+
+LIGHT_BYTES: Final = 220 * MB
+"""Of a fetch, with the parts of a file that it sends side by side."""
+NF4_BYTES: Final = 730 * MB
+"""Python and what this quantizer imports, measured without running it."""
+FINETUNE_BYTES: Final = 1160 * MB
+MERGE_BYTES: Final = 930 * MB
+GPTQ_BYTES: Final = 1090 * MB
+INFER_BYTES: Final = 950 * MB
+"""Python, libraries, and what they do once: each stage's peak with a model of 3 million parameters
+(`smallest` in docs/measured/peaks.json), less what the formulas say of such a model."""
+
+CUDA_HOST_BYTES: Final = 1500 * MB
+"""What CUDA's libraries add on the host.  Believed, not measured."""
+
+CONTEXT_BYTES: Final = 500 * MB
+"""Of a GPU, taken by CUDA and cuBLAS before the first tensor.  Believed, not measured."""
+
+SLACK: Final = 1.2
+"""glibc keeps freed blocks between live ones.  135 M on two cores: a micro-batch of 8 takes
+2.0 GB more than one of 4, where the tensors of four rows of 244 tokens are 1.63 GB."""
+
+LOSS_COPIES: Final = 3
+"""Of float32 logits: themselves, their log-softmax and its gradient."""
+HEAD_TOKENS: Final = 4096
+HEAD_VOCABULARY: Final = 32768
+"""On a GPU TRL scores so many tokens against so many words at a time."""
+
+PROBE_COPIES: Final = 4
+
+HESSIAN_COPIES: Final = 3
+"""Of the widest layer's: itself, its Cholesky factor, the inverse's."""
+
+
+class Rows(Spec):
+    """How long rows are, in tokens."""
+
+    longest: int
+    learned: int
+    """From the first token that is learned or judged to the end, in the widest batch."""
+    prompt: int
+
+
+class Memory(Spec):
+    """What a stage takes, phase by phase."""
+
+    host: tuple[Phase, ...]
+    gpu: tuple[Phase, ...] = ()
+
+    @property
+    def host_bytes(self) -> int:
+        """What the host must have."""
+        return max(phase.needed_bytes for phase in self.host)
+
+    @property
+    def host_peak(self) -> tuple[Part, ...]:
+        """What is on the host when most must be there."""
+        return max(self.host, key=lambda phase: phase.needed_bytes).parts
+
+    @property
+    def gpu_peak(self) -> tuple[Part, ...]:
+        """What is on the GPU when most must be there."""
+        return max(self.gpu, key=lambda phase: phase.needed_bytes).parts if self.gpu else ()
+
+    @property
+    def resident_bytes(self) -> int:
+        """What a measured peak of the host counts."""
+        return max(phase.resident_bytes for phase in self.host)
+
+    @property
+    def gpu_bytes(self) -> int:
+        """What the GPU must have."""
+        return max((phase.needed_bytes for phase in self.gpu), default=0)
+
+
+def fetch_memory() -> Memory:
+    """Estimate a stage that passes files on: none of them is ever in memory as a whole."""
+    return Memory(host=(Phase(name="work", parts=(part("runtime", LIGHT_BYTES),)),))
+
+
+def micro_batch(settings: FinetuneSettings, longest: int, *, is_gpu: bool) -> int:
+    """Say how many rows a forward pass takes, as the stage will choose."""
+    halvings = settings.micro_batch_halvings
+    return micro_batch_size(settings.finetune, longest, is_gpu=is_gpu, halvings=halvings)
+
+
+def training_dtype(settings: FinetuneSettings, *, is_gpu: bool) -> Dtype:
+    """Say what is computed in; where a CPU's speed will decide, float32, which takes more."""
+    asked = settings.finetune.precision
+    if asked != "auto":
+        return asked
+    return "bfloat16" if is_gpu else "float32"
+
+
+def finetune_memory(
+    shape: ModelShape,
+    settings: FinetuneSettings,
+    rows: Rows,
+    *,
+    is_gpu: bool,
+    given_parameters: int | None = None,
+) -> Memory:
+    """Estimate a fine-tune.
+
+    Args:
+        shape: the base.
+        settings: of the stage.
+        rows: of training; packed ones are as long as may be.
+        is_gpu: where it computes.
+        given_parameters: of an adapter to go on from.
+    """
+    spec = settings.finetune
+    dtype = training_dtype(settings, is_gpu=is_gpu)
+    is_full = spec.method == "full"
+    trained = shape.parameters if is_full else given_parameters or adapter_parameters(shape, spec)
+    tokens = micro_batch(settings, rows.longest, is_gpu=is_gpu) * rows.longest
+    scored = tokens * rows.learned // rows.longest
+    weights = held_bytes(shape, "float32" if is_full else dtype, spec.load_in)
+    kept = tokens * kept_per_token(shape, dtype, is_checkpointed=spec.gradient_checkpointing)
+    working = 0
+    if spec.load_in is not None:  # a layer is unpacked for its product
+        working = widest_linear(shape) * BYTES_OF[dtype]
+    elif is_full and dtype != "float32":  # autocast keeps a copy of what it has cast
+        working = shape.parameters * BYTES_OF[dtype]
+    device = (
+        part("weights", weights),
+        *(() if is_full else (part("adapter", 4 * trained),)),
+        part("gradients", 4 * trained),
+        part("optimizer", ADAM_BYTES * trained),
+        part("activations", kept if is_gpu else SLACK * kept),
+        part("logits", _loss_bytes(shape, scored, dtype, is_gpu=is_gpu)),
+        *((part("working set", working),) if working else ()),
+    )
+    # The best weights so far, and the first ones where training may begin again.
+    copies = part("copies of what is trained", 4 * trained * (1 if is_full and not is_gpu else 2))
+    return _placed(FINETUNE_BYTES, (part("weights", weights), _file(shape)), device, copies, is_gpu)
+
+
+def _loss_bytes(shape: ModelShape, scored: int, dtype: Dtype, *, is_gpu: bool) -> float:
+    if is_gpu:
+        tile = min(scored, HEAD_TOKENS) * min(shape.vocabulary, HEAD_VOCABULARY)
+        return tile * BYTES_OF[dtype] + scored * shape.hidden * 4
+    half = 0 if dtype == "float32" else BYTES_OF[dtype]
+    return SLACK * scored * shape.vocabulary * (4 * LOSS_COPIES + half)
+
+
+def _placed(
+    runtime_bytes: int,
+    loading: tuple[Part, ...],
+    device: tuple[Part, ...],
+    copies: Part,
+    is_gpu: bool,
+) -> Memory:
+    """Put the parts of a device where they are: in its own memory, or in the host's."""
+    if not is_gpu:
+        runtime = part("runtime", runtime_bytes)
+        return Memory(
+            host=(
+                Phase(name="load", parts=(runtime, *loading)),
+                Phase(name="work", parts=(runtime, *device, copies)),
+            )
+        )
+    runtime = part("runtime", runtime_bytes + CUDA_HOST_BYTES)
+    files = tuple(each for each in loading if each.is_reclaimable)
+    return Memory(
+        host=(Phase(name="load", parts=(runtime, *files, copies)),),
+        gpu=(Phase(name="work", parts=(part("runtime", CONTEXT_BYTES), *device)),),
+    )
+
+
+def _file(shape: ModelShape) -> Part:
+    return part("weight files", shape.weight_bytes, is_reclaimable=True)
+
+
+def merge_memory(shape: ModelShape, settings: MergeSettings, adapter: int) -> Memory:
+    """Estimate a merge, which adds up in float32 on the host, wherever it runs."""
+    logits = PROBE_PROMPTS * PROBE_POSITIONS * shape.vocabulary * 4
+    probe = part("logits", logits * (PROBE_COPIES + 2))
+    runtime = part("runtime", MERGE_BYTES)
+    weights = part("weights", 4 * shape.parameters)
+    phases = [
+        Phase(name="load", parts=(runtime, weights, _file(shape))),
+        Phase(name="work", parts=(runtime, weights, part("adapter", 4 * adapter), probe)),
+        Phase(name="verify", parts=(runtime, weights, probe, _file(shape))),
+    ]
+    if settings.load_in is not None:
+        held = held_bytes(shape, "float32", settings.load_in)
+        phases.append(
+            Phase(name="compare", parts=(runtime, part("weights", held), probe, _file(shape)))
+        )
+    return Memory(host=tuple(phases))
+
+
+def quantize_memory(
+    shape: ModelShape, settings: QuantizeSettings, group_size: int, *, is_gpu: bool
+) -> Memory:
+    """Estimate a quantizer."""
+    spec = settings.quantize
+    packed = part("packed weights", quantized_bytes(shape, spec, group_size))
+    if not isinstance(spec, GptqSpec):
+        device = (packed, part("working set", 2 * 4 * widest_linear(shape)))
+        return _placed(NF4_BYTES, (*device, _file(shape)), device, part("copies", 0), is_gpu)
+    dtype: Dtype = "float16" if is_gpu else "float32"
+    work = calibration_parts(shape, spec.calibration.tokens, dtype)
+    weights = part("weights", shape.parameters * BYTES_OF[dtype])
+    runtime = part("runtime", GPTQ_BYTES + (CUDA_HOST_BYTES if is_gpu else 0))
+    load = Phase(name="load", parts=(runtime, weights, _file(shape)))
+    if not is_gpu:
+        return Memory(host=(load, Phase(name="work", parts=(runtime, weights, *work))))
+    block = part(
+        "embeddings and a block",
+        BYTES_OF[dtype]
+        * (shape.embedding_parameters + shape.linear_parameters // max(1, shape.layers)),
+    )
+    return Memory(
+        host=(load, Phase(name="work", parts=(runtime, weights, packed))),
+        gpu=(Phase(name="work", parts=(part("runtime", CONTEXT_BYTES), block, *work)),),
+    )
+
+
+def calibration_parts(shape: ModelShape, tokens: int, dtype: Dtype) -> tuple[Part, ...]:
+    """List what GPTQ works with beside the weights."""
+    widest = max((each.in_features for each in shape.linears), default=shape.inner)
+    states = 2 * tokens * shape.hidden * BYTES_OF[dtype]  # into a block, and out of it
+    return (
+        part("calibration states", states),
+        part("hessian", HESSIAN_COPIES * 4 * widest**2),
+        part("layer in float32", 2 * 4 * widest_linear(shape)),
+        part("activations", min(tokens, CALIBRATION_TOKENS) * passing_per_token(shape, dtype)),
+    )
+
+
+class Form(Spec):
+    """In which form a model is judged."""
+
+    quantized: QuantizeSpec | None = None
+    group_size: int = 0
+    """Of a GPTQ model."""
+    adapter: int = 0
+    """Parameters of one that is not merged."""
+
+
+def infer_memory(
+    shape: ModelShape, settings: InferSettings, rows: Rows, form: Form, *, is_gpu: bool
+) -> Memory:
+    """Estimate an answering model: while it generates, and while it is asked for likelihoods."""
+    dtype = settings.dtype
+    packed = _packed(shape, form)
+    # Quantized models are unpacked on a CPU, and where GPTQ's kernels have no float32.
+    stays_packed = is_gpu and not (isinstance(form.quantized, GptqSpec) and dtype == "float32")
+    weights = packed if stays_packed else None
+    if weights is None:
+        weights = held_bytes(shape, dtype, settings.base_load_in)
+    held = (part("weights", weights), part("adapter", 4 * form.adapter))
+    doing = _answering(shape, settings, rows)
+    stored = part("weight files", packed or shape.weight_bytes, is_reclaimable=True)
+    if is_gpu:
+        context = part("runtime", CONTEXT_BYTES)
+        runtime = part("runtime", INFER_BYTES + CUDA_HOST_BYTES)
+        return Memory(
+            host=(Phase(name="load", parts=(runtime, stored)),),
+            gpu=tuple(Phase(name=each.name, parts=(context, *held, *each.parts)) for each in doing),
+        )
+    runtime = part("runtime", INFER_BYTES)
+    unpacked = part("packed weights", packed or 0)
+    return Memory(
+        host=(
+            Phase(name="load", parts=(runtime, *held, unpacked, stored)),
+            *(
+                Phase(name=each.name, parts=(runtime, *held, *map(_slack, each.parts)))
+                for each in doing
+            ),
+        )
+    )
+
+
+def _answering(shape: ModelShape, settings: InferSettings, rows: Rows) -> tuple[Phase, ...]:
+    """List what takes memory beside weights, one thing after the other."""
+    dtype = settings.dtype
+    prompt = rows.prompt * (1 + (settings.shots or 0))
+    if shape.positions is not None:
+        prompt = min(prompt, shape.positions)
+    activations = part(
+        "activations", settings.batch_size * prompt * passing_per_token(shape, dtype)
+    )
+    answered = settings.batch_size * (prompt + settings.max_new_tokens)
+    cache = part("KV cache", answered * cached_per_token(shape, dtype))
+    generating = Phase(name="generate", parts=(cache, activations))
+    if not settings.nll:
+        return (generating,)
+    row = rows.learned * shape.vocabulary * 4
+    logits = max(row, min(LOGITS_BYTES, settings.batch_size * row))
+    half = 1 if dtype == "float32" else 1 + BYTES_OF[dtype] / 4
+    judging = Phase(name="judge", parts=(part("logits", half * logits), activations))
+    return (generating, judging)
+
+
+def _packed(shape: ModelShape, form: Form) -> int | None:
+    if form.quantized is None:
+        return None
+    return quantized_bytes(shape, form.quantized, form.group_size)
+
+
+def _slack(each: Part) -> Part:
+    return part(each.name, SLACK * each.bytes)

@@ -1,0 +1,65 @@
+"""How many weights share one scale: a pure choice over the layers' widths.
+
+A width that the group size does not divide quantizes without an error and then fails, or
+is read wrongly, at inference; so the choice is made before the engine runs, and where the
+widths are known before a run, before anything does.
+"""
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+from modelmill.spec.errors import Problem, SpecError
+
+CHOICES: Final = (128, 64, 32)
+"""Largest first: larger groups store fewer scales."""
+
+_SHOWN = 3
+
+
+def choose_group_size(asked: Literal["auto"] | int, in_features: Mapping[str, int]) -> int:
+    """Take the size asked for, or the largest that divides every layer's input features.
+
+    Args:
+        asked: `auto` or one of `CHOICES`.
+        in_features: of every layer to be quantized, by name.
+
+    Raises:
+        SpecError: no such size; names the layers that stand in the way.
+    """
+    size = asked if asked != "auto" else largest_group(in_features)
+    if size is not None and _divides_all(size, in_features):
+        return size
+    raise SpecError("quantize", [group_problem("group_size", asked, in_features)])
+
+
+def largest_group(in_features: Mapping[str, int]) -> int | None:
+    """Find the largest size that divides every layer; None where no choice does."""
+    return next((size for size in CHOICES if _divides_all(size, in_features)), None)
+
+
+def group_problem(
+    key: str, asked: Literal["auto"] | int, in_features: Mapping[str, int]
+) -> Problem:
+    """Say which layers a size does not divide, and which size works instead.
+
+    Args:
+        key: of the setting.
+        asked: what does not work.
+        in_features: of every layer to be quantized, by name.
+    """
+    size = CHOICES[-1] if asked == "auto" else asked
+    stubborn = [f"{name} ({width})" for name, width in in_features.items() if width % size != 0]
+    named = ", ".join(stubborn[:_SHOWN])
+    more = f" and {len(stubborn) - _SHOWN} more" if len(stubborn) > _SHOWN else ""
+    works = largest_group(in_features)
+    return Problem(
+        key=key,
+        reason=f"{size} does not divide the input features of {named}{more}",
+        suggestion="this model cannot be quantized with gptq; use bitsandbytes"
+        if works is None
+        else f"use `group_size: auto`, which takes {works}, the largest that divides every layer",
+    )
+
+
+def _divides_all(size: int, in_features: Mapping[str, int]) -> bool:
+    return all(width % size == 0 for width in in_features.values())

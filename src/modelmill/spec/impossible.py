@@ -1,0 +1,64 @@
+"""What cannot work with a model, as far as its config and its headers tell.  Pure.
+
+Only what a stage would refuse too, hours later.  What is not known passes.
+"""
+
+from collections.abc import Iterator
+
+from modelmill.spec.errors import Problem, SpecError
+from modelmill.spec.grouping import group_problem, largest_group
+from modelmill.spec.quantize import GptqSpec
+from modelmill.spec.run import RunSpec
+from modelmill.spec.shape import ModelShape
+
+
+def refuse_impossible(run: RunSpec, shape: ModelShape, source: str) -> None:
+    """Refuse a run that its base model rules out.
+
+    Args:
+        run: what is asked for.
+        shape: of the base.
+        source: what to call the run in the message.
+
+    Raises:
+        SpecError: with every problem and the way out of each.
+    """
+    problems = [*_base_problems(run, shape), *_group_problems(run, shape)]
+    if problems:
+        raise SpecError(source, problems)
+
+
+def _base_problems(run: RunSpec, shape: ModelShape) -> Iterator[Problem]:
+    if not shape.quantized_with:
+        return
+    wanted = [
+        word
+        for word, is_asked in (
+            ("fine-tuned and merged", run.finetune is not None),
+            ("quantized again", bool(run.quantize)),
+        )
+        if is_asked
+    ]
+    yield Problem(
+        "model.source",
+        f"this model is quantized with {shape.quantized_with} already"
+        + (f", so it cannot be {' or '.join(wanted)}" if wanted else ""),
+        suggestion="name the 16-bit model it was made from; an adapter is trained on that one and "
+        "merged into it, finetune.load_in holds it in fewer bits meanwhile",
+    )
+
+
+def _group_problems(run: RunSpec, shape: ModelShape) -> Iterator[Problem]:
+    widths = shape.in_features()
+    if shape.quantized_with:  # packed layers have other widths
+        return
+    for number, spec in enumerate(run.quantize):
+        if not isinstance(spec, GptqSpec):
+            continue
+        asked = spec.group_size
+        if asked == "auto":
+            is_wrong = largest_group(widths) is None
+        else:
+            is_wrong = any(width % asked for width in widths.values())
+        if is_wrong:
+            yield group_problem(f"quantize[{number}].group_size", asked, widths)

@@ -1,0 +1,114 @@
+"""One file on its way to a store: read once, hashed in the order of its parts, sent in any.
+
+Knows parts and uploads; knows nothing about other files.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from modelmill.spec.errors import DataError, ModelmillError
+from modelmill.spec.records import FileRecord
+from modelmill.store.crew import PART_BYTES, Countdown, Crew, Digest, Job, part_count
+from modelmill.store.multipart import abandon_unknown
+from modelmill.store.objects import PutPart
+from modelmill.store.s3 import Store
+
+MOST_PARTS: Final = 10_000
+"""S3's limit for one upload."""
+
+ABANDON_SECONDS: Final = 5.0
+
+
+class Outgoing:
+    """One file on its way to the store."""
+
+    def __init__(self, crew: Crew, store: Store, key: str, path: Path) -> None:
+        self._crew = crew
+        self._store = store
+        self.key = key
+        self._path = path
+        self._size_bytes = path.stat().st_size
+        self._part_bytes = PART_BYTES
+        while self._size_bytes > MOST_PARTS * self._part_bytes:
+            self._part_bytes *= 2
+        self._count = part_count(self._size_bytes, self._part_bytes)
+        self._left = Countdown(self._count)
+        self._digest = Digest(crew.stop)
+        self._upload_id = ""
+        self._starting = threading.Lock()
+        self._sent: list[PutPart] = []
+        self.is_sent = False
+
+    def jobs(self) -> Iterator[Job]:
+        """Read, hash and send each part."""
+        if self._count == 1:
+            yield Job(self._size_bytes, self._send_whole)
+            return
+        for number in range(self._count):
+            yield Job(self._part_bytes, partial(self._send_part, number))
+
+    def record(self) -> FileRecord:
+        """Say what was sent."""
+        return FileRecord(
+            path=self.key, size_bytes=self._size_bytes, sha256=self._digest.hexdigest()
+        )
+
+    @property
+    def told_bytes(self) -> int:
+        """How many bytes of a file in parts have been told about as sent."""
+        return sum(part.size_bytes for part in self._sent)
+
+    def abandon(self) -> None:
+        """Leave no parts behind of an upload that has been begun and not finished."""
+        if not self._upload_id:
+            return
+        # The first error is the one to tell; a store that is gone is not waited for.
+        with suppress(ModelmillError):
+            brief = replace(
+                self._store, stop=threading.Event(), retry_budget_seconds=ABANDON_SECONDS
+            )
+            if not brief.abandon_multipart(self.key, self._upload_id):
+                abandon_unknown(brief, self.key, "")
+
+    def _send_whole(self) -> None:
+        body = self._read(0)
+        self._digest.add(0, body)
+        self._store.put(self.key, body)
+        self.is_sent = True
+        self._crew.tell(len(body))
+
+    def _send_part(self, number: int) -> None:
+        body = self._read(number)
+        self._digest.add(number, body)
+        upload_id = self._start()
+        self._sent.append(self._store.put_part(self.key, upload_id, number + 1, body))
+        self._crew.tell(len(body))
+        if self._left.is_last():
+            parts = sorted(self._sent, key=lambda part: part.number)
+            self._store.finish_multipart(self.key, upload_id, parts)
+            self.is_sent, self._upload_id = True, ""
+
+    def _start(self) -> str:
+        """Begin the upload: not in the main thread, where a signal could lose its id."""
+        with self._starting:
+            if not self._upload_id:
+                self._upload_id = self._store.start_multipart(self.key)
+            return self._upload_id
+
+    def _read(self, number: int) -> bytes:
+        start = number * self._part_bytes
+        with self._path.open("rb", buffering=0) as file:
+            file.seek(start)
+            body = file.read(self._part_bytes)
+        if len(body) != min(self._part_bytes, self._size_bytes - start):
+            raise DataError(
+                "The file changed while it was being uploaded",
+                at=str(self._path),
+                fix="run the same command again when nothing writes to it",
+            )
+        return body

@@ -1,0 +1,146 @@
+"""`plan` looks at a model wherever it is, and ends with 78 where a stage cannot fit."""
+
+import json
+import shutil
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from modelmill.conduct.fitting import facts_on, known_of
+from modelmill.conduct.prepare import Asked, preview
+from modelmill.spec.loading import load_run
+from modelmill.spec.profile import Profile
+from modelmill.store.s3 import Store
+
+from ..unit.spec.models import LLAMA, llama_tensors
+from ..workshop import Workshop, safetensors
+
+SMALL: dict[str, Any] = {
+    **LLAMA,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "vocab_size": 128,
+}
+
+MORE = """\
+finetune: {batch_size: 4096, micro_batch_size: 4096}
+quantize: [{method: gptq}]
+"""
+
+
+def write_llama(folder: Path, **changes: Any) -> Path:
+    """Write a llama that a library would open, with zeros for weights."""
+    folder.mkdir()
+    config = {**SMALL, **changes}
+    header: dict[str, Any] = {}
+    end = 0
+    for name, tensor in llama_tensors(SMALL).items():
+        start, end = end, end + 2 * prod(tensor.shape)
+        header[name] = {
+            "dtype": "BF16",
+            "shape": list(tensor.shape),
+            "data_offsets": [start, end],
+        }
+    (folder / "model.safetensors").write_bytes(safetensors(header, end))
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (folder / "tokenizer.json").write_text('{"model": {"type": "BPE"}}', encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llama(workshop: Workshop) -> Path:
+    """Write a run of a llama whose batches are far too large for any GPU."""
+    folder = write_llama(workshop.folder / "llama")
+    workshop.write_run("llama.yaml", model="llama", more=MORE)
+    return folder
+
+
+LONG = ("--set", "data.max_length=65536")
+
+
+def test_plan_shows_what_every_stage_will_take(workshop: Workshop, llama: Path) -> None:
+    """Sizes in a table, their parts in JSON; without a device nothing is promised."""
+    shown = workshop.modelmill("plan", "llama.yaml")
+    assert shown.returncode == 0, shown.stderr
+    assert "GPU" in shown.stdout
+    assert "docs/fit.md" in shown.stderr
+    rows = {row["stage"]: row["fit"] for row in workshop.read("plan", "llama.yaml")}
+    weights = 2 * sum(prod(each.shape) for each in llama_tensors(SMALL).values())
+    assert rows["merge"]["host_parts"]["weights"] == 2 * weights
+    assert {row["state"] for row in rows.values()} == {"unknown"}
+    assert rows["fetch-model"]["bytes_in"] == sum(path.stat().st_size for path in llama.iterdir())
+
+
+def test_plan_for_a_device_that_is_too_small_ends_with_78(workshop: Workshop, llama: Path) -> None:
+    """It says which stage, by how much, and what would make it fit."""
+    refused = workshop.modelmill("plan", "llama.yaml", "--accelerator", "l4", *LONG)
+    assert refused.returncode == 78
+    assert "finetune does not fit: GPU memory:" in refused.stderr
+    assert "finetune.micro_batch_size: 1" in refused.stderr
+    assert "does not fit" in refused.stdout
+    one = ("--set", "finetune.micro_batch_size=1", *LONG)
+    mended = workshop.modelmill("plan", "llama.yaml", "--accelerator", "l4", *one)
+    assert mended.returncode == 0, mended.stderr
+
+
+def test_plan_for_another_device_has_the_keys_of_that_device(
+    workshop: Workshop, llama: Path
+) -> None:
+    """Numbers depend on it, so it would be computed anew there."""
+    asked = ("plan", "llama.yaml", "--set", "finetune.micro_batch_size=1", "--accelerator")
+    keys = [
+        {row["stage"]: row["key"] for row in workshop.read(*asked, device)}
+        for device in ("cpu", "a100-80")
+    ]
+    assert keys[0]["fetch-model"] == keys[1]["fetch-model"]
+    assert keys[0]["infer-base"] != keys[1]["infer-base"]
+    assert facts_on("h100", Profile()).accelerator == "cuda"
+    assert facts_on("cpu", Profile()).accelerator == "cpu"
+
+
+def test_plan_of_a_quantized_base_is_refused_with_64(workshop: Workshop, llama: Path) -> None:
+    """Before anything runs, with the way out."""
+    write_llama(workshop.folder / "packed", quantization_config={"quant_method": "gptq"})
+    workshop.write_run("packed.yaml", model="packed", more="finetune: {r: 4}\n")
+    refused = workshop.modelmill("plan", "packed.yaml")
+    assert refused.returncode == 64
+    assert "quantized with gptq already" in refused.stderr
+    assert "16-bit model" in refused.stderr
+
+
+def test_plan_of_indivisible_groups_is_refused_with_64(workshop: Workshop, llama: Path) -> None:
+    """The layers are named, and the size that works."""
+    group = ("--set", "quantize.0.group_size=64")
+    refused = workshop.modelmill("plan", "llama.yaml", *group)
+    assert refused.returncode == 64
+    assert "quantize[0].group_size: 64 does not divide" in refused.stderr
+    assert "model.layers.*.mlp.down_proj (96)" in refused.stderr
+    assert "takes 32" in refused.stderr
+
+
+def test_model_that_nothing_is_known_about_is_planned_all_the_same(workshop: Workshop) -> None:
+    """The workshop's own model says no sizes; the plan says so and goes on."""
+    shown = workshop.modelmill("plan", "run.yaml", "--accelerator", "l4")
+    assert shown.returncode == 0, shown.stderr
+    assert "unknown until the model is fetched" in shown.stderr
+    assert "hidden_size" in shown.stderr
+
+
+def test_fetched_model_is_looked_at_in_its_artifact(
+    workshop: Workshop, store: Store, llama: Path
+) -> None:
+    """When the folder it came from is gone, the artifact still says what it is."""
+    shutil.copytree(llama, workshop.folder / "moved")
+    workshop.write_run("moved.yaml", model="moved")
+    assert workshop.modelmill("run", "moved.yaml").returncode == 0
+    run = load_run(workshop.folder / "moved.yaml")
+    plan = preview(store, run, Profile(), Asked("moved", workshop.folder))
+    there = known_of(store, plan, workshop.folder)
+    shutil.rmtree(workshop.folder / "moved")
+    gone = known_of(store, plan, workshop.folder)
+    assert gone.shape is not None
+    assert gone.shape == there.shape

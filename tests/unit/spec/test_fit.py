@@ -1,0 +1,181 @@
+"""Estimates follow what is asked for, and advice makes a stage fit."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelmill.spec.accelerators import ACCELERATORS, AcceleratorName, next_larger
+from modelmill.spec.estimate import Estimate, Known, estimates
+from modelmill.spec.fit import Fit, Room, judge
+from modelmill.spec.footprint import Rows, finetune_memory
+from modelmill.spec.memory import Part
+from modelmill.spec.names import Kind
+from modelmill.spec.plan import Plan
+from modelmill.spec.profile import Facts
+from modelmill.spec.settings import FinetuneSettings
+
+from .models import falcon, llama
+from .test_plan import DEMO, plan_of
+
+SEVEN = llama()
+KNOWN = Known(shape=SEVEN, bytes_by_address={"model": SEVEN.weight_bytes + 2_000_000})
+CUDA = Facts(accelerator="cuda", dtype="bfloat16")
+NO_ROOMS: Mapping[Kind, Room] = {}
+
+
+def plan(max_length: int = 512, **finetune: Any) -> Plan:
+    """Plan a run on a GPU."""
+    data = {**DEMO["data"], "max_length": max_length}
+    return plan_of({**DEMO, "data": data, "finetune": finetune}, CUDA)
+
+
+def fit_on(
+    name: AcceleratorName,
+    stage: str = "finetune",
+    rooms: Mapping[Kind, Room] = NO_ROOMS,
+    **finetune: Any,
+) -> Fit:
+    """Hold one stage against a device."""
+    judged = judge(plan(**finetune), KNOWN, ACCELERATORS[name], rooms)
+    return next(each for each in judged if each.estimate.stage == stage)
+
+
+def estimated(**finetune: Any) -> dict[str, Estimate]:
+    """Estimate every stage on a GPU."""
+    given = estimates(plan(**finetune), KNOWN, is_gpu=True)
+    return {each.stage: each for each in given}
+
+
+def gpu_parts(**finetune: Any) -> tuple[Part, ...]:
+    """List what a fine-tune has on a GPU."""
+    memory = estimated(**finetune)["finetune"].memory
+    assert memory is not None
+    return memory.gpu_peak
+
+
+def test_weights_follow_how_they_are_held() -> None:
+    """13.5 GB in 16 bits, half of that in 8, a quarter in 4."""
+    held = {
+        load_in: {part.name: part.bytes for part in gpu_parts(load_in=load_in)}
+        for load_in in (None, "int8", "nf4")
+    }
+    assert held[None]["weights"] == 2 * SEVEN.parameters
+    assert held["int8"]["weights"] == pytest.approx(7.0e9, rel=0.01)
+    assert held["nf4"]["weights"] == pytest.approx(3.9e9, rel=0.01)
+    assert "working set" in held["nf4"]
+    assert "working set" not in held[None]
+
+
+def test_full_fine_tune_takes_sixteen_bytes_a_parameter() -> None:
+    """Weights, gradients and two moments in float32."""
+    parts = {part.name: part.bytes for part in gpu_parts(method="full")}
+    held = sum(parts[name] for name in ("weights", "gradients", "optimizer"))
+    assert held == 16 * SEVEN.parameters
+
+
+def test_sizes_on_their_way_follow_each_other() -> None:
+    """What a stage writes is what the next one reads."""
+    given = estimated()
+    assert given["fetch-model"].bytes_out == SEVEN.weight_bytes + 2_000_000
+    assert given["merge"].bytes_out == 2 * SEVEN.parameters + 2_000_000
+    assert given["quantize-gptq-4"].bytes_in is None  # the rows' size is not known
+    assert given["quantize-nf4"].bytes_in == given["merge"].bytes_out
+    assert given["infer-nf4"].bytes_in is None
+    assert given["quantize-nf4"].disk_bytes == given["merge"].bytes_out + (
+        given["quantize-nf4"].bytes_out or 0
+    )
+
+
+@pytest.mark.parametrize("name", ["l4", "a10"])
+def test_full_fine_tune_of_7b_does_not_fit_24_gb_and_advice_makes_it_fit(
+    name: AcceleratorName,
+) -> None:
+    """What is advised is tried, not hoped for."""
+    refused = fit_on(name, method="full")
+    assert refused.state == "does not fit"
+    assert "GPU memory" in refused.reasons[0]
+    settings = dict(part.split(": ") for part in refused.advice[0].split(" and "))
+    changed = {key.removeprefix("finetune."): value for key, value in settings.items()}
+    assert changed["method"] == "lora"
+    assert fit_on(name, **changed).state == "fits"
+
+
+def test_advice_names_no_more_than_is_needed() -> None:
+    """Without any one of the changes it would not fit."""
+    asked: dict[str, Any] = {"micro_batch_size": 16}
+    refused = fit_on("l4", max_length=2048, **asked)
+    assert refused.state == "does not fit"
+    changes = dict(part.split(": ") for part in refused.advice[0].split(" and "))
+    for left_out in changes:
+        kept = {
+            key.removeprefix("finetune."): value
+            for key, value in changes.items()
+            if key != left_out
+        }
+        assert fit_on("l4", max_length=2048, **{**asked, **kept}).state != "fits"
+
+
+def test_micro_batch_that_the_stage_would_halve_counts_halved() -> None:
+    """No reason to refuse what finds its way by itself."""
+    found = fit_on("a100-40", max_length=512)
+    assert found.state == "fits"
+    assert "come down to" in " ".join(found.estimate.assumed)
+    assert fit_on("a100-80", max_length=512).estimate.memory != found.estimate.memory
+
+
+def test_host_and_disk_are_held_against_what_the_place_has() -> None:
+    """A pod that is too small is named, with the key that makes it larger."""
+    rooms: Mapping[Kind, Room] = {"merge": Room(host_bytes=2**34, disk_bytes=2**36)}
+    refused = fit_on("h100", "merge", rooms)
+    assert refused.state == "does not fit"
+    assert [each.partition(":")[0] for each in refused.advice] == ["stages.merge.memory"]
+    wide: Mapping[Kind, Room] = {"merge": Room(host_bytes=2**36, disk_bytes=2**36)}
+    assert fit_on("h100", "merge", wide).state == "fits"
+
+
+def test_model_that_is_not_known_stops_nothing() -> None:
+    """Where nobody could look, nothing is refused."""
+    known = Known(why_unknown="unknown until the model is fetched (no network)")
+    states = {
+        each.estimate.stage: each.state
+        for each in judge(plan(), known, ACCELERATORS["l4"], NO_ROOMS)
+    }
+    assert states["finetune"] == states["infer-base"] == "unknown"
+    assert states["fetch-model"] == "fits"
+
+
+@given(
+    micro=st.sampled_from([1, 2, 4, 8]),
+    length=st.integers(16, 4096),
+    r=st.integers(1, 256),
+    is_gpu=st.booleans(),
+)
+def test_more_of_anything_never_takes_less(
+    *, micro: int, length: int, r: int, is_gpu: bool
+) -> None:
+    """Rows, tokens and rank only add; recomputing activations only saves."""
+
+    def peak(rows: int, tokens: int, rank: int, *, recompute: bool = False) -> int:
+        asked = {"micro_batch_size": rows, "r": rank, "gradient_checkpointing": recompute}
+        settings = plan(**asked).stage("finetune").settings
+        assert isinstance(settings, FinetuneSettings)
+        lengths = Rows(longest=tokens, learned=tokens, prompt=tokens)
+        memory = finetune_memory(falcon(layers=4), settings, lengths, is_gpu=is_gpu)
+        return memory.gpu_bytes if is_gpu else memory.host_bytes
+
+    least = peak(micro, length, r)
+    assert peak(2 * micro, length, r) >= least
+    assert peak(micro, 2 * length, r) >= least
+    assert peak(micro, length, r + 1) >= least
+    assert peak(micro, length, r, recompute=True) <= least
+
+
+def test_next_larger_is_the_smallest_that_has_it() -> None:
+    """And there is none for what no device has."""
+    found = next_larger(30 * 10**9)
+    assert found is not None
+    assert found.name == "a100-40"
+    assert next_larger(10**12) is None

@@ -1,0 +1,54 @@
+"""What a model rules out is refused before anything runs, with the way out."""
+
+from typing import Any
+
+import pytest
+
+from modelmill.spec.errors import SpecError
+from modelmill.spec.impossible import refuse_impossible
+from modelmill.spec.run import RunSpec
+
+from .models import falcon, llama
+from .test_plan import DEMO
+
+
+def run_of(**changes: Any) -> RunSpec:
+    """Ask for a run."""
+    return RunSpec.model_validate({**DEMO, **changes})
+
+
+def test_group_that_does_not_divide_falcon_names_layers_and_the_size_that_works() -> None:
+    """4544 is 71 times 64; every wrong entry is named at once."""
+    wrong = {"method": "gptq", "group_size": 128}
+    run = run_of(quantize=[wrong, {**wrong, "bits": 3}, {"method": "bitsandbytes"}])
+    with pytest.raises(SpecError) as caught:
+        refuse_impossible(run, falcon(), "run.yaml")
+    assert [each.key for each in caught.value.problems] == [
+        "quantize[0].group_size",
+        "quantize[1].group_size",
+    ]
+    assert "transformer.h.*.self_attention.query_key_value (4544)" in caught.value.what
+    assert "takes 64" in caught.value.what
+
+
+@pytest.mark.parametrize("size", ["auto", 32, 64])
+def test_group_that_divides_falcon_passes(size: object) -> None:
+    """Negative control."""
+    refuse_impossible(run_of(quantize=[{"method": "gptq", "group_size": size}]), falcon(), "run")
+
+
+def test_model_that_no_group_divides_is_sent_to_another_method() -> None:
+    """Better an error than hours and a model that breaks at inference."""
+    odd = falcon(hidden=4560)  # 16 times 285
+    with pytest.raises(SpecError, match="use bitsandbytes"):
+        refuse_impossible(run_of(quantize=[{"method": "gptq"}]), odd, "run")
+
+
+def test_quantized_base_is_refused_with_the_way_out() -> None:
+    """An adapter is merged into the 16-bit model, whatever it was trained on."""
+    base = llama(quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(SpecError, match="quantized with gptq already") as caught:
+        refuse_impossible(run_of(), base, "run")
+    assert "cannot be fine-tuned and merged or quantized again" in caught.value.what
+    assert "name the 16-bit model" in caught.value.what
+    refuse_impossible(run_of(), llama(), "run")

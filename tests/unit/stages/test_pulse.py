@@ -1,0 +1,98 @@
+"""The pulse of a stage: what a request to stop interrupts, and what is kept of the work."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from modelmill.spec.errors import Interrupted
+from modelmill.spec.records import Progress
+from modelmill.stages import pulse
+from modelmill.stages.pulse import LivePulse, Outlets, Told
+from modelmill.stages.stop import Stop
+
+
+@dataclass
+class Ear:
+    """Counts what the store is told."""
+
+    commits: list[bool] = field(default_factory=list)
+    lives: int = 0
+
+    def progress(self, progress: Progress) -> None:
+        """Hear nothing."""
+
+    def commit(self, on_bytes: Callable[[int], None], *, is_last: bool) -> None:
+        """Count."""
+        self.commits.append(is_last)
+
+    def live(self) -> None:
+        """Count."""
+        self.lives += 1
+
+
+def make(told: Ear) -> LivePulse:
+    """Make a pulse whose states are always due."""
+    outlets = Outlets(None, Told(told.progress, told.commit), print, told.live, 0)
+    return LivePulse("stage", "attempt", outlets, Stop())
+
+
+def test_request_to_stop_waits_for_the_end_of_a_step() -> None:
+    """Progress within a step goes on, the state at its end is kept, and then it is over."""
+    told = Ear()
+    live = make(told)
+    written: list[str] = []
+
+    def last_step() -> None:
+        with live.steps():
+            live.stop.is_set = True
+            live.progress(1, 2, "steps")
+            assert live.is_due()
+            live.keep(1, lambda: written.append("state"))
+
+    with pytest.raises(Interrupted):
+        last_step()
+    assert written == ["state"]
+    assert told.commits == [True]
+    with pytest.raises(Interrupted):
+        live.progress(2, 2, "steps")
+
+
+def test_request_to_stop_in_the_last_step_publishes_nothing() -> None:
+    """There is no step after it, and so no state to go on from."""
+    live = make(Ear())
+    with pytest.raises(Interrupted), live.steps():
+        live.stop.is_set = True
+
+
+def test_only_new_work_is_unsaved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt that got nowhere saves nothing, so that a conductor can tell."""
+    told = Ear()
+    live = make(told)
+    assert not live.is_unsaved
+    live.save()
+    assert (live.is_unsaved, told.commits) == (True, [])
+    monkeypatch.setattr(pulse, "SAVE_SECONDS", 0)
+    live.save()
+    assert (live.is_unsaved, told.commits) == (False, [False])
+
+
+def test_everything_a_stage_says_shows_life() -> None:
+    """Parts, progress, bytes and steps: whatever is called, it has not hung."""
+    told = Ear()
+    live = make(told)
+    with live.part("work"):
+        live.progress(1, 2, "rows")
+        live.moving(10)(5)
+        live.is_due()
+    assert told.lives == 4
+
+
+def test_last_words_of_a_hung_stage_say_where_it_was() -> None:
+    """With the numbers, and the setting that would have let it go on."""
+    live = make(Ear())
+    with live.part("work"):
+        live.progress(12, 1000, "steps")
+        failure = live.as_hung(3600.4)
+    assert failure.what.startswith("No progress for 3600 s in 'work', 12 of 1,000 steps; the log")
+    assert "hung_after_seconds" in failure.fix
