@@ -22,8 +22,9 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from modelmill.models.merging import holding
-from modelmill.models.probe import POSITIONS, ProbePrompt
+from modelmill.models.probe import ProbePrompt
 from modelmill.models.skeleton import NotStreamable
+from modelmill.spec.batching import PROBE_POSITIONS
 
 PIECE_ELEMENTS: Final = 2**21
 """Of a weight that is turned into float32 at a time: 8 MB, which stay in a cache."""
@@ -87,7 +88,7 @@ class Lockstep:
         return {
             version: torch.cat(
                 [
-                    answers[row, max(0, POSITIONS - ends[row]) :].float()
+                    answers[row, max(0, PROBE_POSITIONS - ends[row]) :].float()
                     for row in range(*batch.span(version))
                 ]
             )
@@ -129,7 +130,7 @@ class _Batch:
     def last_positions(self, hidden: torch.Tensor) -> torch.Tensor:
         """Take what is compared; of a shorter row the first position fills the front."""
         ends = torch.tensor(self.ends)[:, None]
-        places = (ends - POSITIONS + torch.arange(POSITIONS)).clamp(min=0)
+        places = (ends - PROBE_POSITIONS + torch.arange(PROBE_POSITIONS)).clamp(min=0)
         return hidden[torch.arange(len(self.ends))[:, None], places]
 
     @property

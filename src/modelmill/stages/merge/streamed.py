@@ -21,9 +21,10 @@ from modelmill.models.memory import return_freed_memory
 from modelmill.models.merging import Merging, Origin, open_merging
 from modelmill.models.open import LoadIn
 from modelmill.models.precision import DTYPES
-from modelmill.models.probe import POSITIONS, ProbePrompt, distance, norm
+from modelmill.models.probe import ProbePrompt, distance, norm
 from modelmill.models.shards import DTYPE_OF, FileSource
 from modelmill.models.skeleton import save_configs
+from modelmill.spec.batching import PROBE_POSITIONS
 from modelmill.spec.closed import Dtype
 from modelmill.spec.settings import MergeSettings
 from modelmill.stages.merge.proof import NOISE_PROMPTS, Before
@@ -128,7 +129,7 @@ class Streaming:
         if self.dtype != "float32":
             # Every tensor is proved to be the sum and its rounding, so what is left between
             # the two models is rounding's noise.
-            few = sum(min(POSITIONS, len(each.input_ids)) for each in prompts[:NOISE_PROMPTS])
+            few = sum(min(PROBE_POSITIONS, len(each.input_ids)) for each in prompts[:NOISE_PROMPTS])
             exact = logits["adapter"][:few]
             noise = distance(logits["written"][:few], exact) / norm(exact)
         return Compared(
