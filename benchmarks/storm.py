@@ -17,6 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,19 +60,22 @@ def main() -> None:
             calm = in_calm(home)
             say(f"calm: {calm.figures()['steps']} steps in {calm.work_seconds():.0f} s")
             storm = in_storm(home, asked.checkpoint_seconds, random.Random(asked.seed))
-            torn = list(torn_uploads(embedded))
+            print(json.dumps(measured(calm, storm, torn_uploads(embedded))))
+
+
+def measured(calm: Place, storm: Place, torn: Iterable[object]) -> dict[str, object]:
+    """Hold the storm against the calm; reads what both have committed."""
     useful = int(str(calm.figures()["steps"]))
-    result = {
+    return {
         "kills": len(storm.attempts) - 1,
         "steps_useful": useful,
         "steps_all": storm.steps_all,
         "goodput": round(useful / storm.steps_all, 3),
         "is_equal": storm.adapter() == calm.adapter() and storm.figures() == calm.figures(),
-        "torn_uploads": len(torn),
+        "torn_uploads": len(list(torn)),
         "checkpoints": len(storm.stalls()),
-        "stall_seconds": round(statistics.median(storm.stalls()), 3),
+        "stall_seconds": round(statistics.median(storm.stalls() or [0.0]), 3),
     }
-    print(json.dumps(result))
 
 
 def in_calm(folder: Path) -> Place:

@@ -1,6 +1,9 @@
 """A fine-tune whose processes are killed ends like one that was left alone."""
 
+import json
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from modelmill.store.embedded import EmbeddedStore
 
 from ..storm import Attempt, Place, fetched, lay_out, torn_uploads
 
+CHECKOUT = Path(__file__).resolve().parents[2]
 EPOCHS = 16
 STEPS = 112
 """58 rows of 64 are learned from, 8 at a time."""
@@ -50,6 +54,20 @@ def test_killed_fine_tune_commits_the_bytes_of_one_that_was_left_alone(
     assert storm.figures() == calm.figures()
     assert storm.checkpoints() == []
     assert storm.steps_all >= STEPS
+
+
+def test_benchmark_says_how_much_work_was_lost() -> None:
+    """In a size for tests it ends before its first kill: nothing is lost, and all is equal."""
+    ended = subprocess.run(
+        [sys.executable, CHECKOUT / "benchmarks" / "storm.py", "--epochs", "2"],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    said = json.loads(ended.stdout.splitlines()[-1])
+    assert said["steps_useful"] == said["steps_all"] > 0
+    assert (said["kills"], said["goodput"], said["is_equal"]) == (0, 1.0, True)
+    assert said["torn_uploads"] == 0
 
 
 def _after(place: Place, steps: int) -> "_After":
