@@ -125,7 +125,7 @@ def estimate(shape: ModelShape, stage: MeasuredStage, rows: Rows) -> Memory:
         case FinetuneSettings() as settings:
             return finetune_memory(shape, settings, rows, is_gpu=False)
         case MergeSettings() as settings:
-            return merge_memory(shape, settings, stage.adapter_parameters)
+            return merge_memory(shape, settings)
         case QuantizeSettings() as settings:
             group = group_of(shape, settings.quantize)
             return quantize_memory(shape, settings, group, is_gpu=False)

@@ -13,7 +13,12 @@ from pydantic import ConfigDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modelmill.models.prompt import EncodedRow
-from modelmill.spec.batching import PROBE_POSITIONS, PROBE_PROMPTS
+from modelmill.spec.batching import (
+    FEW_PROMPTS,
+    FEW_TOKENS,
+    PROBE_POSITIONS,
+    PROBE_PROMPTS,
+)
 from modelmill.spec.records import Record
 
 PROBE: Final = "probe.jsonl"
@@ -58,6 +63,16 @@ def built_in_probe(tokenizer: PreTrainedTokenizerBase) -> tuple[ProbePrompt, ...
     """Make probe prompts of ordinary text, for an adapter that nothing is known about."""
     encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in TEXTS]
     return tuple(ProbePrompt(input_ids=tuple(ids[:LONGEST])) for ids in encoded)
+
+
+def shortened(prompts: Sequence[ProbePrompt]) -> tuple[ProbePrompt, ...]:
+    """Take a few prompts and of each the end, where every tensor is proved on its own.
+
+    Logits then only show that nothing is forgotten between tensors, and three models answer.
+    """
+    return tuple(
+        ProbePrompt(input_ids=prompt.input_ids[-FEW_TOKENS:]) for prompt in prompts[:FEW_PROMPTS]
+    )
 
 
 @torch.inference_mode()

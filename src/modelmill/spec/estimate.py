@@ -175,7 +175,7 @@ class Estimator:
             case FinetuneSettings() as settings:
                 return self.finetune(settings)
             case MergeSettings() as settings:
-                return merge_memory(shape, settings, self._adapter())
+                return merge_memory(shape, settings)
             case QuantizeSettings() as settings:
                 group = group_of(shape, settings.quantize)
                 return quantize_memory(shape, settings, group, is_gpu=self.is_gpu)

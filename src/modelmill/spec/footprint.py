@@ -8,9 +8,9 @@ from typing import Final
 
 from modelmill.spec.batching import (
     CALIBRATION_TOKENS,
+    FEW_PROMPTS,
     LOGITS_BYTES,
     PROBE_POSITIONS,
-    PROBE_PROMPTS,
     micro_batch_size,
 )
 from modelmill.spec.closed import Dtype, Spec
@@ -44,7 +44,7 @@ LIGHT_BYTES: Final = 220 * MB
 NF4_BYTES: Final = 730 * MB
 """Python and what this quantizer imports, measured without running it."""
 FINETUNE_BYTES: Final = 1160 * MB
-MERGE_BYTES: Final = 930 * MB
+MERGE_BYTES: Final = 880 * MB
 GPTQ_BYTES: Final = 1090 * MB
 INFER_BYTES: Final = 950 * MB
 """Python, libraries, and what they do once: each stage's peak with a model of 3 million parameters
@@ -66,7 +66,12 @@ HEAD_TOKENS: Final = 4096
 HEAD_VOCABULARY: Final = 32768
 """On a GPU TRL scores so many tokens against so many words at a time."""
 
-PROBE_COPIES: Final = 4
+PROBE_COPIES: Final = 2
+"""Of logits: as they come, and put together in the order of prompts."""
+PROVED_MODELS: Final = 3
+"""The base, with its adapter, and as it was written."""
+TENSOR_COPIES: Final = 3
+"""In 16 bits: the base's, what was written, and pieces of both in float32."""
 
 HESSIAN_COPIES: Final = 3
 """Of the widest layer's: itself, its Cholesky factor, the inverse's."""
@@ -212,22 +217,27 @@ def _file(shape: ModelShape) -> Part:
     return part("weight files", shape.weight_bytes, is_reclaimable=True)
 
 
-def merge_memory(shape: ModelShape, settings: MergeSettings, adapter: int) -> Memory:
-    """Estimate a merge, which adds up in float32 on the host, wherever it runs."""
-    logits = PROBE_PROMPTS * PROBE_POSITIONS * shape.vocabulary * 4
-    probe = part("logits", logits * (PROBE_COPIES + 2))
+def merge_memory(shape: ModelShape, settings: MergeSettings) -> Memory:
+    """Estimate a merge, tensor by tensor on the host, wherever it runs.
+
+    Kinds of adapters that need the whole model in memory (ADR 27) are not foreseen here.
+    """
     runtime = part("runtime", MERGE_BYTES)
-    weights = part("weights", 4 * shape.parameters)
+    held = settings.load_in is not None
+    logits = FEW_PROMPTS * PROBE_POSITIONS * shape.vocabulary * 4 * PROBE_COPIES
+    # What the files hold of it, its float32, the change, the scaled change, the rounded sum.
+    merging = part("largest layer", widest_linear(shape) * (2 * BYTES_OF["bfloat16"] + 3 * 4))
+    proving = part("largest tensor", TENSOR_COPIES * shape.largest_parameters * 2)
     phases = [
-        Phase(name="load", parts=(runtime, weights, _file(shape))),
-        Phase(name="work", parts=(runtime, weights, part("adapter", 4 * adapter), probe)),
-        Phase(name="verify", parts=(runtime, weights, probe, _file(shape))),
+        Phase(name="work", parts=(runtime, merging)),
+        Phase(
+            name="verify",
+            parts=(runtime, proving, part("logits", logits * (PROVED_MODELS + held))),
+        ),
     ]
-    if settings.load_in is not None:
-        held = held_bytes(shape, "float32", settings.load_in)
-        phases.append(
-            Phase(name="compare", parts=(runtime, part("weights", held), probe, _file(shape)))
-        )
+    if settings.load_in == "int8":  # rounds activations too, so all of it must answer
+        weights = part("weights", held_bytes(shape, "float32", settings.load_in))
+        phases.append(Phase(name="compare", parts=(runtime, weights, _file(shape))))
     return Memory(host=tuple(phases))
 
 

@@ -128,11 +128,11 @@ def test_micro_batch_that_the_stage_would_halve_counts_halved() -> None:
 
 def test_host_and_disk_are_held_against_what_the_place_has() -> None:
     """A pod that is too small is named, with the key that makes it larger."""
-    rooms: Mapping[Kind, Room] = {"merge": Room(host_bytes=2**34, disk_bytes=2**36)}
+    rooms: Mapping[Kind, Room] = {"merge": Room(host_bytes=2**30, disk_bytes=2**36)}
     refused = fit_on("h100", "merge", rooms)
     assert refused.state == "does not fit"
     assert [each.partition(":")[0] for each in refused.advice] == ["stages.merge.memory"]
-    wide: Mapping[Kind, Room] = {"merge": Room(host_bytes=2**36, disk_bytes=2**36)}
+    wide: Mapping[Kind, Room] = {"merge": Room(host_bytes=2**34, disk_bytes=2**36)}
     assert fit_on("h100", "merge", wide).state == "fits"
 
 

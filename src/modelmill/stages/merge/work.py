@@ -12,7 +12,7 @@ from pydantic import JsonValue
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from modelmill.models.open import open_tokenizer
-from modelmill.models.probe import PROBE, ProbePrompt, built_in_probe, load_probe
+from modelmill.models.probe import PROBE, ProbePrompt, built_in_probe, load_probe, shortened
 from modelmill.models.prompt import (
     Contract,
     contract_for,
@@ -54,8 +54,10 @@ def run(settings: MergeSettings, folders: Folders, pulse: Pulse) -> Outcome:
             tokenizer = open_tokenizer(own if own.is_dir() else base)
             contract = _contract(settings, tuned, base, tokenizer)
             prompts = load_probe(tuned) if (tuned / PROBE).exists() else built_in_probe(tokenizer)
-            work = _Work(settings, folders, pulse, tokenizer, contract, tuple(prompts))
             merge, reason = _try_streaming(files, settings, folders)
+            # In memory nothing but the logits is proved.
+            prompts = prompts if merge is None else shortened(prompts)
+            work = _Work(settings, folders, pulse, tokenizer, contract, prompts)
         merged = work.whole(reason) if merge is None else work.streamed(merge)
     proof = prove(merged.compared.before, merged.compared.answers)
     if proof.is_weak:
