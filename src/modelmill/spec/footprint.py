@@ -41,7 +41,7 @@ MB: Final = 10**6
 
 LIGHT_BYTES: Final = 220 * MB
 """Of a fetch, with the parts of a file that it sends side by side."""
-NF4_BYTES: Final = 730 * MB
+BITSANDBYTES_BYTES: Final = 730 * MB
 """Python and what this quantizer imports, measured without running it."""
 FINETUNE_BYTES: Final = 1160 * MB
 MERGE_BYTES: Final = 930 * MB
@@ -239,7 +239,9 @@ def quantize_memory(
     packed = part("packed weights", quantized_bytes(shape, spec, group_size))
     if not isinstance(spec, GptqSpec):
         device = (packed, part("working set", 2 * 4 * widest_linear(shape)))
-        return _placed(NF4_BYTES, (*device, _file(shape)), device, part("copies", 0), is_gpu)
+        return _placed(
+            BITSANDBYTES_BYTES, (*device, _file(shape)), device, part("copies", 0), is_gpu
+        )
     dtype: Dtype = "float16" if is_gpu else "float32"
     work = calibration_parts(shape, spec.calibration.tokens, dtype)
     weights = part("weights", shape.parameters * BYTES_OF[dtype])

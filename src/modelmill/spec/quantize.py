@@ -1,10 +1,14 @@
 """How a model gets smaller."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from modelmill.spec.closed import LARGEST_INTEGER, Spec
+
+HoldIn = Literal["nf4", "nf4-single", "fp4", "fp4-single", "int8"]
+"""How bitsandbytes holds weights: `-single` keeps the scales of 4-bit blocks in 32 bits, the
+others quantize these too (double quantization); int8 has one scale for each output."""
 
 
 class CalibrationSpec(Spec):
@@ -35,23 +39,45 @@ class BitsandbytesSpec(Spec):
     """bitsandbytes: rounds to a fixed code book without looking at data."""
 
     method: Literal["bitsandbytes"]
-    type: Literal["nf4"] = "nf4"
+    type: Literal["nf4", "fp4", "int8"] = "nf4"
+    """`nf4`'s 16 values lie as weights do; `fp4`'s are those of a 4-bit float, worse at the same
+    size; `int8` (LLM.int8) takes twice the memory and is nearest to the model."""
     double_quant: bool = True
-    """Store the scales in 8 bits too: 0.4 bits per weight less."""
+    """Store the scales of 4-bit blocks in 8 bits too: 0.4 bits per weight less."""
     name: str | None = None
     """Of the model in stages and tables; made from the method when absent."""
+
+    @property
+    def hold_in(self) -> HoldIn:
+        """The type with its kind of scales, as the readers of models call it."""
+        match self.type, self.double_quant:
+            case "nf4", False:
+                return "nf4-single"
+            case "fp4", False:
+                return "fp4-single"
+        return self.type
+
+    @model_validator(mode="after")
+    def _has_scales_to_quantize(self) -> Self:
+        if self.type == "int8" and not self.double_quant:
+            raise ValueError(
+                "double_quant: int8 has no blocks whose scales it changes; leave it out"
+            )
+        return self
 
 
 QuantizeSpec = Annotated[GptqSpec | BitsandbytesSpec, Field(discriminator="method")]
 
 
-def variant_of(spec: GptqSpec | BitsandbytesSpec) -> str:
+def variant_of(spec: QuantizeSpec) -> str:
     """Name a quantized model after what it is, unless the user named it."""
     if spec.name is not None:
         return spec.name
-    return f"gptq-{spec.bits}" if isinstance(spec, GptqSpec) else spec.type
+    return spec.type if isinstance(spec, BitsandbytesSpec) else f"{spec.method}-{spec.bits}"
 
 
 def bits_of(spec: QuantizeSpec) -> int:
     """Bits per quantized weight, scales not counted."""
-    return 4 if isinstance(spec, BitsandbytesSpec) else spec.bits
+    if isinstance(spec, BitsandbytesSpec):
+        return 8 if spec.type == "int8" else 4
+    return spec.bits
