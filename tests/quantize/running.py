@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from modelmill.spec.figures import Quantized
-from modelmill.spec.quantize import CalibrationSpec, GptqSpec, QuantizeSpec
+from modelmill.spec.quantize import CalibrationSpec, GptqSpec, QuantizeSpec, RtnSpec
 from modelmill.spec.settings import ContractSettings, QuantizeSettings
 from modelmill.stages.quantize import run
 from modelmill.stages.stage import Folders
@@ -35,6 +35,11 @@ def gptq(bits: int, **changes: object) -> GptqSpec:
     """Ask for GPTQ on a few tokens."""
     asked = {"method": "gptq", "bits": bits, "calibration": CalibrationSpec(tokens=600), **changes}
     return GptqSpec.model_validate(asked)
+
+
+def rtn(bits: int, **changes: object) -> RtnSpec:
+    """Ask for rounding to nearest."""
+    return RtnSpec.model_validate({"method": "rtn", "bits": bits, **changes})
 
 
 def quantize(

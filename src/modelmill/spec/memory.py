@@ -9,7 +9,7 @@ from typing import Final
 
 from modelmill.spec.closed import Dtype, Spec
 from modelmill.spec.finetune import FinetuneSpec
-from modelmill.spec.quantize import GptqSpec, HoldIn, QuantizeSpec
+from modelmill.spec.quantize import HoldIn, PackedSpec, QuantizeSpec
 from modelmill.spec.shape import LinearShape, ModelShape
 
 BYTES_OF: Final[dict[Dtype, int]] = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -84,7 +84,7 @@ def held_bytes(shape: ModelShape, dtype: Dtype, load_in: HoldIn | None) -> int:
 
 def quantized_bytes(shape: ModelShape, spec: QuantizeSpec, group_size: int) -> int:
     """Count the bytes of a quantized model's weights, on disk and packed in memory."""
-    if not isinstance(spec, GptqSpec):
+    if not isinstance(spec, PackedSpec):
         return held_bytes(shape, "bfloat16", spec.hold_in)
     # A scale of 16 bits and a packed zero point for each group and output, and the group's
     # number, in 32 bits, for each input.

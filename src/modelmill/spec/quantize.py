@@ -1,6 +1,6 @@
 """How a model gets smaller."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -18,21 +18,33 @@ class CalibrationSpec(Spec):
     """At most this many, taken from training rows in the contract's form."""
 
 
-class GptqSpec(Spec):
-    """GPTQ: rounds column by column and lets the next columns make up for the error."""
+class PackedSpec(Spec):
+    """What is written in GPTQ's format: integers of a few bits, a scale for each group."""
 
-    method: Literal["gptq"]
+    method: str
     bits: Literal[2, 3, 4, 8] = 4
     """Per weight, scales not counted."""
     sym: bool = True
     """Symmetric around zero; what vLLM and auto-gptq read fastest."""
-    desc_act: bool = False
     group_size: Literal["auto", 32, 64, 128] = "auto"
     """Weights that share one scale; `auto` takes the largest that divides every layer."""
-    damp_percent: float = Field(0.05, gt=0, lt=1)
-    calibration: CalibrationSpec = CalibrationSpec()
     name: str | None = None
     """Of the model in stages and tables; made from the method when absent."""
+
+
+class GptqSpec(PackedSpec):
+    """GPTQ: rounds column by column and lets the next columns make up for the error."""
+
+    method: Literal["gptq"]
+    desc_act: bool = False
+    damp_percent: float = Field(0.05, gt=0, lt=1)
+    calibration: CalibrationSpec = CalibrationSpec()
+
+
+class RtnSpec(PackedSpec):
+    """Round to nearest: looks at no data; the cheap control beside a GPTQ model of equal bits."""
+
+    method: Literal["rtn"]
 
 
 class BitsandbytesSpec(Spec):
@@ -66,7 +78,13 @@ class BitsandbytesSpec(Spec):
         return self
 
 
-QuantizeSpec = Annotated[GptqSpec | BitsandbytesSpec, Field(discriminator="method")]
+QuantizeSpec = Annotated[GptqSpec | RtnSpec | BitsandbytesSpec, Field(discriminator="method")]
+
+METHODS: Final = tuple(
+    get_args(form.model_fields["method"].annotation)[0]
+    for form in get_args(get_args(QuantizeSpec)[0])
+)
+"""The values of `method`, one for each form."""
 
 
 def variant_of(spec: QuantizeSpec) -> str:

@@ -33,7 +33,7 @@ class Opened:
 
     model: PreTrainedModel
     method: str
-    """`none`, `gptq`, `bitsandbytes-nf4`, `-fp4` or `-int8`, or `lora`."""
+    """`none`, `gptq`, `rtn`, `bitsandbytes-nf4`, `-fp4` or `-int8`, or `lora`."""
     bits: int
     parameters: int
     engine: str
@@ -42,7 +42,7 @@ class Opened:
 
 
 def open_any(folder: Path, dtype: torch.dtype, device: torch.device) -> Opened:
-    """Open a plain model, or one that bitsandbytes or GPTQ quantized.
+    """Open a plain model, one that bitsandbytes quantized, or one in GPTQ's format.
 
     On CPUs a quantized model is unpacked once: that is the fastest and the most exact
     there.  Packed kernels that need no compiler gave 36 (GPTQ) and 47 (NF4) tokens per CPU
@@ -59,6 +59,8 @@ def open_any(folder: Path, dtype: torch.dtype, device: torch.device) -> Opened:
     if method == "gptq":
         bits = int(stored["bits"])
         model, engine = _open_gptq(folder, bits, dtype, device)
+        # Others write the same format and say so beside it.
+        method = stored.get("meta", {}).get("method", method)
     else:
         model = open_model(folder, dtype=dtype, device=device)
     if method == "bitsandbytes":
