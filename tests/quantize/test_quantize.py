@@ -2,79 +2,23 @@
 
 import json
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from bitsandbytes.nn import Linear4bit
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 from modelmill.models.gptq import check_files, open_unpacked
-from modelmill.models.nf4 import weight_of
-from modelmill.models.open import open_config, open_model
+from modelmill.models.open import open_config
 from modelmill.models.prompt import load_contract
 from modelmill.spec.errors import DataError, Interrupted, SpecError
-from modelmill.spec.figures import Quantized
-from modelmill.spec.quantize import BitsandbytesSpec, CalibrationSpec, GptqSpec, bits_of
-from modelmill.spec.settings import ContractSettings, QuantizeSettings
+from modelmill.spec.quantize import BitsandbytesSpec, GptqSpec, QuantizeSpec, bits_of
 from modelmill.stages.infer.opened import open_any
-from modelmill.stages.quantize import run
-from modelmill.stages.stage import Folders
 
 from ..tiny_stages import Family, RecordingPulse, make_model, make_rows, write_rows
+from .running import FILES, ModelOf, gptq, quantize, rtn, worst_weight_error
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engines' own
-
-ModelOf = Callable[[Family], Path]
-
-FILES = {
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "prompt.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-}
-
-
-def settings_for(spec: GptqSpec | BitsandbytesSpec) -> QuantizeSettings:
-    """Complete a method's spec."""
-    return QuantizeSettings(quantize=spec, contract=ContractSettings(max_length=128), seed=0)
-
-
-def gptq(bits: int, **changes: object) -> GptqSpec:
-    """Ask for GPTQ on a few tokens."""
-    asked = {"method": "gptq", "bits": bits, "calibration": CalibrationSpec(tokens=600), **changes}
-    return GptqSpec.model_validate(asked)
-
-
-def quantize(
-    spec: GptqSpec | BitsandbytesSpec,
-    model: Path,
-    data: Path,
-    output: Path,
-    pulse: RecordingPulse | None = None,
-) -> Quantized:
-    """Run the stage."""
-    output.mkdir()
-    folders = Folders({"model": model, "data": data}, output, output.with_name("resume"))
-    outcome = run(settings_for(spec), folders, pulse or RecordingPulse())
-    assert isinstance(outcome.figures, Quantized)
-    return outcome.figures
-
-
-def worst_weight_error(original: Path, quantized: torch.nn.Module) -> float:
-    """Compare every changed matrix with the original; relative, in the Frobenius norm."""
-    model = AutoModelForCausalLM.from_pretrained(original, dtype=torch.float32)
-    now = dict(quantized.named_parameters())
-    errors = [
-        ((now[name] - weight).norm() / weight.norm()).item()
-        for name, weight in model.named_parameters()
-        if weight.ndim == 2
-    ]
-    return max(errors)
 
 
 def test_gptq_writes_what_every_reader_needs(
@@ -218,48 +162,19 @@ def test_gptq_file_without_a_tensor_is_refused(
         check_files(tmp_path / "out", config)
 
 
-@pytest.mark.parametrize("family", ["llama", "falcon"])
-def test_nf4_is_smaller_and_reads_back(family: Family, model_of: ModelOf, tmp_path: Path) -> None:
-    """The saved weights are those that were quantized, in every layer."""
-    figures = quantize(
-        BitsandbytesSpec(method="bitsandbytes"), model_of(family), tmp_path, tmp_path / "out"
-    )
-    assert {path.name for path in (tmp_path / "out").iterdir()} == FILES
-    original = (model_of(family) / "model.safetensors").stat().st_size
-    assert figures.size_bytes < original
-    assert figures.group_size is None
-    cpu = torch.device("cpu")
-    saved = open_model(tmp_path / "out", dtype=torch.bfloat16, device=cpu)
-    direct = open_model(model_of(family), dtype=torch.bfloat16, device=cpu, load_in="nf4")
-    layers = [name for name, each in direct.named_modules() if isinstance(each, Linear4bit)]
-    assert len(layers) == figures.modules
-    for name in layers:
-        expected = weight_of(direct.get_submodule(name))
-        assert torch.equal(weight_of(saved.get_submodule(name)), expected), name
-
-
-def test_nf4_without_double_quantization_stores_wide_scales(
-    model_of: ModelOf, tmp_path: Path
-) -> None:
-    """The scales of 64 weights take 32 bits instead of 8."""
-    for double in (True, False):
-        spec = BitsandbytesSpec(method="bitsandbytes", double_quant=double)
-        quantize(spec, model_of("llama"), tmp_path, tmp_path / str(double))
-        stored = load_file(tmp_path / str(double) / "model.safetensors")
-        scales = stored["model.layers.0.mlp.up_proj.weight.absmax"]
-        assert scales.dtype == (torch.uint8 if double else torch.float32)
-
-
 @pytest.mark.parametrize(
     ("spec", "method"),
     [
         (gptq(8), "gptq"),
         (gptq(2, group_size=32), "gptq"),
+        (rtn(4, sym=False), "rtn"),
         (BitsandbytesSpec(method="bitsandbytes"), "bitsandbytes-nf4"),
+        (BitsandbytesSpec(method="bitsandbytes", type="fp4"), "bitsandbytes-fp4"),
+        (BitsandbytesSpec(method="bitsandbytes", type="int8"), "bitsandbytes-int8"),
     ],
 )
 def test_infer_opens_what_quantize_wrote(
-    spec: GptqSpec | BitsandbytesSpec, method: str, model_of: ModelOf, data: Path, tmp_path: Path
+    spec: QuantizeSpec, method: str, model_of: ModelOf, data: Path, tmp_path: Path
 ) -> None:
     """Method, bits, size and true parameter count; it computes in the dtype of the run."""
     bits = bits_of(spec)

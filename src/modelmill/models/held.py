@@ -19,7 +19,7 @@ def held_weights(merging: Merging, load_in: str) -> Callable[[str, torch.Tensor]
     transposed = _transposed(merging, linears)
 
     def held(name: str, weight: torch.Tensor) -> torch.Tensor:
-        from modelmill.models.nf4 import as_held
+        from modelmill.models.bitsandbytes import as_held
 
         if name not in linears:
             return weight

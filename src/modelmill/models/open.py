@@ -5,7 +5,6 @@ code from the folder, never reads pickles, never leaves a weight at its random v
 """
 
 from pathlib import Path
-from typing import Literal
 
 import torch
 from transformers import (
@@ -23,9 +22,10 @@ from transformers.utils.logging import disable_progress_bar
 from modelmill.models.families import close_known_holes, expected_linears
 from modelmill.models.guard import check_loading, check_quantized
 from modelmill.spec.errors import DataError
+from modelmill.spec.quantize import HoldIn
 
-LoadIn = Literal["nf4", "nf4-single", "fp4", "int8"] | None
-"""`nf4` and `fp4` hold the scales in 8 bits (double quantization), `nf4-single` in 32."""
+LoadIn = HoldIn | None
+"""None for plain weights."""
 
 
 def open_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
@@ -96,6 +96,7 @@ def open_model(
     saved_by = _saved_method(config)
     if saved_by not in (None, "bitsandbytes"):
         raise DataError(f"a {saved_by} checkpoint is opened by its own engine", at=str(folder))
+    held_in = bitsandbytes_type(config) if saved_by is not None else load_in
     model, info = AutoModelForCausalLM.from_pretrained(
         folder,
         config=config,
@@ -111,14 +112,20 @@ def open_model(
         output_loading_info=True,
     )
     check_loading(info, model, str(folder))
-    if load_in is not None or saved_by == "bitsandbytes":
+    if held_in is not None:
         from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
-        kinds = (Linear8bitLt,) if load_in == "int8" else (Linear4bit,)
-        check_quantized(model, expected_linears(config), kinds, str(folder))
+        kind = Linear8bitLt if held_in == "int8" else Linear4bit
+        check_quantized(model, expected_linears(config), (kind,), str(folder))
     if load_in is not None:
         _keep_unpacked(model)
     return model
+
+
+def bitsandbytes_type(config: PreTrainedConfig) -> str:
+    """Say which type the weights of a checkpoint saved by bitsandbytes have: nf4, fp4 or int8."""
+    stored = config.quantization_config
+    return "int8" if stored["load_in_8bit"] else str(stored["bnb_4bit_quant_type"])
 
 
 def _keep_unpacked(model: PreTrainedModel) -> None:
@@ -136,13 +143,13 @@ def _keep_unpacked(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def _bitsandbytes(dtype: torch.dtype, load_in: LoadIn) -> BitsAndBytesConfig:
+def _bitsandbytes(dtype: torch.dtype, load_in: HoldIn) -> BitsAndBytesConfig:
     if load_in == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
         load_in_4bit=True,
-        bnb_4bit_quant_type="fp4" if load_in == "fp4" else "nf4",
-        bnb_4bit_use_double_quant=load_in != "nf4-single",
+        bnb_4bit_quant_type=load_in.removesuffix("-single"),
+        bnb_4bit_use_double_quant=not load_in.endswith("-single"),
         bnb_4bit_compute_dtype=dtype,
     )
 

@@ -23,7 +23,7 @@ from modelmill.spec.grouping import largest_group
 from modelmill.spec.memory import BYTES_OF, adapter_parameters, quantized_bytes
 from modelmill.spec.names import Kind, is_fetch
 from modelmill.spec.plan import Plan, Stage
-from modelmill.spec.quantize import GptqSpec, QuantizeSpec
+from modelmill.spec.quantize import PackedSpec, QuantizeSpec
 from modelmill.spec.settings import (
     FetchAdapterSettings,
     FetchDataSettings,
@@ -222,7 +222,7 @@ class Estimator:
 
 def group_of(shape: ModelShape, spec: QuantizeSpec) -> int:
     """Say which group size a quantizer will take."""
-    if isinstance(spec, GptqSpec) and spec.group_size != "auto":
+    if isinstance(spec, PackedSpec) and spec.group_size != "auto":
         return spec.group_size
     return largest_group(shape.in_features()) or GPTQ_GROUP
 

@@ -28,7 +28,7 @@ from modelmill.spec.memory import (
     quantized_bytes,
     widest_linear,
 )
-from modelmill.spec.quantize import GptqSpec, QuantizeSpec
+from modelmill.spec.quantize import GptqSpec, PackedSpec, QuantizeSpec
 from modelmill.spec.settings import (
     FinetuneSettings,
     InferSettings,
@@ -41,7 +41,7 @@ MB: Final = 10**6
 
 LIGHT_BYTES: Final = 220 * MB
 """Of a fetch, with the parts of a file that it sends side by side."""
-NF4_BYTES: Final = 730 * MB
+BITSANDBYTES_BYTES: Final = 730 * MB
 """Python and what this quantizer imports, measured without running it."""
 FINETUNE_BYTES: Final = 1160 * MB
 MERGE_BYTES: Final = 880 * MB
@@ -247,9 +247,21 @@ def quantize_memory(
     """Estimate a quantizer."""
     spec = settings.quantize
     packed = part("packed weights", quantized_bytes(shape, spec, group_size))
-    if not isinstance(spec, GptqSpec):
+    if not isinstance(spec, PackedSpec):
         device = (packed, part("working set", 2 * 4 * widest_linear(shape)))
-        return _placed(NF4_BYTES, (*device, _file(shape)), device, part("copies", 0), is_gpu)
+        return _placed(
+            BITSANDBYTES_BYTES, (*device, _file(shape)), device, part("copies", 0), is_gpu
+        )
+    if not isinstance(spec, GptqSpec):  # on the host, wherever it runs
+        runtime = part("runtime", GPTQ_BYTES + (CUDA_HOST_BYTES if is_gpu else 0))
+        layer = part("layer in float32", 4 * 4 * widest_linear(shape))
+        weights = part("weights", shape.parameters * BYTES_OF["float32"])
+        return Memory(
+            host=(
+                Phase(name="load", parts=(runtime, weights, _file(shape))),
+                Phase(name="work", parts=(runtime, weights, packed, layer)),
+            )
+        )
     dtype: Dtype = "float16" if is_gpu else "float32"
     work = calibration_parts(shape, spec.calibration.tokens, dtype)
     weights = part("weights", shape.parameters * BYTES_OF[dtype])
@@ -285,7 +297,7 @@ class Form(Spec):
 
     quantized: QuantizeSpec | None = None
     group_size: int = 0
-    """Of a GPTQ model."""
+    """Of a model in GPTQ's format."""
     adapter: int = 0
     """Parameters of one that is not merged."""
 
@@ -297,7 +309,7 @@ def infer_memory(
     dtype = settings.dtype
     packed = _packed(shape, form)
     # Quantized models are unpacked on a CPU, and where GPTQ's kernels have no float32.
-    stays_packed = is_gpu and not (isinstance(form.quantized, GptqSpec) and dtype == "float32")
+    stays_packed = is_gpu and not (isinstance(form.quantized, PackedSpec) and dtype == "float32")
     weights = packed if stays_packed else None
     if weights is None:
         weights = held_bytes(shape, dtype, settings.base_load_in)

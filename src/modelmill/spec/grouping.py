@@ -55,7 +55,7 @@ def group_problem(
     return Problem(
         key=key,
         reason=f"{size} does not divide the input features of {named}{more}",
-        suggestion="this model cannot be quantized with gptq; use bitsandbytes"
+        suggestion="this model cannot be quantized in groups; use bitsandbytes"
         if works is None
         else f"use `group_size: auto`, which takes {works}, the largest that divides every layer",
     )

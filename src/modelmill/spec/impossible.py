@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from modelmill.spec.errors import Problem, SpecError
 from modelmill.spec.grouping import group_problem, largest_group
-from modelmill.spec.quantize import GptqSpec
+from modelmill.spec.quantize import PackedSpec
 from modelmill.spec.run import RunSpec
 from modelmill.spec.shape import ModelShape
 
@@ -53,7 +53,7 @@ def _group_problems(run: RunSpec, shape: ModelShape) -> Iterator[Problem]:
     if shape.quantized_with:  # packed layers have other widths
         return
     for number, spec in enumerate(run.quantize):
-        if not isinstance(spec, GptqSpec):
+        if not isinstance(spec, PackedSpec):
             continue
         asked = spec.group_size
         if asked == "auto":

@@ -16,6 +16,7 @@ from pydantic_core import ErrorDetails
 from modelmill.spec.closed import Spec
 from modelmill.spec.errors import InputMissing, Problem, SpecError
 from modelmill.spec.profile import Profile
+from modelmill.spec.quantize import METHODS
 from modelmill.spec.reading import DEPTH_LIMIT, SIZE_LIMIT_BYTES, Lines, check_size, parse_yaml
 from modelmill.spec.redaction import KeyPath, redacted, secrets_in
 from modelmill.spec.run import RunSpec
@@ -164,7 +165,7 @@ def _problems(
                 else:
                     yield Problem(key, sentence, line=line)
         case "union_tag_not_found" | "union_tag_invalid":
-            tags = details["ctx"].get("expected_tags", "'gptq', 'bitsandbytes'")
+            tags = details["ctx"].get("expected_tags", ", ".join(map(repr, METHODS)))
             field = details["ctx"]["discriminator"].strip("'")
             yield Problem(f"{key}.{field}", f"should be one of {tags}", line=line)
         case _:

@@ -5,15 +5,12 @@ Every constant says why it is what it is, or what measured it.
 """
 
 from collections.abc import Iterable
-from typing import Final, Literal
+from typing import Final
 
 from modelmill.spec.closed import Dtype, Spec
 from modelmill.spec.finetune import FinetuneSpec
-from modelmill.spec.quantize import GptqSpec, QuantizeSpec
+from modelmill.spec.quantize import HoldIn, PackedSpec, QuantizeSpec
 from modelmill.spec.shape import LinearShape, ModelShape
-
-HoldIn = Literal["nf4", "nf4-single", "fp4", "int8"]
-"""`nf4-single` keeps its scales in 32 bits."""
 
 BYTES_OF: Final[dict[Dtype, int]] = {"float32": 4, "float16": 2, "bfloat16": 2}
 
@@ -25,6 +22,7 @@ _BITS: Final[dict[HoldIn, float]] = {
     "nf4": 4 + 8 / 64 + 32 / (64 * 256),
     "fp4": 4 + 8 / 64 + 32 / (64 * 256),
     "nf4-single": 4 + 32 / 64,
+    "fp4-single": 4 + 32 / 64,
     "int8": 8,
 }
 
@@ -79,13 +77,15 @@ def held_bytes(shape: ModelShape, dtype: Dtype, load_in: HoldIn | None) -> int:
     if load_in is None:
         return shape.parameters * BYTES_OF[dtype]
     rest = shape.parameters - shape.linear_parameters
-    return round(shape.linear_parameters * _BITS[load_in] / 8) + rest * BYTES_OF[dtype]
+    scales = 4 * sum(each.out_features * each.count for each in shape.linears)
+    held = shape.linear_parameters * _BITS[load_in] / 8 + (scales if load_in == "int8" else 0)
+    return round(held) + rest * BYTES_OF[dtype]
 
 
 def quantized_bytes(shape: ModelShape, spec: QuantizeSpec, group_size: int) -> int:
     """Count the bytes of a quantized model's weights, on disk and packed in memory."""
-    if not isinstance(spec, GptqSpec):
-        return held_bytes(shape, "bfloat16", "nf4" if spec.double_quant else "nf4-single")
+    if not isinstance(spec, PackedSpec):
+        return held_bytes(shape, "bfloat16", spec.hold_in)
     # A scale of 16 bits and a packed zero point for each group and output, and the group's
     # number, in 32 bits, for each input.
     bits = spec.bits + (16 + spec.bits) / group_size

@@ -1,10 +1,14 @@
 """How a model gets smaller."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, Self, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from modelmill.spec.closed import LARGEST_INTEGER, Spec
+
+HoldIn = Literal["nf4", "nf4-single", "fp4", "fp4-single", "int8"]
+"""How bitsandbytes holds weights: `-single` keeps the scales of 4-bit blocks in 32 bits, the
+others quantize these too (double quantization); int8 has one scale for each output."""
 
 
 class CalibrationSpec(Spec):
@@ -14,44 +18,84 @@ class CalibrationSpec(Spec):
     """At most this many, taken from training rows in the contract's form."""
 
 
-class GptqSpec(Spec):
-    """GPTQ: rounds column by column and lets the next columns make up for the error."""
+class PackedSpec(Spec):
+    """What is written in GPTQ's format: integers of a few bits, a scale for each group."""
 
-    method: Literal["gptq"]
+    method: str
     bits: Literal[2, 3, 4, 8] = 4
     """Per weight, scales not counted."""
     sym: bool = True
     """Symmetric around zero; what vLLM and auto-gptq read fastest."""
-    desc_act: bool = False
     group_size: Literal["auto", 32, 64, 128] = "auto"
     """Weights that share one scale; `auto` takes the largest that divides every layer."""
-    damp_percent: float = Field(0.05, gt=0, lt=1)
-    calibration: CalibrationSpec = CalibrationSpec()
     name: str | None = None
     """Of the model in stages and tables; made from the method when absent."""
+
+
+class GptqSpec(PackedSpec):
+    """GPTQ: rounds column by column and lets the next columns make up for the error."""
+
+    method: Literal["gptq"]
+    desc_act: bool = False
+    damp_percent: float = Field(0.05, gt=0, lt=1)
+    calibration: CalibrationSpec = CalibrationSpec()
+
+
+class RtnSpec(PackedSpec):
+    """Round to nearest: looks at no data; the cheap control beside a GPTQ model of equal bits."""
+
+    method: Literal["rtn"]
 
 
 class BitsandbytesSpec(Spec):
     """bitsandbytes: rounds to a fixed code book without looking at data."""
 
     method: Literal["bitsandbytes"]
-    type: Literal["nf4"] = "nf4"
+    type: Literal["nf4", "fp4", "int8"] = "nf4"
+    """`nf4`'s 16 values lie as weights do; `fp4`'s are those of a 4-bit float, worse at the same
+    size; `int8` (LLM.int8) takes twice the memory and is nearest to the model."""
     double_quant: bool = True
-    """Store the scales in 8 bits too: 0.4 bits per weight less."""
+    """Store the scales of 4-bit blocks in 8 bits too: 0.4 bits per weight less."""
     name: str | None = None
     """Of the model in stages and tables; made from the method when absent."""
 
+    @property
+    def hold_in(self) -> HoldIn:
+        """The type with its kind of scales, as the readers of models call it."""
+        match self.type, self.double_quant:
+            case "nf4", False:
+                return "nf4-single"
+            case "fp4", False:
+                return "fp4-single"
+        return self.type
 
-QuantizeSpec = Annotated[GptqSpec | BitsandbytesSpec, Field(discriminator="method")]
+    @model_validator(mode="after")
+    def _has_scales_to_quantize(self) -> Self:
+        if self.type == "int8" and not self.double_quant:
+            raise ValueError(
+                "double_quant: int8 has no blocks whose scales it changes; leave it out"
+            )
+        return self
 
 
-def variant_of(spec: GptqSpec | BitsandbytesSpec) -> str:
+QuantizeSpec = Annotated[GptqSpec | RtnSpec | BitsandbytesSpec, Field(discriminator="method")]
+
+METHODS: Final = tuple(
+    get_args(form.model_fields["method"].annotation)[0]
+    for form in get_args(get_args(QuantizeSpec)[0])
+)
+"""The values of `method`, one for each form."""
+
+
+def variant_of(spec: QuantizeSpec) -> str:
     """Name a quantized model after what it is, unless the user named it."""
     if spec.name is not None:
         return spec.name
-    return f"gptq-{spec.bits}" if isinstance(spec, GptqSpec) else spec.type
+    return spec.type if isinstance(spec, BitsandbytesSpec) else f"{spec.method}-{spec.bits}"
 
 
 def bits_of(spec: QuantizeSpec) -> int:
     """Bits per quantized weight, scales not counted."""
-    return 4 if isinstance(spec, BitsandbytesSpec) else spec.bits
+    if isinstance(spec, BitsandbytesSpec):
+        return 8 if spec.type == "int8" else 4
+    return spec.bits

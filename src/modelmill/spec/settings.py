@@ -13,7 +13,7 @@ from modelmill.spec.closed import Dtype, FieldName, Spec
 from modelmill.spec.data import Format, TemplateSpec
 from modelmill.spec.finetune import FinetuneSpec, LoadIn
 from modelmill.spec.infer import MetricName, MetricsSpec
-from modelmill.spec.quantize import BitsandbytesSpec, GptqSpec
+from modelmill.spec.quantize import QuantizeSpec
 from modelmill.spec.run import MergeSpec
 
 
@@ -120,7 +120,7 @@ class QuantizeSettings(Settings):
     """How to quantize."""
 
     kind: Literal["quantize"] = "quantize"
-    quantize: Annotated[GptqSpec | BitsandbytesSpec, Field(discriminator="method")]
+    quantize: QuantizeSpec
     contract: ContractSettings
     seed: int
 

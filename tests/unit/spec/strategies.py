@@ -16,10 +16,16 @@ quantizers = st.lists(
             {"method": st.just("gptq"), "bits": st.sampled_from([2, 3, 4, 8])},
             optional={"group_size": st.sampled_from(["auto", 32, 64, 128]), "sym": st.booleans()},
         ),
-        st.fixed_dictionaries({"method": st.just("bitsandbytes")}),
+        st.fixed_dictionaries(
+            {"method": st.just("rtn"), "bits": st.sampled_from([2, 3, 4, 8])},
+            optional={"sym": st.booleans()},
+        ),
+        st.fixed_dictionaries(
+            {"method": st.just("bitsandbytes"), "type": st.sampled_from(["nf4", "fp4", "int8"])}
+        ),
     ),
     max_size=3,
-    unique_by=lambda spec: (spec["method"], spec.get("bits")),
+    unique_by=lambda spec: (spec["method"], spec.get("bits"), spec.get("type")),
 )
 MIXED = [
     {"source": "train.jsonl", "weight": 2},

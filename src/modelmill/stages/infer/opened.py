@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from modelmill.models.families import close_known_holes
 from modelmill.models.gptq import open_unpacked
-from modelmill.models.open import open_config, open_model
+from modelmill.models.open import bitsandbytes_type, open_config, open_model
 from modelmill.models.parameters import model_parameters
 from modelmill.spec.closed import Dtype
 
@@ -33,7 +33,7 @@ class Opened:
 
     model: PreTrainedModel
     method: str
-    """`none`, `gptq`, `bitsandbytes-nf4` or `lora`."""
+    """`none`, `gptq`, `rtn`, `bitsandbytes-nf4`, `-fp4` or `-int8`, or `lora`."""
     bits: int
     parameters: int
     engine: str
@@ -42,7 +42,7 @@ class Opened:
 
 
 def open_any(folder: Path, dtype: torch.dtype, device: torch.device) -> Opened:
-    """Open a plain, NF4 or GPTQ model.
+    """Open a plain model, one that bitsandbytes quantized, or one in GPTQ's format.
 
     On CPUs a quantized model is unpacked once: that is the fastest and the most exact
     there.  Packed kernels that need no compiler gave 36 (GPTQ) and 47 (NF4) tokens per CPU
@@ -59,11 +59,14 @@ def open_any(folder: Path, dtype: torch.dtype, device: torch.device) -> Opened:
     if method == "gptq":
         bits = int(stored["bits"])
         model, engine = _open_gptq(folder, bits, dtype, device)
+        # Others write the same format and say so beside it.
+        method = stored.get("meta", {}).get("method", method)
     else:
         model = open_model(folder, dtype=dtype, device=device)
     if method == "bitsandbytes":
-        method, bits = "bitsandbytes-nf4", 4
-        engine = _prepare_nf4(model, dtype, device)
+        held_in = bitsandbytes_type(config)
+        method, bits = f"bitsandbytes-{held_in}", 8 if held_in == "int8" else 4
+        engine = _prepare_bitsandbytes(model, dtype, device)
     return opened_of(model, config, method, bits, engine)
 
 
@@ -97,11 +100,11 @@ def _open_gptq(
     return open_unpacked(folder, bits=bits, dtype=dtype).to(device), "gptq unpacked"
 
 
-def _prepare_nf4(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> str:
-    from modelmill.models import nf4
+def _prepare_bitsandbytes(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> str:
+    from modelmill.models import bitsandbytes
 
     if device.type == "cuda":
-        nf4.compute_in(model, dtype)
-        return nf4.engine_name()
-    nf4.unpack(model, dtype)
-    return f"{nf4.engine_name()} unpacked"
+        bitsandbytes.compute_in(model, dtype)
+        return bitsandbytes.engine_name()
+    bitsandbytes.unpack(model, dtype)
+    return f"{bitsandbytes.engine_name()} unpacked"

@@ -12,7 +12,7 @@ from modelmill.models.parameters import model_parameters
 from modelmill.models.prompt import contract_for, save_contract
 from modelmill.models.weights import make_readable, weight_bytes
 from modelmill.spec.figures import Quantized
-from modelmill.spec.quantize import GptqSpec, bits_of
+from modelmill.spec.quantize import BitsandbytesSpec, GptqSpec, RtnSpec, bits_of
 from modelmill.spec.settings import QuantizeSettings
 from modelmill.stages.quantize.written import Written
 from modelmill.stages.stage import Folders, Outcome, Pulse
@@ -49,13 +49,19 @@ def run(settings: QuantizeSettings, folders: Folders, pulse: Pulse) -> Outcome:
 
 def _quantize(settings: QuantizeSettings, folders: Folders, pulse: Pulse) -> Written:
     """Import only the engine that is needed: each takes seconds."""
-    if isinstance(settings.quantize, GptqSpec):
-        from modelmill.stages.quantize import gptq
+    match settings.quantize:
+        case GptqSpec() as spec:
+            from modelmill.stages.quantize import gptq
 
-        return gptq.quantize(settings.quantize, settings, folders, pulse)
-    from modelmill.stages.quantize import bitsandbytes
+            return gptq.quantize(spec, settings, folders, pulse)
+        case RtnSpec() as spec:
+            from modelmill.stages.quantize import rtn
 
-    return bitsandbytes.quantize(settings.quantize, folders, pulse)
+            return rtn.quantize(spec, folders, pulse)
+        case BitsandbytesSpec() as spec:
+            from modelmill.stages.quantize import bitsandbytes
+
+            return bitsandbytes.quantize(spec, folders, pulse)
 
 
 def _carry(settings: QuantizeSettings, folders: Folders) -> None:

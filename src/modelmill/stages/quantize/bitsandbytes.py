@@ -1,4 +1,4 @@
-"""NF4 with bitsandbytes, through transformers.
+"""NF4, FP4 and int8 with bitsandbytes, through transformers.
 
 Looks at no data.  Must not run the model: on CPUs with AVX512-BF16 the first forward
 repacks the weights in place, and a model saved after it reads back 23 % off.
@@ -9,7 +9,7 @@ from typing import Final
 import torch
 
 from modelmill.models.families import expected_linears
-from modelmill.models.open import LoadIn, open_config, open_model
+from modelmill.models.open import open_config, open_model
 from modelmill.models.weights import save_weights
 from modelmill.spec.quantize import BitsandbytesSpec
 from modelmill.stages.quantize.written import Written
@@ -17,7 +17,7 @@ from modelmill.stages.stage import Folders, Pulse
 
 
 def quantize(spec: BitsandbytesSpec, folders: Folders, pulse: Pulse) -> Written:
-    """Quantize the model's linear layers to NF4 while reading them.
+    """Quantize the model's linear layers while reading them.
 
     Raises:
         DataError: a layer was left out.
@@ -28,8 +28,7 @@ def quantize(spec: BitsandbytesSpec, folders: Folders, pulse: Pulse) -> Written:
     dtype = config.dtype if config.dtype in _HALF else torch.bfloat16
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with pulse.part("work"):
-        load_in: LoadIn = "nf4" if spec.double_quant else "nf4-single"
-        model = open_model(source, dtype=dtype, device=device, load_in=load_in)
+        model = open_model(source, dtype=dtype, device=device, load_in=spec.hold_in)
     with pulse.part("save"):
         save_weights(model, folders.output)
         del model

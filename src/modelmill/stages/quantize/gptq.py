@@ -1,53 +1,20 @@
-"""GPTQ with GPTQModel's own API.
-
-Never through transformers' `GPTQConfig`: that writes another format than asked for, no
-`quantize_config.json`, and the calibration text into `config.json`.
-"""
-
-import json
-import os
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Final
+"""GPTQ with GPTQModel: rounds column by column, looking at training rows."""
 
 import torch
 from gptqmodel import GPTQModel, QuantizeConfig
-from gptqmodel.looper import loop_processor
-from pydantic import JsonValue, TypeAdapter
 
-from modelmill.models.families import close_known_holes, expected_linears
-from modelmill.models.gptq import check_files
+from modelmill.models.families import expected_linears
 from modelmill.models.open import open_config, open_tokenizer
 from modelmill.models.prompt import contract_for, encode_row
-from modelmill.models.weights import SHARD_SIZE
 from modelmill.spec.batching import CALIBRATION_TOKENS
 from modelmill.spec.grouping import choose_group_size
 from modelmill.spec.quantize import GptqSpec
 from modelmill.spec.records import Row
 from modelmill.spec.settings import QuantizeSettings
 from modelmill.stages.quantize.calibration import Calibration, choose_sequences, shortage
+from modelmill.stages.quantize.engine import ENGINE_SETTINGS, logs_away, open_engine, save_engine
 from modelmill.stages.quantize.written import Written
 from modelmill.stages.stage import Folders, Pulse
-
-KEPT: Final = (
-    "bits",
-    "group_size",
-    "desc_act",
-    "sym",
-    "lm_head",
-    "quant_method",
-    "checkpoint_format",
-    "pack_dtype",
-)
-"""What readers need to know; vLLM, auto-gptq, transformers and GPTQModel ask for no more."""
-
-KEPT_META: Final = ("quantizer", "uri", "damp_percent", "act_group_aware", "true_sequential")
-"""Provenance.  The engine's other entries hold paths of this machine or repeat defaults."""
-
-QUANTIZE_CONFIG: Final = "quantize_config.json"
-"""auto-gptq reads only this one, transformers and vLLM only `config.json`."""
-
-_JSON = TypeAdapter(dict[str, JsonValue])
 
 
 def quantize(spec: GptqSpec, settings: QuantizeSettings, folders: Folders, pulse: Pulse) -> Written:
@@ -66,22 +33,12 @@ def quantize(spec: GptqSpec, settings: QuantizeSettings, folders: Folders, pulse
         warning = shortage(calibration.tokens, max(in_features.values()))
         if warning:
             pulse.warn(warning)
-        close_known_holes(config)
-        _keep_two_workers()
-        model = GPTQModel.load(
-            str(source),
-            _engine_config(spec, group_size),
-            dtype=_calibration_dtype(),
-            local_files_only=True,
-        )
+        asked = _engine_config(spec, group_size)
+        model = open_engine(source, config, asked, _calibration_dtype())
     with pulse.part("work"):
         _run_engine(model, calibration, config.get_text_config().num_hidden_layers, folders, pulse)
     with pulse.part("save"):
-        # The scales and everything unquantized are stored in 16 bits; packed integers stay.
-        model.model.to(torch.float16)
-        model.save(str(folders.output), max_shard_size=SHARD_SIZE)
-        _keep_what_readers_need(folders.output)
-        modules = check_files(folders.output, config)
+        modules = save_engine(model, folders.output, config, {})
     return Written(modules, group_size, calibration.rows, calibration.tokens)
 
 
@@ -108,25 +65,14 @@ def _engine_config(spec: GptqSpec, group_size: int) -> QuantizeConfig:
         sym=spec.sym,
         desc_act=spec.desc_act,
         damp_percent=spec.damp_percent,
-        format="gptq",
         device="cuda:0" if torch.cuda.is_available() else "cpu",
-        # In memory: on disk it would need a folder that nothing else in a stage has.
-        offload_to_disk=False,
-        # The faster packers are compiled at first use: 40 s against less than one saved.
-        pack_impl="original",
+        **ENGINE_SETTINGS,
     )
 
 
 def _calibration_dtype() -> torch.dtype:
     """CPUs emulate float16: a layer's pass takes 3.6 times as long as in float32."""
     return torch.float16 if torch.cuda.is_available() else torch.float32
-
-
-def _keep_two_workers() -> None:
-    """On two cores the engine would make one worker and then ask it for two."""
-    # A pod is told its own share of the node's cores by OpenMP's variable.
-    cores = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
-    os.environ.setdefault("GPTQMODEL_CPU_WORKERS", str(max(2, (cores + 1) // 2)))
 
 
 def _run_engine(
@@ -138,27 +84,9 @@ def _run_engine(
 
     pulse.progress(0, layers, "layers")
     model.layer_callback = layer_complete
-    with TemporaryDirectory(dir=folders.output) as scratch:
-        loop_processor._PROJECT_LOG_DIR = Path(scratch)  # noqa: SLF001 - `logs/` of the current folder
+    with logs_away(folders.output):
         # Equal lengths: no padding, so there is no mask to get right.
         model.quantize(
             [{"input_ids": sequence} for sequence in calibration.sequences],
             batch_size=max(1, CALIBRATION_TOKENS // len(calibration.sequences[0])),
         )
-
-
-def _keep_what_readers_need(folder: Path) -> None:
-    config_path = folder / "config.json"
-    config = _JSON.validate_json(config_path.read_bytes())
-    engine = _JSON.validate_python(config["quantization_config"])
-    meta = _JSON.validate_python(engine["meta"])
-    kept: dict[str, JsonValue] = {name: engine[name] for name in KEPT}
-    kept["meta"] = {name: meta[name] for name in KEPT_META}
-    config["quantization_config"] = kept
-    _write_json(config_path, config)
-    _write_json(folder / QUANTIZE_CONFIG, kept)
-    (folder / "quant_log.csv").unlink()  # the engine's timings: other bytes each time
-
-
-def _write_json(path: Path, value: dict[str, JsonValue]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,9 +1,9 @@
-"""NF4 layers of an opened model: which dtype they compute in, and what they mean unpacked."""
+"""bitsandbytes' layers of an opened model: the dtype they compute in, what they mean unpacked."""
 
 import bitsandbytes
 import torch
-from bitsandbytes.functional import dequantize_4bit, quantize_4bit
-from bitsandbytes.nn import Linear4bit
+from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_dequant, quantize_4bit
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -16,7 +16,8 @@ def engine_name() -> str:
 def compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """Let a model compute in a dtype, whichever it was saved with; in place.
 
-    transformers keeps a checkpoint's own dtypes beside 4-bit weights, whatever is asked for.
+    transformers keeps a checkpoint's own dtypes beside quantized weights, whatever is asked
+    for.  LLM.int8 itself computes in float16 on a GPU, and gives the result in this dtype.
     """
     for module in model.modules():
         if isinstance(module, Linear4bit):
@@ -28,11 +29,13 @@ def compute_in(model: PreTrainedModel, dtype: torch.dtype) -> None:
 
 
 def unpack(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """Replace every NF4 layer by the plain one it means, in place; before any forward.
+    """Replace every quantized layer by the plain one it means, in place; before any forward.
 
-    The CPU kernel computes in bfloat16 whatever is asked for, and repacks the weights.
+    The 4-bit kernel for CPUs computes in bfloat16 whatever is asked for and repacks the
+    weights; that for int8 rounds what flows in to 8 bits as well.
     """
-    layers = {name: each for name, each in model.named_modules() if isinstance(each, Linear4bit)}
+    kinds = (Linear4bit, Linear8bitLt)
+    layers = {name: each for name, each in model.named_modules() if isinstance(each, kinds)}
     for name, layer in layers.items():
         plain = nn.Linear(
             layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta"
@@ -43,11 +46,15 @@ def unpack(model: PreTrainedModel, dtype: torch.dtype) -> None:
     compute_in(model, dtype)
 
 
-def weight_of(layer: Linear4bit) -> torch.Tensor:
-    """Compute the weights a layer's codes and scales mean, in float32."""
+def weight_of(layer: Linear4bit | Linear8bitLt) -> torch.Tensor:
+    """Compute the weights a layer's codes and scales mean, in float32; before any forward."""
+    weight: torch.Tensor
+    if isinstance(layer, Linear8bitLt):
+        weight = int8_vectorwise_dequant(layer.weight.data, layer.weight.SCB)
+        return weight
     state = layer.weight.quant_state
     saved_as, state.dtype = state.dtype, torch.float32
-    weight: torch.Tensor = dequantize_4bit(layer.weight.data, state)
+    weight = dequantize_4bit(layer.weight.data, state)
     state.dtype = saved_as
     return weight
 
@@ -57,12 +64,12 @@ def as_held(weight: torch.Tensor, load_in: str) -> torch.Tensor:
 
     Args:
         weight: as stored.
-        load_in: `nf4`, `fp4` or `nf4-single`, as `open_model` has them.
+        load_in: one of the 4-bit kinds.
     """
     codes, state = quantize_4bit(
         weight.float().contiguous(),
-        compress_statistics=load_in != "nf4-single",
-        quant_type="fp4" if load_in == "fp4" else "nf4",
+        compress_statistics=not load_in.endswith("-single"),
+        quant_type=load_in.removesuffix("-single"),
     )
     held: torch.Tensor = dequantize_4bit(codes, state)
     return held

@@ -1,0 +1,69 @@
+"""How the tests of this folder run the stage, and what they hold its output against."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from modelmill.spec.figures import Quantized
+from modelmill.spec.quantize import CalibrationSpec, GptqSpec, QuantizeSpec, RtnSpec
+from modelmill.spec.settings import ContractSettings, QuantizeSettings
+from modelmill.stages.quantize import run
+from modelmill.stages.stage import Folders
+
+from ..tiny_stages import Family, RecordingPulse
+
+ModelOf = Callable[[Family], Path]
+
+FILES = {
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "prompt.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+def settings_for(spec: QuantizeSpec) -> QuantizeSettings:
+    """Complete a method's spec."""
+    return QuantizeSettings(quantize=spec, contract=ContractSettings(max_length=128), seed=0)
+
+
+def gptq(bits: int, **changes: object) -> GptqSpec:
+    """Ask for GPTQ on a few tokens."""
+    asked = {"method": "gptq", "bits": bits, "calibration": CalibrationSpec(tokens=600), **changes}
+    return GptqSpec.model_validate(asked)
+
+
+def rtn(bits: int, **changes: object) -> RtnSpec:
+    """Ask for rounding to nearest."""
+    return RtnSpec.model_validate({"method": "rtn", "bits": bits, **changes})
+
+
+def quantize(
+    spec: QuantizeSpec,
+    model: Path,
+    data: Path,
+    output: Path,
+    pulse: RecordingPulse | None = None,
+) -> Quantized:
+    """Run the stage."""
+    output.mkdir()
+    folders = Folders({"model": model, "data": data}, output, output.with_name("resume"))
+    outcome = run(settings_for(spec), folders, pulse or RecordingPulse())
+    assert isinstance(outcome.figures, Quantized)
+    return outcome.figures
+
+
+def worst_weight_error(original: Path, quantized: torch.nn.Module) -> float:
+    """Compare every changed matrix with the original; relative, in the Frobenius norm."""
+    model = AutoModelForCausalLM.from_pretrained(original, dtype=torch.float32)
+    now = dict(quantized.named_parameters())
+    errors = [
+        ((now[name] - weight).norm() / weight.norm()).item()
+        for name, weight in model.named_parameters()
+        if weight.ndim == 2
+    ]
+    return max(errors)
