@@ -14,6 +14,10 @@ demo: environments ## Fine-tune, merge, quantize and judge a real small model on
 demo-quick: environments ## The same stages on the same model, with a tenth of the work
 	@examples/text-to-sql/demo.sh --quick
 
+.PHONY: gpu-check
+gpu-check: environments ## Run the chain on the GPU of this machine, and say what each stage took
+	@$(environments)/light/bin/python benchmarks/gpu.py
+
 .PHONY: environments
 environments: ## Make the environments the stages run in, from the locks that ship
 	@for name in light train quantize; do images/environment.sh $$name $(environments)/$$name || exit; done
