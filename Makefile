@@ -29,7 +29,13 @@ dev: environments ## Make .venv, which holds every package and the test tools
 
 .PHONY: test
 test: dev ## Run every test that needs nothing but this machine
-	@.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/images --ignore tests/cluster
+	@.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/images --ignore tests/cluster \
+		--ignore tests/auto_gptq
+
+.PHONY: test-auto-gptq
+test-auto-gptq: dev ## Read what quantize writes with auto-gptq, in an environment of its age
+	@images/environment.sh auto-gptq $(environments)/auto-gptq
+	@.venv/bin/pytest tests/auto_gptq
 
 .PHONY: format
 format: dev ## Format the code
@@ -86,4 +92,4 @@ test-images: dev ## Run the built images as a cluster would; needs root, buildah
 .PHONY: help
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z-]+:.*##/ {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*##/ {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Make one local environment from the lock that its image ships.
-#   images/environment.sh light|train|quantize|dev FOLDER
+# Make one local environment from the lock that its image ships, or that only tests need.
+#   images/environment.sh light|train|quantize|dev|auto-gptq FOLDER
 set -eu
 cd "$(dirname "$0")/.."
 name=$1 folder=$2
@@ -9,7 +9,8 @@ case $name in
     train) lock=images/finetune/requirements.lock ;;
     quantize) lock=images/quantize/requirements.lock ;;
     dev) lock=tests/requirements.lock ;;
-    *) echo "There is no environment '$name'; known: light, train, quantize, dev" >&2; exit 64 ;;
+    auto-gptq) lock=tests/auto_gptq/requirements.lock ;;
+    *) echo "There is no environment '$name'; known: light, train, quantize, dev, auto-gptq" >&2; exit 64 ;;
 esac
 digest=$(cat "$lock" pyproject.toml | sha256sum)
 [ "$(cat "$folder/.made-from" 2>/dev/null)" = "$digest" ] && exit 0

@@ -58,8 +58,13 @@ def test_gptq_writes_what_every_reader_needs(
     assert "wants at least 768" in pulse.warnings[0]
 
 
-def test_gptq_leaks_neither_text_nor_paths(model_of: ModelOf, tmp_path: Path) -> None:
-    """A canary in every training row is in no file of the artifact, and no path is either."""
+def test_gptq_leaks_neither_text_nor_paths(
+    model_of: ModelOf,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A canary in every training row is in no file and no line of the log; no path in a file."""
     rows = [
         row.model_copy(update={"prompt": f"canary {row.prompt}", "completion": "canary"})
         for row in make_rows(40, 2)
@@ -71,6 +76,9 @@ def test_gptq_leaks_neither_text_nor_paths(model_of: ModelOf, tmp_path: Path) ->
         assert b"canary" not in content, path.name
         assert str(tmp_path).encode() not in content, path.name
         assert b"/tmp" not in content, path.name
+    told = capfd.readouterr()
+    assert "quant" in told.out + told.err  # the engine does talk
+    assert "canary" not in told.out + told.err + caplog.text
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from modelmill.models.families import close_known_holes, linear_in_features
 from modelmill.models.guard import check_loading
 from modelmill.models.open import open_config
-from modelmill.models.weights import tensor_shapes, weight_files
+from modelmill.models.weights import index_tensors, tensor_shapes, weight_files
 
 PACKED: Final = ("qweight", "qzeros", "scales", "g_idx")
 """What stands for a quantized layer's `weight`."""
@@ -47,6 +48,30 @@ def check_files(folder: Path, config: PreTrainedConfig) -> int:
     }
     check_loading(info, model, str(folder))
     return len(layers)
+
+
+def store_tied_heads(folder: Path, config: PreTrainedConfig) -> None:
+    """Store what is tied to the embeddings as a tensor of its own, beside what it is a copy of.
+
+    auto-gptq 0.7.1 ties before it loads, and computes with an output head that nobody filled.
+    Later readers tie after loading and drop the copy.
+
+    Args:
+        folder: safetensors in the GPTQ layout; changed in place.
+        config: of the unquantized model, which must go on saying that the two are tied.
+    """
+    tied = _skeleton(config).all_tied_weights_keys if config.tie_word_embeddings else {}
+    missing = {name: source for name, source in tied.items() if name not in tensor_shapes(folder)}
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata()
+        tensors = load_file(path)
+        copies = {
+            name: tensors[source].clone() for name, source in missing.items() if source in tensors
+        }
+        if copies:
+            save_file({**tensors, **copies}, path, metadata=about)
+            index_tensors(folder, path, copies)
 
 
 def open_unpacked(folder: Path, *, bits: int, dtype: torch.dtype) -> PreTrainedModel:

@@ -1,14 +1,16 @@
 """Weight files: how big they are, what they hold, and that everyone may read them.
 
-Reads headers, never tensors.  Knows safetensors; must not know architectures.
+Reads headers, not tensors.  Knows safetensors; must not know architectures.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict
+import torch
+from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter
 from safetensors import safe_open
 from transformers import PreTrainedModel
 
@@ -17,8 +19,11 @@ SHARD_SIZE = "4GB"
 
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
+"""Which shard holds which tensor."""
 
 _READABLE = 0o644
+
+_INDEX_FILE = TypeAdapter(dict[str, dict[str, JsonValue]])
 
 
 class _Index(BaseModel):
@@ -66,6 +71,19 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 def parameter_count(folder: Path) -> int:
     """Count the stored parameters of a plain (not packed) checkpoint."""
     return sum(math.prod(shape) for shape in tensor_shapes(folder).values())
+
+
+def index_tensors(folder: Path, path: Path, added: Mapping[str, torch.Tensor]) -> None:
+    """Name tensors that a shard was given in the index of the shards, if there is one."""
+    index = folder / INDEX
+    if not index.exists():
+        return
+    stored = _INDEX_FILE.validate_json(index.read_bytes())
+    stored["weight_map"].update(dict.fromkeys(added, path.name))
+    told = stored["metadata"].get("total_size")
+    if isinstance(told, int):
+        stored["metadata"]["total_size"] = told + sum(each.nbytes for each in added.values())
+    index.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def save_weights(model: PreTrainedModel, folder: Path) -> None:

@@ -92,6 +92,8 @@ def quantized_bytes(shape: ModelShape, spec: QuantizeSpec, group_size: int) -> i
     linears = shape.linear_parameters * bits / 8
     numbers = sum(4 * each.in_features * each.count for each in shape.linears)
     rest = shape.parameters - shape.linear_parameters
+    if spec.compat and shape.tied:
+        rest += shape.embedding_parameters
     return round(linears) + numbers + rest * BYTES_OF["float16"]
 
 

@@ -28,6 +28,9 @@ class PackedSpec(Spec):
     """Symmetric around zero; what vLLM and auto-gptq read fastest."""
     group_size: Literal["auto", 32, 64, 128] = "auto"
     """Weights that share one scale; `auto` takes the largest that divides every layer."""
+    compat: tuple[Literal["auto-gptq"], ...] = ()
+    """Readers that need more than the format.  `auto-gptq` (0.7.1) gets the output head as a tensor
+    of its own where it is tied to the embeddings: without it, it answers with noise."""
     name: str | None = None
     """Of the model in stages and tables; made from the method when absent."""
 

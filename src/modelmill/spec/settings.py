@@ -208,6 +208,7 @@ NEUTRAL: Final[Mapping[str, JsonValue]] = {
     "loss_on": "assistant",
     "dtype": None,
     "base_load_in": None,
+    "quantize.compat": [],
     "finetune.adapter": None,
     "finetune.use_rslora": False,
     "finetune.use_dora": False,

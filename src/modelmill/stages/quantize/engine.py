@@ -20,8 +20,9 @@ from pydantic import JsonValue, TypeAdapter
 from transformers import PreTrainedConfig
 
 from modelmill.models.families import close_known_holes
-from modelmill.models.gptq import check_files
+from modelmill.models.gptq import check_files, store_tied_heads
 from modelmill.models.weights import SHARD_SIZE
+from modelmill.spec.quantize import PackedSpec
 
 KEPT: Final = (
     "bits",
@@ -72,7 +73,11 @@ def logs_away(folder: Path) -> Iterator[None]:
 
 
 def save_engine(
-    model: GPTQModel, folder: Path, config: PreTrainedConfig, meta: Mapping[str, JsonValue]
+    model: GPTQModel,
+    folder: Path,
+    config: PreTrainedConfig,
+    spec: PackedSpec,
+    meta: Mapping[str, JsonValue],
 ) -> int:
     """Write the quantized model, with what readers need to know and no more.
 
@@ -80,6 +85,7 @@ def save_engine(
         model: quantized.
         folder: empty.
         config: of the unquantized model.
+        spec: what was asked for.
         meta: what else to say about the method.
 
     Returns:
@@ -93,6 +99,8 @@ def save_engine(
     model.save(str(folder), max_shard_size=SHARD_SIZE)
     _keep_what_readers_need(folder, meta)
     (folder / "quant_log.csv").unlink()  # the engine's timings: other bytes each time
+    if "auto-gptq" in spec.compat:
+        store_tied_heads(folder, config)
     return check_files(folder, config)
 
 

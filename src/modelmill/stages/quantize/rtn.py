@@ -36,5 +36,5 @@ def quantize(spec: RtnSpec, folders: Folders, pulse: Pulse) -> Written:
     with pulse.part("work"), logs_away(folders.output):
         model.quantize(calibration=None)
     with pulse.part("save"):
-        modules = save_engine(model, folders.output, config, {"method": spec.method})
+        modules = save_engine(model, folders.output, config, spec, {"method": spec.method})
     return Written(modules, group_size)

@@ -1,0 +1,60 @@
+"""What `compat: [auto-gptq]` writes is read by auto-gptq 0.7.1, to the bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from modelmill.models.gptq import open_unpacked
+
+from ..quantize.running import gptq, quantize, rtn
+from ..tiny_stages import Family, make_model, make_rows, write_rows
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the engine's own
+
+Read = Callable[[Path, Path], dict[str, object]]
+
+
+def make_plain(quantized: Path, bits: int, folder: Path) -> Path:
+    """Write the model that the packed weights mean, unpacked without any engine."""
+    model = open_unpacked(quantized, bits=bits, dtype=torch.float16)
+    model.save_pretrained(folder)
+    # The old library ties before it loads, here too.
+    tensors = load_file(folder / "model.safetensors")
+    tied = {name: tensors[source].clone() for name, source in model.all_tied_weights_keys.items()}
+    save_file({**tensors, **tied}, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("family", "bits", "sym"),
+    [("llama", 4, True), ("llama", 3, False), ("llama", 2, True), ("bloom", 8, True)],
+)
+def test_auto_gptq_computes_what_the_files_say(
+    family: Family, bits: int, sym: bool, read: Read, tmp_path: Path
+) -> None:
+    """Bit for bit the logits of the unpacked weights, though the head is tied."""
+    model = make_model(family, tmp_path / "model")
+    write_rows(make_rows(60, 1), tmp_path / "data/train.jsonl")
+    spec = gptq(bits, sym=sym, compat=["auto-gptq"])
+    quantize(spec, model, tmp_path / "data", tmp_path / "out")
+    plain = make_plain(tmp_path / "out", bits, tmp_path / "plain")
+    assert read(tmp_path / "out", plain) == {"equal": True, "difference": "0.0"}
+
+
+def test_auto_gptq_reads_rounded_weights(read: Read, tmp_path: Path) -> None:
+    """Plain rounding writes the same format."""
+    model = make_model("llama", tmp_path / "model")
+    quantize(rtn(4, compat=["auto-gptq"]), model, tmp_path, tmp_path / "out")
+    plain = make_plain(tmp_path / "out", 4, tmp_path / "plain")
+    assert read(tmp_path / "out", plain) == {"equal": True, "difference": "0.0"}
+
+
+def test_auto_gptq_answers_with_noise_without_compat(read: Read, tmp_path: Path) -> None:
+    """Negative control: the copy of the head is what makes the difference."""
+    model = make_model("llama", tmp_path / "model")
+    quantize(rtn(4), model, tmp_path, tmp_path / "out")
+    plain = make_plain(tmp_path / "out", 4, tmp_path / "plain")
+    assert read(tmp_path / "out", plain)["equal"] is False
