@@ -57,7 +57,6 @@ class MeasuredStage(_Measured):
     stage: str
     settings: StageSettings
     form: Form = Form()
-    adapter_parameters: int = 0
     peak_rss_bytes: int
     weight_bytes: int | None = None
 
