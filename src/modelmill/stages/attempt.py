@@ -28,6 +28,7 @@ from modelmill.spec.settings import (
     Settings,
 )
 from modelmill.stages import machine
+from modelmill.stages.ahead import Ahead
 from modelmill.stages.pulse import LivePulse
 from modelmill.stages.stage import Folders, Outcome, Pulse
 from modelmill.stages.workplace import Workplace
@@ -111,8 +112,12 @@ def carry_out(given: Assignment, pulse: LivePulse) -> Published:
         folders = _resuming(given, folders)
     with pulse.part("import"):
         function = _function_of(given.stage.kind)
-    outcome = function(_settings_of(given), folders, pulse)
-    published = _publish(given, inputs, outcome, pulse, started)
+    prefix = attempt_prefix(given.stage.kind, given.stage.key, given.attempt)
+    with Ahead(given.store, prefix, folders.output) as ahead:
+        outcome = function(_settings_of(given), replace(folders, finished=ahead.send), pulse)
+        with pulse.part("push"):
+            files = _push(given.store, prefix, folders.output, ahead, pulse)
+    published = _publish(given, inputs, _Made(outcome, files), pulse, started)
     pulse.keeper.settle()
     drop_checkpoints(given.store, given.stage.key)
     if given.workplace.kept is not None:
@@ -221,26 +226,39 @@ def _sources(stage: Stage) -> Mapping[str, Pin]:
             return {}
 
 
+def _push(
+    store: Store, prefix: str, output: Path, ahead: Ahead, pulse: LivePulse
+) -> tuple[FileRecord, ...]:
+    """Send what has not been sent while the stage worked."""
+    total_bytes = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    count = pulse.moving(total_bytes)
+    return stage_files(store, prefix, output, count, ahead.sent(count))
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What an attempt has made; readers do not see it yet."""
+
+    outcome: Outcome
+    files: tuple[FileRecord, ...]
+
+
 def _publish(
     given: Assignment,
     inputs: Mapping[str, Committed],
-    outcome: Outcome,
+    made: _Made,
     pulse: LivePulse,
     started: float,
 ) -> Published:
-    stage = given.stage
-    output = given.workplace.own / "output"
+    stage, outcome = given.stage, made.outcome
     prefix = attempt_prefix(stage.kind, stage.key, given.attempt)
-    with pulse.part("push"):
-        total_bytes = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
-        files = stage_files(given.store, prefix, output, pulse.moving(total_bytes))
     measured = Measurements(
         parts=tuple(pulse.parts),
         seconds=round(time.monotonic() - started, 3),
         peak_rss_bytes=machine.peak_rss_bytes(),
         peak_gpu_bytes=machine.peak_gpu_bytes(),
         bytes_in=sum(part.bytes for part in pulse.parts if part.name == "pull"),
-        bytes_out=total_bytes,
+        bytes_out=sum(file.size_bytes for file in made.files),
         figures=outcome.figures,
         effective=outcome.effective,
         warnings=tuple(pulse.warnings),
@@ -262,6 +280,6 @@ def _publish(
             inputs={role: record_input(each) for role, each in inputs.items()},
             versions=machine.versions(),
             device=machine.device(),
-            files=(*files, last),
+            files=(*made.files, last),
         ),
     )

@@ -5,7 +5,7 @@ cluster, no logging set-up.  So the same function runs in a pod, on a laptop and
 with a temporary folder.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,8 @@ class Folders:
     fall_back: Callable[[], bool] = lambda: False
     """Puts into `resume` what was saved before what is there; False, and nothing, if there is
     no more."""
+    finished: Callable[[Iterable[Path]], None] = lambda _: None
+    """Takes files of `output` that stay as they are, to be sent while the stage goes on."""
 
 
 @dataclass(frozen=True)

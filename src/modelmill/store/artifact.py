@@ -13,10 +13,11 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from pydantic import ValidationError
@@ -73,9 +74,20 @@ def attempt_prefix(kind: Kind, key: str, attempt: str) -> str:
 
 
 def stage_files(
-    store: Store, prefix: str, root: Path, on_bytes: OnBytes = no_progress
+    store: Store,
+    prefix: str,
+    root: Path,
+    on_bytes: OnBytes = no_progress,
+    sent: Mapping[str, FileRecord] = MappingProxyType({}),
 ) -> tuple[FileRecord, ...]:
     """Upload every file below a folder to a prefix; readers cannot see them yet.
+
+    Args:
+        store: where to.
+        prefix: of their keys.
+        root: the folder.
+        on_bytes: told about progress.
+        sent: what is there already, by path.
 
     Returns:
         One record per file, its path relative to the folder, sorted by path.
@@ -85,11 +97,10 @@ def stage_files(
     """
     paths = local_files(root)
     check_paths(paths)
-    records = upload_many(store, {f"{prefix}/{path}": root / path for path in paths}, on_bytes)
-    return tuple(
-        record.model_copy(update={"path": path})
-        for path, record in zip(paths, records, strict=True)
-    )
+    left = [path for path in paths if path not in sent]
+    records = upload_many(store, {f"{prefix}/{path}": root / path for path in left}, on_bytes)
+    known = {**sent, **dict(zip(left, records, strict=True))}
+    return tuple(known[path].model_copy(update={"path": path}) for path in paths)
 
 
 def stage_bytes(store: Store, prefix: str, path: str, body: bytes) -> FileRecord:

@@ -66,6 +66,9 @@ class Crew:
         """Do the jobs of all files; those of one file are begun in their order.
 
         After an exception, Ctrl-C included, no job is left running.
+
+        Raises:
+            Stopped: another thread has set `stop`.
         """
         waiting: deque[tuple[Future[None], int]] = deque()
         taken_bytes = 0
@@ -83,6 +86,8 @@ class Crew:
                     len(waiting) >= AT_ONCE or taken_bytes + job.size_bytes > BUDGET_BYTES
                 ):
                     taken_bytes -= finish_first()
+                if self.stop.is_set():
+                    raise Stopped
                 taken_bytes += job.size_bytes
                 waiting.append((self._pool.submit(job.run), job.size_bytes))
             while waiting:

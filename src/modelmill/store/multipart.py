@@ -45,22 +45,35 @@ def unless_lost(request: Callable[[], T]) -> T:
 
 
 def once_more_if_lost(
-    store: "Store", keys: Collection[str], send: Callable[["Store"], None]
+    store: "Store",
+    keys: Collection[str],
+    send: Callable[["Store"], None],
+    stop: threading.Event | None = None,
 ) -> None:
     """Send files, and send what is left once more if the store loses an upload in parts.
+
+    Args:
+        store: where to.
+        keys: of the files.
+        send: sends what has not been sent.
+        stop: ends it when somebody sets it; then `Stopped` is raised.
 
     Raises:
         StoreUnreachable: it has done so twice.
     """
+
+    def through() -> "Store":
+        return store.stoppable() if stop is None else replace(store, stop=stop)
+
     try:
-        send(store.stoppable())
+        send(through())
     except UploadLost:
         for key in keys:
             abandon_unknown(store, key, "")
     else:
         return
     try:
-        send(store.stoppable())
+        send(through())
     except UploadLost as error:
         raise StoreUnreachable(
             "The store loses an upload in parts while it is being sent",

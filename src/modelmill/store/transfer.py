@@ -36,7 +36,10 @@ _FIX = "make it again: modelmill run FILE --again STAGE"
 
 
 def upload_many(
-    store: Store, files: Mapping[str, Path], on_bytes: OnBytes = no_progress
+    store: Store,
+    files: Mapping[str, Path],
+    on_bytes: OnBytes = no_progress,
+    stop: threading.Event | None = None,
 ) -> tuple[FileRecord, ...]:
     """Upload files side by side, big ones in parts, and say what they are.
 
@@ -46,12 +49,14 @@ def upload_many(
         store: where to.
         files: local files by key.
         on_bytes: told about progress.
+        stop: ends it when another thread sets it.
 
     Returns:
         One record per file in the order of `files`, its path being the key.
 
     Raises:
         DataError: a file changed its size meanwhile.
+        Stopped: `stop` was set.
     """
     records: dict[str, FileRecord] = {}
 
@@ -70,13 +75,19 @@ def upload_many(
             finally:
                 records.update({each.key: each.record() for each in outgoing if each.is_sent})
 
-    once_more_if_lost(store, files, send)
+    once_more_if_lost(store, files, send, stop)
     return tuple(records[key] for key in files)
 
 
-def upload(store: Store, key: str, path: Path, on_bytes: OnBytes = no_progress) -> FileRecord:
+def upload(
+    store: Store,
+    key: str,
+    path: Path,
+    on_bytes: OnBytes = no_progress,
+    stop: threading.Event | None = None,
+) -> FileRecord:
     """Upload one file and say what it is; its path in the record is the key."""
-    return upload_many(store, {key: path}, on_bytes)[0]
+    return upload_many(store, {key: path}, on_bytes, stop)[0]
 
 
 def download_many(

@@ -1,0 +1,112 @@
+"""Files of an output that are sent while the stage still works, such as weights being proved.
+
+They lie under the attempt's own prefix, where nobody looks before the commit.  Sending them early
+is only for speed: what fails, or changes afterwards, is sent with the rest.
+"""
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from modelmill.spec.errors import ModelmillError
+from modelmill.spec.records import FileRecord
+from modelmill.store.connection import Stopped
+from modelmill.store.crew import OnBytes
+from modelmill.store.s3 import Store
+from modelmill.store.transfer import upload
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Handed:
+    """A file as it was when it was handed over."""
+
+    path: Path
+    size_bytes: int
+    modified_ns: int
+    record: Future[FileRecord | None]
+
+    @property
+    def is_unchanged(self) -> bool:
+        now = self.path.stat()
+        return (now.st_size, now.st_mtime_ns) == (self.size_bytes, self.modified_ns)
+
+
+class Ahead:
+    """Sends files one after the other in the background; use as a context manager.
+
+    Leaving it ends what is still being sent, with no upload in parts left open.
+    """
+
+    def __init__(self, store: Store, prefix: str, root: Path) -> None:
+        """Send to a prefix of a store what lies below `root`."""
+        self._store = store
+        self._prefix = prefix
+        self._root = root
+        self._stop = threading.Event()
+        self._pool = ThreadPoolExecutor(1, "ahead")
+        self._handed: dict[str, _Handed] = {}
+        self._telling = threading.Lock()
+        self._early_bytes = 0
+        self._on_bytes: OnBytes = self._count_early
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End whatever is still being sent."""
+        self._stop.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def send(self, paths: Iterable[Path]) -> None:
+        """Take over files that stay as they are."""
+        for path in paths:
+            name, found = path.relative_to(self._root).as_posix(), path.stat()
+            sending = self._pool.submit(self._send, name, path)
+            self._handed[name] = _Handed(path, found.st_size, found.st_mtime_ns, sending)
+
+    def sent(self, on_bytes: OnBytes) -> Mapping[str, FileRecord]:
+        """Wait, and say what is there as it lies in the folder now, by path.
+
+        Args:
+            on_bytes: told about what has been sent, and while it waits.
+        """
+        with self._telling:
+            self._on_bytes = on_bytes
+            on_bytes(self._early_bytes)
+        return {
+            name: record
+            for name, each in self._handed.items()
+            if (record := each.record.result()) is not None and each.is_unchanged
+        }
+
+    def _send(self, name: str, path: Path) -> FileRecord | None:
+        told_bytes = 0
+
+        def tell(count: int) -> None:
+            nonlocal told_bytes
+            told_bytes += count
+            with self._telling:
+                self._on_bytes(count)
+
+        try:
+            return upload(self._store, f"{self._prefix}/{name}", path, tell, self._stop)
+        except (ModelmillError, Stopped) as error:
+            logger.info("%s is sent with the rest: %s", name, error)
+            tell(-told_bytes)
+            return None
+
+    def _count_early(self, count: int) -> None:
+        self._early_bytes += count
