@@ -1,6 +1,7 @@
 """The quantizers of the concepts page in their shortest form, for one layer and a few inputs.
 
-For reading and for the page's tables only: the mill quantizes with GPTQModel and bitsandbytes.
+For reading and for the page's tables only: the mill quantizes with GPTQModel, AutoRound and
+bitsandbytes.
 All arrays are float64 and small, so that every machine prints the same digits.
 
 Shapes: weights (outputs, inputs), activations (inputs, samples).

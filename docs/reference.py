@@ -37,7 +37,7 @@ RUN: Final = """\
 
 YAML 1.2 or JSON, at most 64 KiB.  An unknown key is an error.  As a schema for editors and
 other programs: [run.schema.json](run.schema.json).  Keys carry the names of TRL, PEFT,
-GPTQModel and bitsandbytes; one without words here is passed to them as it is.
+GPTQModel, AutoRound and bitsandbytes; one without words here is passed to them as it is.
 """
 
 PROFILE: Final = """\

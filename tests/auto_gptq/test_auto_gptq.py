@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from modelmill.models.gptq import open_unpacked
 
-from ..quantize.running import gptq, quantize, rtn
+from ..quantize.running import autoround, gptq, quantize, rtn
 from ..tiny_stages import Family, make_model, make_rows, write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engine's own
@@ -49,6 +49,16 @@ def test_auto_gptq_reads_rounded_weights(read: Read, tmp_path: Path) -> None:
     model = make_model("llama", tmp_path / "model")
     quantize(rtn(4, compat=["auto-gptq"]), model, tmp_path, tmp_path / "out")
     plain = make_plain(tmp_path / "out", 4, tmp_path / "plain")
+    assert read(tmp_path / "out", plain) == {"equal": True, "difference": "0.0"}
+
+
+def test_auto_gptq_reads_what_autoround_writes(read: Read, tmp_path: Path) -> None:
+    """Another engine writes the same format."""
+    model = make_model("llama", tmp_path / "model")
+    write_rows(make_rows(60, 1), tmp_path / "data/train.jsonl")
+    spec = autoround(2, compat=["auto-gptq"])
+    quantize(spec, model, tmp_path / "data", tmp_path / "out")
+    plain = make_plain(tmp_path / "out", 2, tmp_path / "plain")
     assert read(tmp_path / "out", plain) == {"equal": True, "difference": "0.0"}
 
 

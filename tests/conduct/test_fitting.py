@@ -70,7 +70,8 @@ def test_plan_shows_what_every_stage_will_take(workshop: Workshop, llama: Path) 
     assert "docs/fit.md" in shown.stderr
     rows = {row["stage"]: row["fit"] for row in workshop.read("plan", "llama.yaml")}
     weights = 2 * sum(prod(each.shape) for each in llama_tensors(SMALL).values())
-    assert rows["merge"]["host_parts"]["weights"] == 2 * weights
+    assert rows["finetune"]["host_parts"]["weights"] == 2 * weights
+    assert "weights" not in rows["merge"]["host_parts"]
     assert {row["state"] for row in rows.values()} == {"unknown"}
     assert rows["fetch-model"]["bytes_in"] == sum(path.stat().st_size for path in llama.iterdir())
 

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from modelmill.spec.figures import Quantized
-from modelmill.spec.quantize import CalibrationSpec, GptqSpec, QuantizeSpec, RtnSpec
+from modelmill.spec.quantize import AutoroundSpec, CalibrationSpec, GptqSpec, QuantizeSpec, RtnSpec
 from modelmill.spec.settings import ContractSettings, QuantizeSettings
 from modelmill.stages.quantize import run
 from modelmill.stages.stage import Folders
@@ -40,6 +40,13 @@ def gptq(bits: int, **changes: object) -> GptqSpec:
 def rtn(bits: int, **changes: object) -> RtnSpec:
     """Ask for rounding to nearest."""
     return RtnSpec.model_validate({"method": "rtn", "bits": bits, **changes})
+
+
+def autoround(bits: int, **changes: object) -> AutoroundSpec:
+    """Ask for AutoRound on a few tokens."""
+    few = {"calibration": CalibrationSpec(tokens=1200), "iters": 20}
+    asked = {"method": "autoround", "bits": bits, **few, **changes}
+    return AutoroundSpec.model_validate(asked)
 
 
 def quantize(

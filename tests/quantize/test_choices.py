@@ -83,5 +83,5 @@ def test_calibration_keeps_its_budget(
 
 def test_shortage_is_told_below_the_floor_only() -> None:
     """Four tokens per input feature of the widest layer."""
-    assert shortage(4 * 1536, 1536) == ""
-    assert "1536" in shortage(4 * 1536 - 1, 1536)
+    assert shortage("gptq", 4 * 1536, 1536) == ""
+    assert "1536" in shortage("gptq", 4 * 1536 - 1, 1536)

@@ -16,7 +16,7 @@ from modelmill.spec.quantize import BitsandbytesSpec, GptqSpec, QuantizeSpec, bi
 from modelmill.stages.infer.opened import open_any
 
 from ..tiny_stages import Family, RecordingPulse, make_model, make_rows, write_rows
-from .running import FILES, ModelOf, gptq, quantize, rtn, worst_weight_error
+from .running import FILES, ModelOf, autoround, gptq, quantize, rtn, worst_weight_error
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engines' own
 
@@ -176,6 +176,7 @@ def test_gptq_file_without_a_tensor_is_refused(
         (gptq(8), "gptq"),
         (gptq(2, group_size=32), "gptq"),
         (rtn(4, sym=False), "rtn"),
+        (autoround(4), "autoround"),
         (BitsandbytesSpec(method="bitsandbytes"), "bitsandbytes-nf4"),
         (BitsandbytesSpec(method="bitsandbytes", type="fp4"), "bitsandbytes-fp4"),
         (BitsandbytesSpec(method="bitsandbytes", type="int8"), "bitsandbytes-int8"),

@@ -51,6 +51,12 @@ def expected_linears(config: PreTrainedConfig) -> dict[str, int]:
         return linear_in_features(AutoModelForCausalLM.from_config(config))
 
 
+def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
+    """Find the decoder blocks, in their order."""
+    blocks: nn.ModuleList = model.get_submodule(_blocks_prefix(model).removesuffix("."))
+    return blocks
+
+
 def _blocks_prefix(model: PreTrainedModel) -> str:
     count = model.config.get_text_config().num_hidden_layers
     for name, module in model.named_modules():

@@ -83,7 +83,17 @@ def index_tensors(folder: Path, path: Path, added: Mapping[str, torch.Tensor]) -
     told = stored["metadata"].get("total_size")
     if isinstance(told, int):
         stored["metadata"]["total_size"] = told + sum(each.nbytes for each in added.values())
-    index.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    _write_index(index, stored)
+
+
+def write_index(folder: Path, places: Mapping[str, str], size_bytes: int) -> None:
+    """Write which shard holds which tensor."""
+    about: dict[str, JsonValue] = {"total_size": size_bytes}
+    _write_index(folder / INDEX, {"metadata": about, "weight_map": dict(places)})
+
+
+def _write_index(path: Path, index: Mapping[str, dict[str, JsonValue]]) -> None:
+    path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def save_weights(model: PreTrainedModel, folder: Path) -> None:

@@ -11,7 +11,7 @@ from modelmill.spec.estimate import Estimate, Estimator, Known
 from modelmill.spec.footprint import Memory, micro_batch
 from modelmill.spec.names import Kind
 from modelmill.spec.plan import Plan
-from modelmill.spec.quantize import GptqSpec
+from modelmill.spec.quantize import CalibratedSpec
 from modelmill.spec.settings import (
     FinetuneSettings,
     InferSettings,
@@ -120,7 +120,9 @@ class _Judge:
         if states[_GPU] != "fits":
             if isinstance(settings, InferSettings):
                 yield "a smaller infer.batch_size, or a shorter data.max_length"
-            if isinstance(settings, QuantizeSettings) and isinstance(settings.quantize, GptqSpec):
+            if isinstance(settings, QuantizeSettings) and isinstance(
+                settings.quantize, CalibratedSpec
+            ):
                 yield "fewer quantize.calibration.tokens"
             larger = next_larger(round(estimate.memory.gpu_bytes / (1 - MARGIN)))
             if larger is not None:

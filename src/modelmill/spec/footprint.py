@@ -7,6 +7,7 @@ function here, and docs/fit.md shows how far it was off.
 from typing import Final
 
 from modelmill.spec.batching import (
+    AUTOROUND_ROWS,
     CALIBRATION_TOKENS,
     FEW_PROMPTS,
     LOGITS_BYTES,
@@ -28,7 +29,7 @@ from modelmill.spec.memory import (
     quantized_bytes,
     widest_linear,
 )
-from modelmill.spec.quantize import GptqSpec, PackedSpec, QuantizeSpec
+from modelmill.spec.quantize import AutoroundSpec, PackedSpec, QuantizeSpec, RtnSpec
 from modelmill.spec.settings import (
     FinetuneSettings,
     InferSettings,
@@ -46,6 +47,7 @@ BITSANDBYTES_BYTES: Final = 730 * MB
 FINETUNE_BYTES: Final = 1160 * MB
 MERGE_BYTES: Final = 880 * MB
 GPTQ_BYTES: Final = 1090 * MB
+AUTOROUND_BYTES: Final = 1040 * MB
 INFER_BYTES: Final = 950 * MB
 """Python, libraries, and what they do once: each stage's peak with a model of 3 million parameters
 (`smallest` in docs/measured/peaks.json), less what the formulas say of such a model."""
@@ -72,6 +74,10 @@ PROVED_MODELS: Final = 3
 """The base, with its adapter, and as it was written."""
 TENSOR_COPIES: Final = 3
 """In 16 bits: the base's, what was written, and pieces of both in float32."""
+
+TUNING_COPIES: Final = 5
+"""Of a block that AutoRound tunes, in float32: offsets, their gradient, the best so far, the
+rounded weights and their gradient."""
 
 HESSIAN_COPIES: Final = 3
 """Of the widest layer's: itself, its Cholesky factor, the inverse's."""
@@ -252,7 +258,9 @@ def quantize_memory(
         return _placed(
             BITSANDBYTES_BYTES, (*device, _file(shape)), device, part("copies", 0), is_gpu
         )
-    if not isinstance(spec, GptqSpec):  # on the host, wherever it runs
+    if isinstance(spec, AutoroundSpec):
+        return _autoround_memory(shape, settings, spec, packed, is_gpu=is_gpu)
+    if isinstance(spec, RtnSpec):  # on the host, wherever it runs
         runtime = part("runtime", GPTQ_BYTES + (CUDA_HOST_BYTES if is_gpu else 0))
         layer = part("layer in float32", 4 * 4 * widest_linear(shape))
         weights = part("weights", shape.parameters * BYTES_OF["float32"])
@@ -277,6 +285,37 @@ def quantize_memory(
     return Memory(
         host=(load, Phase(name="work", parts=(runtime, weights, packed))),
         gpu=(Phase(name="work", parts=(part("runtime", CONTEXT_BYTES), block, *work)),),
+    )
+
+
+def _autoround_memory(
+    shape: ModelShape,
+    settings: QuantizeSettings,
+    spec: AutoroundSpec,
+    packed: Part,
+    *,
+    is_gpu: bool,
+) -> Memory:
+    dtype: Dtype = "bfloat16" if is_gpu else "float32"
+    layers = max(1, shape.layers)
+    tokens = AUTOROUND_ROWS * settings.contract.max_length
+    kept = tokens * kept_per_token(shape, dtype, is_checkpointed=False) / layers
+    block = shape.linear_parameters / layers
+    work = (
+        # What a block was given, what it made of it, and what the rounded one makes of it.
+        part("calibration states", 3 * spec.calibration.tokens * shape.hidden * BYTES_OF[dtype]),
+        part("block in tuning", TUNING_COPIES * 4 * block),
+        part("activations", kept if is_gpu else SLACK * kept),
+    )
+    weights = part("weights", shape.parameters * BYTES_OF[dtype])
+    runtime = part("runtime", AUTOROUND_BYTES + (CUDA_HOST_BYTES if is_gpu else 0))
+    load = Phase(name="load", parts=(runtime, weights, _file(shape)))
+    if not is_gpu:
+        return Memory(host=(load, Phase(name="work", parts=(runtime, weights, packed, *work))))
+    held = part("embeddings and a block", BYTES_OF[dtype] * (shape.embedding_parameters + block))
+    return Memory(
+        host=(load, Phase(name="work", parts=(runtime, weights, packed))),
+        gpu=(Phase(name="work", parts=(part("runtime", CONTEXT_BYTES), held, *work)),),
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from modelmill.spec.infer import GateSpec
 from modelmill.spec.plan import Plan, Stage, StageInput, stage_key
 from modelmill.spec.profile import Facts
-from modelmill.spec.quantize import GptqSpec, QuantizeSpec, variant_of
+from modelmill.spec.quantize import CalibratedSpec, QuantizeSpec, variant_of
 from modelmill.spec.run import RunSpec
 from modelmill.spec.settings import (
     ContractSettings,
@@ -215,7 +215,7 @@ class _Layout:
 
     def _quantize(self, spec: QuantizeSpec, model: Stage, data: Stage | None) -> Stage:
         inputs = [_input("model", model)]
-        if isinstance(spec, GptqSpec) and data is not None:
+        if isinstance(spec, CalibratedSpec) and data is not None:
             inputs.append(_input("data", data, "train.jsonl"))
         return self._stage(
             f"quantize-{variant_of(spec)}",

@@ -35,13 +35,28 @@ class PackedSpec(Spec):
     """Of the model in stages and tables; made from the method when absent."""
 
 
-class GptqSpec(PackedSpec):
+class CalibratedSpec(PackedSpec):
+    """What looks at training rows while it rounds."""
+
+    calibration: CalibrationSpec = CalibrationSpec()
+
+
+class GptqSpec(CalibratedSpec):
     """GPTQ: rounds column by column and lets the next columns make up for the error."""
 
     method: Literal["gptq"]
     desc_act: bool = False
     damp_percent: float = Field(0.05, gt=0, lt=1)
-    calibration: CalibrationSpec = CalibrationSpec()
+
+
+class AutoroundSpec(CalibratedSpec):
+    """AutoRound: learns, block by block, which way to round; ahead of GPTQ at 2 and 3 bits."""
+
+    method: Literal["autoround"]
+    bits: Literal[2, 3, 4] = 4
+    """Per weight, scales not counted."""
+    iters: int = Field(200, ge=1, le=10_000)
+    """Steps for each block; time grows with them."""
 
 
 class RtnSpec(PackedSpec):
@@ -81,7 +96,9 @@ class BitsandbytesSpec(Spec):
         return self
 
 
-QuantizeSpec = Annotated[GptqSpec | RtnSpec | BitsandbytesSpec, Field(discriminator="method")]
+QuantizeSpec = Annotated[
+    GptqSpec | AutoroundSpec | RtnSpec | BitsandbytesSpec, Field(discriminator="method")
+]
 
 METHODS: Final = tuple(
     get_args(form.model_fields["method"].annotation)[0]

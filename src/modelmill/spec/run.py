@@ -15,7 +15,7 @@ from modelmill.spec.data import DataSpec
 from modelmill.spec.finetune import FinetuneSpec
 from modelmill.spec.infer import GateSpec, InferSpec
 from modelmill.spec.names import VARIANT_LIMIT
-from modelmill.spec.quantize import GptqSpec, QuantizeSpec, variant_of
+from modelmill.spec.quantize import CalibratedSpec, QuantizeSpec, variant_of
 from modelmill.spec.sources import ModelSource
 
 
@@ -126,8 +126,11 @@ class RunSpec(Spec):
         wrong = []
         if self.finetune is not None and self.finetune.is_trained:
             wrong.append("data.train: finetune needs training rows")
-        if any(isinstance(spec, GptqSpec) for spec in self.quantize):
-            wrong.append("data.train: gptq needs training rows to calibrate on")
+        calibrated = [spec for spec in self.quantize if isinstance(spec, CalibratedSpec)]
+        wrong += [
+            f"data.train: {method} needs training rows to calibrate on"
+            for method in dict.fromkeys(spec.method for spec in calibrated)
+        ]
         return wrong
 
     def _merge_problems(self) -> list[str]:

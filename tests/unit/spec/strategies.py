@@ -17,6 +17,10 @@ quantizers = st.lists(
             optional={"group_size": st.sampled_from(["auto", 32, 64, 128]), "sym": st.booleans()},
         ),
         st.fixed_dictionaries(
+            {"method": st.just("autoround"), "bits": st.sampled_from([2, 3, 4])},
+            optional={"iters": st.sampled_from([1, 1000])},
+        ),
+        st.fixed_dictionaries(
             {"method": st.just("rtn"), "bits": st.sampled_from([2, 3, 4, 8])},
             optional={"sym": st.booleans()},
         ),

@@ -179,3 +179,48 @@ def test_next_larger_is_the_smallest_that_has_it() -> None:
     assert found is not None
     assert found.name == "a100-40"
     assert next_larger(10**12) is None
+
+
+def quantizers_on(*specs: dict[str, Any], is_gpu: bool = True) -> dict[str, Estimate]:
+    """Estimate quantizers of the seven billion."""
+    planned = plan_of({**DEMO, "quantize": list(specs)}, CUDA)
+    given = estimates(planned, KNOWN, is_gpu=is_gpu)
+    return {each.stage: each for each in given if each.kind == "quantize"}
+
+
+def test_gptq_at_few_bits_is_told_of_autoround() -> None:
+    """A plan says so where it can still be changed, and only there."""
+    given = quantizers_on(*({"method": "gptq", "bits": bits} for bits in (2, 3, 4, 8)))
+    told = {name for name, each in given.items() if "autoround" in "".join(each.assumed)}
+    assert told == {"quantize-gptq-2", "quantize-gptq-3"}
+
+
+def test_rounding_needs_no_gpu_and_holds_the_model_in_float32() -> None:
+    """It works on the host, wherever it runs."""
+    rtn = quantizers_on({"method": "rtn"})["quantize-rtn-4"].memory
+    assert rtn is not None
+    assert rtn.gpu_bytes == 0
+    assert {each.name: each.bytes for each in rtn.host_peak}["weights"] == 4 * SEVEN.parameters
+
+
+def test_autoround_tunes_a_block_at_a_time_on_a_gpu() -> None:
+    """The whole model stays on the host; its authors measured 10 to 18 GB with 8 billion."""
+    given = quantizers_on({"method": "autoround", "bits": 2})["quantize-autoround-2"].memory
+    assert given is not None
+    assert 8e9 < given.gpu_bytes < 18e9
+    assert given.host_bytes > 2 * SEVEN.parameters
+
+
+def test_bits_and_types_foretell_their_sizes() -> None:
+    """Equal bits take equal room in GPTQ's format, and 8 bits nearly twice that of 4."""
+    specs = [
+        *({"method": method, "bits": 4} for method in ("gptq", "autoround", "rtn")),
+        *({"method": "bitsandbytes", "type": type_} for type_ in ("nf4", "fp4", "int8")),
+    ]
+    sizes = {name: each.bytes_out or 0 for name, each in quantizers_on(*specs).items()}
+    packed = {sizes[f"quantize-{method}-4"] for method in ("gptq", "autoround", "rtn")}
+    assert len(packed) == 1
+    assert sizes["quantize-nf4"] == sizes["quantize-fp4"]
+    assert sizes["quantize-int8"] - sizes["quantize-fp4"] == pytest.approx(
+        SEVEN.linear_parameters / 2, rel=0.05
+    )

@@ -12,7 +12,7 @@ from modelmill.models.parameters import model_parameters
 from modelmill.models.prompt import contract_for, save_contract
 from modelmill.models.weights import make_readable, weight_bytes
 from modelmill.spec.figures import Quantized
-from modelmill.spec.quantize import BitsandbytesSpec, GptqSpec, RtnSpec, bits_of
+from modelmill.spec.quantize import AutoroundSpec, BitsandbytesSpec, GptqSpec, RtnSpec, bits_of
 from modelmill.spec.settings import QuantizeSettings
 from modelmill.stages.quantize.written import Written
 from modelmill.stages.stage import Folders, Outcome, Pulse
@@ -54,6 +54,10 @@ def _quantize(settings: QuantizeSettings, folders: Folders, pulse: Pulse) -> Wri
             from modelmill.stages.quantize import gptq
 
             return gptq.quantize(spec, settings, folders, pulse)
+        case AutoroundSpec() as spec:
+            from modelmill.stages.quantize import autoround
+
+            return autoround.quantize(spec, settings, folders, pulse)
         case RtnSpec() as spec:
             from modelmill.stages.quantize import rtn
 

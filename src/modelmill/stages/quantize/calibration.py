@@ -71,13 +71,13 @@ def choose_sequences(
     return Calibration(tuple(sequences), used, sum(map(len, sequences)))
 
 
-def shortage(tokens: int, widest_features: int) -> str:
+def shortage(method: str, tokens: int, widest_features: int) -> str:
     """Say in a sentence that there is too little evidence; empty where there is enough."""
     floor = TOKENS_PER_FEATURE * widest_features
     if tokens >= floor:
         return ""
     return (
-        f"gptq was calibrated on {tokens} tokens; the widest layer has {widest_features} "
+        f"{method} was calibrated on {tokens} tokens; the widest layer has {widest_features} "
         f"input features and wants at least {floor}, so the quantized model may be worse "
         "than it could be"
     )

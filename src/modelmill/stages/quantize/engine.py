@@ -4,7 +4,6 @@ Never through transformers' `GPTQConfig`: that writes another format than asked 
 `quantize_config.json`, and the calibration text into `config.json`.
 """
 
-import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from modelmill.models.families import close_known_holes
 from modelmill.models.gptq import check_files, store_tied_heads
 from modelmill.models.weights import SHARD_SIZE
 from modelmill.spec.quantize import PackedSpec
+from modelmill.stages.quantize.configs import write_configs
 
 KEPT: Final = (
     "bits",
@@ -38,9 +38,6 @@ KEPT: Final = (
 
 KEPT_META: Final = ("quantizer", "uri", "damp_percent", "act_group_aware", "true_sequential")
 """Provenance.  The engine's other entries hold paths of this machine or repeat defaults."""
-
-QUANTIZE_CONFIG: Final = "quantize_config.json"
-"""auto-gptq reads only this one, transformers and vLLM only `config.json`."""
 
 _JSON = TypeAdapter(dict[str, JsonValue])
 
@@ -112,16 +109,9 @@ def _keep_two_workers() -> None:
 
 
 def _keep_what_readers_need(folder: Path, more: Mapping[str, JsonValue]) -> None:
-    config_path = folder / "config.json"
-    config = _JSON.validate_json(config_path.read_bytes())
+    config = _JSON.validate_json((folder / "config.json").read_bytes())
     engine = _JSON.validate_python(config["quantization_config"])
     meta = _JSON.validate_python(engine["meta"])
     kept: dict[str, JsonValue] = {name: engine[name] for name in KEPT}
     kept["meta"] = {**{name: meta[name] for name in KEPT_META}, **more}
-    config["quantization_config"] = kept
-    _write_json(config_path, config)
-    _write_json(folder / QUANTIZE_CONFIG, kept)
-
-
-def _write_json(path: Path, value: dict[str, JsonValue]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_configs(folder, kept)

@@ -4,15 +4,14 @@ import torch
 from gptqmodel import GPTQModel, QuantizeConfig
 
 from modelmill.models.families import expected_linears
-from modelmill.models.open import open_config, open_tokenizer
-from modelmill.models.prompt import contract_for, encode_row
+from modelmill.models.open import open_config
 from modelmill.spec.batching import CALIBRATION_TOKENS
 from modelmill.spec.grouping import choose_group_size
 from modelmill.spec.quantize import GptqSpec
-from modelmill.spec.records import Row
 from modelmill.spec.settings import QuantizeSettings
-from modelmill.stages.quantize.calibration import Calibration, choose_sequences, shortage
+from modelmill.stages.quantize.calibration import Calibration, shortage
 from modelmill.stages.quantize.engine import ENGINE_SETTINGS, logs_away, open_engine, save_engine
+from modelmill.stages.quantize.evidence import calibrate_on
 from modelmill.stages.quantize.written import Written
 from modelmill.stages.stage import Folders, Pulse
 
@@ -29,8 +28,8 @@ def quantize(spec: GptqSpec, settings: QuantizeSettings, folders: Folders, pulse
         config = open_config(source)
         in_features = expected_linears(config)
         group_size = choose_group_size(spec.group_size, in_features)
-        calibration = _calibrate_on(spec, settings, folders)
-        warning = shortage(calibration.tokens, max(in_features.values()))
+        calibration = calibrate_on(spec, settings, folders)
+        warning = shortage(spec.method, calibration.tokens, max(in_features.values()))
         if warning:
             pulse.warn(warning)
         asked = _engine_config(spec, group_size)
@@ -40,22 +39,6 @@ def quantize(spec: GptqSpec, settings: QuantizeSettings, folders: Folders, pulse
     with pulse.part("save"):
         modules = save_engine(model, folders.output, config, spec, {})
     return Written(modules, group_size, calibration.rows, calibration.tokens)
-
-
-def _calibrate_on(spec: GptqSpec, settings: QuantizeSettings, folders: Folders) -> Calibration:
-    source = folders.inputs["model"]
-    tokenizer = open_tokenizer(source)
-    contract = contract_for(source, tokenizer, settings.contract)
-    positions = open_config(source).get_text_config().to_dict().get("max_position_embeddings")
-    lines = (folders.inputs["data"] / "train.jsonl").read_text(encoding="utf-8").splitlines()
-    return choose_sequences(
-        [Row.model_validate_json(line) for line in lines],
-        lambda row: encode_row(contract, tokenizer, row).input_ids,
-        max_tokens=spec.calibration.tokens,
-        # The engine cuts sequences at the model's own limit without counting what it drops.
-        length=min(contract.max_length, positions or contract.max_length),
-        seed=settings.seed,
-    )
 
 
 def _engine_config(spec: GptqSpec, group_size: int) -> QuantizeConfig:
