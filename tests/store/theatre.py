@@ -230,10 +230,9 @@ def _judge_outcomes(writers: list[_Process], first: str, present: str) -> list[s
 
 def _judge_uploads(writers: list[_Process], store: Store) -> list[str]:
     """Find uploads in parts that somebody has left who had the time to tidy up."""
-    answer = store.client.list_multipart_uploads(Bucket=store.bucket, Prefix=f"{store.prefix}/")
     tidy = [each.attempt for each in writers if not each.is_killed]
     return [
-        f"an upload is left open: {upload['Key']}"
-        for upload in answer.get("Uploads", [])
-        if any(attempt in upload["Key"] for attempt in tidy)
+        f"an upload is left open: {upload.key}"
+        for upload in store.unfinished()
+        if any(attempt in upload.key for attempt in tidy)
     ]

@@ -154,6 +154,8 @@ def _play_all(asked: Asked, weed: Weed, folder: Path) -> Summary:
         results = list(_collect(pipes, _Outages(asked, weed)))
         proxy.send("enough")
         faults: Counter[Fault] = proxy.recv()
+    if len(results) < len(jobs):
+        sys.exit(f"{len(jobs) - len(results)} rounds were not played to their end")
     return Summary(
         rounds=sum(protocol == "ours" for protocol, _ in results),
         violations=sum(len(each.violations) for protocol, each in results if protocol == "ours"),
