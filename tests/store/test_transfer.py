@@ -1,6 +1,10 @@
 import hashlib
 import random
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +85,30 @@ def test_upload_interrupted(store: Store, big: Path) -> None:
 
     assert (_open_uploads(store), store.head("file"), store.head("beside")) == (0, None, None)
     assert upload(store, "file", big).size_bytes == BIG_BYTES
+
+
+def test_upload_interrupted_while_a_thread_is_started(
+    behind: Store, proxy: Proxy, big: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread that began and that nobody knows of leaves no parts behind either."""
+    unknown: list[threading.Thread] = []
+
+    class Interrupted(ThreadPoolExecutor):
+        """Starts a thread and is interrupted before it has told anybody, as by a signal."""
+
+        def submit(self, *given: Any, **named: Any) -> Any:
+            unknown.append(threading.Thread(target=given[0], daemon=True))
+            unknown[0].start()
+            while not proxy.seen["CreateMultipartUpload"]:
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("modelmill.store.crew.ThreadPoolExecutor", Interrupted)
+    proxy.plan("CreateMultipartUpload", "delay")
+    with pytest.raises(KeyboardInterrupt):
+        upload(behind, "file", big)
+    unknown[0].join()
+    assert (_open_uploads(behind), behind.head("file")) == (0, None)
 
 
 def test_open_uploads_are_seen(store: Store) -> None:
