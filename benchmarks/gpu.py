@@ -19,6 +19,7 @@ from typing import Any
 
 from example import HOME, MODEL, TEMPLATE, make_data, prepare_model, python
 
+from modelmill.cli.show import print_table
 from modelmill.store.embedded import EmbeddedStore
 
 ON_GPU = ("finetune", "quantize", "infer")
@@ -52,7 +53,7 @@ def main() -> None:
             os.environ.update(embedded.environment)
             stages = run(folder, embedded.url)
     rows = list(rows_of(stages))
-    print(table(rows))
+    print_table(COLUMNS, [[_cell(row[column]) for column in COLUMNS] for row in rows])
     print(json.dumps({"device": device, "stages": rows}))
     elsewhere = [] if device is None else list(not_on_gpu(stages))
     if elsewhere:
@@ -130,16 +131,6 @@ def not_on_gpu(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for stage in stages:
         if stage["kind"] in ON_GPU and not stage["peak_gpu_bytes"]:
             yield stage["stage"]
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Lay rows out for a terminal."""
-    cells = [COLUMNS, *(tuple(_cell(row[column]) for column in COLUMNS) for row in rows)]
-    widths = [max(len(line[place]) for line in cells) for place in range(len(COLUMNS))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    )
 
 
 def _cell(value: str | float | None) -> str:
