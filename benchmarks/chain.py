@@ -22,13 +22,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from example import CHECKOUT, HOME, MODEL, TEMPLATE, make_data, prepare_model, python
+
 from modelmill.store.embedded import EmbeddedStore
 from modelmill.store.s3 import open_store
 from modelmill.store.transfer import upload_many
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-EXAMPLE = CHECKOUT / "examples" / "text-to-sql"
-HOME = CHECKOUT / ".modelmill"
 TRAIN_ROWS, TEST_ROWS = 96, 64
 EPOCHS, NEW_TOKENS, CALIBRATION_TOKENS = 1, 32, 4096
 
@@ -36,15 +35,12 @@ EPOCHS, NEW_TOKENS, CALIBRATION_TOKENS = 1, 32, 4096
 def run_spec(dtype: str) -> Mapping[str, object]:
     """Ask modelmill for what the bare scripts do, in JSON, which is YAML too."""
     return {
-        "model": {"source": str(EXAMPLE / "model")},
+        "model": {"source": str(MODEL)},
         "data": {
             "train": "train.jsonl",
             "eval": 0.1,
             "test": "test.jsonl",
-            "template": {
-                "prompt": "### Schema\n{context}\n### Question\n{question}\n### SQL\n",
-                "completion": "{answer}",
-            },
+            "template": TEMPLATE,
             "max_length": 192,
         },
         "finetune": {
@@ -78,7 +74,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--dtype", default="float32", help="of inference, on both sides")
     asked = parser.parse_args()
-    subprocess.run([EXAMPLE / "prepare.sh"], check=True)
+    prepare_model()
     rounds = []
     with workplace(asked.dtype) as folder, EmbeddedStore(folder / "store") as embedded:
         os.environ.update(embedded.environment)
@@ -119,13 +115,7 @@ def workplace(dtype: str) -> Iterator[Path]:
     """Lay out a run file and its data in a folder of their own."""
     folder = Path(tempfile.mkdtemp(prefix="chain-"))
     try:
-        subprocess.run(
-            [
-                *(sys.executable, EXAMPLE / "make_data.py", "--out", folder),
-                *("--train-rows", str(TRAIN_ROWS), "--test-rows", str(TEST_ROWS)),
-            ],
-            check=True,
-        )
+        make_data(folder, TRAIN_ROWS, TEST_ROWS)
         (folder / "run.yaml").write_text(json.dumps(run_spec(dtype)), encoding="utf-8")
         yield folder
     finally:
@@ -134,7 +124,7 @@ def workplace(dtype: str) -> Iterator[Path]:
 
 def upload_inputs(url: str, folder: Path) -> None:
     """Put model and data where the bare scripts read them; modelmill uploads its own."""
-    files = {f"bare/model/{path.name}": path for path in (EXAMPLE / "model").iterdir()}
+    files = {f"bare/model/{path.name}": path for path in MODEL.iterdir()}
     files |= {f"bare/{name}": folder / name for name in ("train.jsonl", "test.jsonl")}
     upload_many(open_store(url), files)
 
@@ -164,10 +154,9 @@ def run_bare(url: str, number: int, dtype: str) -> Mapping[str, float]:
     seconds: dict[str, float] = {}
     for stage, (script, *arguments) in calls.items():
         environment = "train" if stage in ("finetune", "merge") else "quantize"
-        python = HOME / "environments" / environment / "bin" / "python"
         started = time.perf_counter()
         subprocess.run(
-            [python, CHECKOUT / "benchmarks" / "bare" / script, *arguments],
+            [python(environment), CHECKOUT / "benchmarks" / "bare" / script, *arguments],
             check=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

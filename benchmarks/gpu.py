@@ -17,11 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from example import HOME, MODEL, TEMPLATE, make_data, prepare_model, python
+
+from modelmill.cli.show import print_table
 from modelmill.store.embedded import EmbeddedStore
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-EXAMPLE = CHECKOUT / "examples" / "text-to-sql"
-HOME = CHECKOUT / ".modelmill"
 ON_GPU = ("finetune", "quantize", "infer")
 """Stages that have something to do there; a merge adds on the host."""
 
@@ -38,44 +38,33 @@ def main() -> None:
     parser.add_argument("--test-rows", type=int, default=256)
     parser.add_argument("--train-rows", type=int, default=512)
     asked = parser.parse_args()
-    device = gpu(HOME / "environments" / "train" / "bin" / "python")
+    device = gpu(python("train"))
     if device is None and not asked.any_device:
         print("There is no CUDA device here, so there is nothing to check.")
         return
     if asked.model is None:
-        subprocess.run([EXAMPLE / "prepare.sh"], check=True)
+        prepare_model()
     with tempfile.TemporaryDirectory(prefix="gpu-") as name:
         folder = Path(name)
         make_data(folder, asked.train_rows, asked.test_rows)
-        spec = run_spec(asked.model or EXAMPLE / "model")
+        spec = run_spec(asked.model or MODEL)
         (folder / "run.yaml").write_text(json.dumps(spec), encoding="utf-8")
         with EmbeddedStore(folder / "store") as embedded:
             os.environ.update(embedded.environment)
             stages = run(folder, embedded.url)
     rows = list(rows_of(stages))
-    print(table(rows))
+    print_table(COLUMNS, [[_cell(row[column]) for column in COLUMNS] for row in rows])
     print(json.dumps({"device": device, "stages": rows}))
     elsewhere = [] if device is None else list(not_on_gpu(stages))
     if elsewhere:
         sys.exit(f"not on the GPU: {', '.join(elsewhere)}")
 
 
-def gpu(python: Path) -> str | None:
+def gpu(interpreter: Path) -> str | None:
     """Name the GPU as the stages' own torch does."""
     code = "import torch; print(torch.cuda.get_device_name() if torch.cuda.is_available() else '')"
-    ended = subprocess.run([python, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
+    ended = subprocess.run([interpreter, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
     return ended.stdout.strip() or None
-
-
-def make_data(folder: Path, train_rows: int, test_rows: int) -> None:
-    """Write rows of the example."""
-    subprocess.run(
-        [
-            *(sys.executable, EXAMPLE / "make_data.py", "--out", folder),
-            *("--train-rows", str(train_rows), "--test-rows", str(test_rows)),
-        ],
-        check=True,
-    )
 
 
 def run_spec(model: Path) -> Mapping[str, object]:
@@ -86,10 +75,7 @@ def run_spec(model: Path) -> Mapping[str, object]:
             "train": "train.jsonl",
             "eval": 0.1,
             "test": "test.jsonl",
-            "template": {
-                "prompt": "### Schema\n{context}\n### Question\n{question}\n### SQL\n",
-                "completion": "{answer}",
-            },
+            "template": TEMPLATE,
             "max_length": 512,
         },
         "finetune": {"load_in": "nf4", "num_train_epochs": 1, "learning_rate": 2e-3},
@@ -145,16 +131,6 @@ def not_on_gpu(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for stage in stages:
         if stage["kind"] in ON_GPU and not stage["peak_gpu_bytes"]:
             yield stage["stage"]
-
-
-def table(rows: Sequence[Row]) -> str:
-    """Lay rows out for a terminal."""
-    cells = [COLUMNS, *(tuple(_cell(row[column]) for column in COLUMNS) for row in rows)]
-    widths = [max(len(line[place]) for line in cells) for place in range(len(COLUMNS))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in cells
-    )
 
 
 def _cell(value: str | float | None) -> str:

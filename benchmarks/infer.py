@@ -19,11 +19,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from example import CHECKOUT, HOME, MODEL, TEMPLATE, make_data, prepare_model, python
+
 from modelmill.store.embedded import EmbeddedStore
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-EXAMPLE = CHECKOUT / "examples" / "text-to-sql"
-HOME = CHECKOUT / ".modelmill"
 NEW_TOKENS = 48
 PEERS: Mapping[str, tuple[str, ...]] = {
     "one_by_one": ("--dtype", "float32", "--batch-size", "1"),
@@ -38,17 +37,11 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
     asked = parser.parse_args()
-    subprocess.run([EXAMPLE / "prepare.sh"], check=True)
+    prepare_model()
     rounds: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory(prefix="infer-") as name:
         folder = Path(name)
-        subprocess.run(
-            [
-                *(sys.executable, EXAMPLE / "make_data.py", "--out", folder),
-                *("--train-rows", "96", "--test-rows", str(asked.rows)),
-            ],
-            check=True,
-        )
+        make_data(folder, 96, asked.rows)
         (folder / "run.yaml").write_text(json.dumps(run_spec()), encoding="utf-8")
         with EmbeddedStore(folder / "store") as embedded:
             os.environ.update(embedded.environment)
@@ -71,13 +64,10 @@ def main() -> None:
 def run_spec() -> Mapping[str, object]:
     """Ask for the base's answers and nothing else, in JSON, which is YAML too."""
     return {
-        "model": {"source": str(EXAMPLE / "model")},
+        "model": {"source": str(MODEL)},
         "data": {
             "test": "test.jsonl",
-            "template": {
-                "prompt": "### Schema\n{context}\n### Question\n{question}\n### SQL\n",
-                "completion": "{answer}",
-            },
+            "template": TEMPLATE,
             "max_length": 192,
         },
         "infer": {"max_new_tokens": NEW_TOKENS, "batch_size": 16, "metrics": {"nll": {}}},
@@ -88,8 +78,8 @@ def bare(folder: Path, options: tuple[str, ...]) -> float:
     """Let the script answer; returns its tokens per second."""
     ended = subprocess.run(
         [
-            HOME / "environments" / "quantize" / "bin" / "python",
-            *(CHECKOUT / "benchmarks" / "bare" / "infer.py", "--model", EXAMPLE / "model"),
+            python("quantize"),
+            *(CHECKOUT / "benchmarks" / "bare" / "infer.py", "--model", MODEL),
             *("--test", folder / "test.jsonl", "--out", folder / "bare"),
             *("--max-new-tokens", str(NEW_TOKENS), *options),
         ],

@@ -97,7 +97,7 @@ def test_upload_interrupted_while_a_thread_is_started(
         """Starts a thread and is interrupted before it has told anybody, as by a signal."""
 
         def submit(self, *given: Any, **named: Any) -> Any:
-            unknown.append(threading.Thread(target=given[0], daemon=True))
+            unknown.append(threading.Thread(target=given[0], args=given[1:], daemon=True))
             unknown[0].start()
             while not proxy.seen["CreateMultipartUpload"]:
                 time.sleep(0.01)

@@ -7,7 +7,7 @@ import hashlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Self, TypeVar
@@ -55,6 +55,8 @@ class Crew:
         self._on_bytes = on_bytes
         self._telling = threading.Lock()
         self._pool = ThreadPoolExecutor(THREADS)
+        self._changing = threading.Condition()
+        self._running = 0
 
     def __enter__(self) -> Self:
         return self
@@ -89,15 +91,31 @@ class Crew:
                 if self.stop.is_set():
                     raise Stopped
                 taken_bytes += job.size_bytes
-                waiting.append((self._pool.submit(job.run), job.size_bytes))
+                waiting.append((self._pool.submit(self._do, job), job.size_bytes))
             while waiting:
                 finish_first()
         except BaseException:
-            self.stop.set()
             for future, _ in waiting:
                 future.cancel()
-            wait([future for future, _ in waiting])
+            # Not for futures: a signal that comes while a thread is started leaves a job that
+            # nobody has one of.
+            with self._changing:
+                self.stop.set()
+                self._changing.wait_for(lambda: not self._running)
             raise
+
+    def _do(self, job: Job) -> None:
+        """Do a job, unless it is too late to begin one."""
+        with self._changing:
+            if self.stop.is_set():
+                raise Stopped
+            self._running += 1
+        try:
+            job.run()
+        finally:
+            with self._changing:
+                self._running -= 1
+                self._changing.notify_all()
 
     def tell(self, count: int) -> None:
         """Pass on how many more bytes are done."""

@@ -5,7 +5,7 @@ Knows parts and uploads; knows nothing about other files.
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,6 @@ from typing import Final
 
 from modelmill.spec.errors import DataError, ModelmillError
 from modelmill.spec.records import FileRecord
-from modelmill.store.connection import Stopped
 from modelmill.store.crew import PART_BYTES, Countdown, Crew, Digest, Job, part_count
 from modelmill.store.multipart import abandon_unknown
 from modelmill.store.objects import PutPart
@@ -41,9 +40,7 @@ class Outgoing:
         self._left = Countdown(self._count)
         self._digest = Digest(crew.stop)
         self._upload_id = ""
-        self._changing = threading.Condition()
-        self._on_their_way = 0
-        self._is_given_up = False
+        self._starting = threading.Lock()
         self._sent: list[PutPart] = []
         self.is_sent = False
 
@@ -67,14 +64,7 @@ class Outgoing:
         return sum(part.size_bytes for part in self._sent)
 
     def abandon(self) -> None:
-        """Leave no parts behind of an upload that has been begun and not finished.
-
-        Waits for what is on its way: a signal that comes while a thread is being started leaves
-        one that nobody else waits for.
-        """
-        with self._changing:
-            self._is_given_up = True
-            self._changing.wait_for(lambda: not self._on_their_way)
+        """Leave no parts behind of an upload that has been begun and not finished."""
         if not self._upload_id:
             return
         # The first error is the one to tell; a store that is gone is not waited for.
@@ -95,29 +85,20 @@ class Outgoing:
     def _send_part(self, number: int) -> None:
         body = self._read(number)
         self._digest.add(number, body)
-        with self._upload() as upload_id:
-            self._sent.append(self._store.put_part(self.key, upload_id, number + 1, body))
-            self._crew.tell(len(body))
-            if self._left.is_last():
-                parts = sorted(self._sent, key=lambda part: part.number)
-                self._store.finish_multipart(self.key, upload_id, parts)
-                self.is_sent, self._upload_id = True, ""
+        upload_id = self._start()
+        self._sent.append(self._store.put_part(self.key, upload_id, number + 1, body))
+        self._crew.tell(len(body))
+        if self._left.is_last():
+            parts = sorted(self._sent, key=lambda part: part.number)
+            self._store.finish_multipart(self.key, upload_id, parts)
+            self.is_sent, self._upload_id = True, ""
 
-    @contextmanager
-    def _upload(self) -> Iterator[str]:
+    def _start(self) -> str:
         """Begin the upload: not in the main thread, where a signal could lose its id."""
-        with self._changing:
-            if self._is_given_up:
-                raise Stopped
+        with self._starting:
             if not self._upload_id:
                 self._upload_id = self._store.start_multipart(self.key)
-            self._on_their_way += 1
-        try:
-            yield self._upload_id
-        finally:
-            with self._changing:
-                self._on_their_way -= 1
-                self._changing.notify_all()
+            return self._upload_id
 
     def _read(self, number: int) -> bytes:
         start = number * self._part_bytes
