@@ -6,6 +6,7 @@ Knows Linux; where it is another system, nothing is known.
 """
 
 import re
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from modelmill.spec.errors import DoesNotFit
 VMSTAT = Path("/proc/vmstat")
 MEMINFO = Path("/proc/meminfo")
 
+DYING_SECONDS = 10
+"""A process that the kernel has killed may be there so much longer, until all it held is freed."""
+
 
 @dataclass
 class Memory:
@@ -21,15 +25,21 @@ class Memory:
 
     pid: int
     _kills: int = field(init=False)
+    """Counted while the process was not yet being killed."""
+    _kills_seen: int = field(init=False)
+    _seen_at: float = field(init=False)
     peak_bytes: int = 0
 
     def __post_init__(self) -> None:
         """Begin to count."""
-        self._kills = _oom_kills()
+        self._kills = self._kills_seen = _oom_kills()
+        self._seen_at = time.monotonic()
 
     def look(self) -> None:
-        """Look at the process while it lives."""
-        self._kills = _oom_kills()
+        """Look at the process while it lives, or seems to."""
+        now = time.monotonic()
+        if now - self._seen_at >= DYING_SECONDS:
+            self._kills, self._kills_seen, self._seen_at = self._kills_seen, _oom_kills(), now
         try:
             status = Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8")
         except OSError:
@@ -37,7 +47,7 @@ class Memory:
         self.peak_bytes = max(self.peak_bytes, _kibibytes("VmHWM", status))
 
     def is_spent(self) -> bool:
-        """Tell whether the kernel has killed for memory since the last look."""
+        """Tell whether the kernel has killed for memory in the last seconds of the process."""
         return _oom_kills() > self._kills
 
     def words(self) -> str:
