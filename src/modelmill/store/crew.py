@@ -88,8 +88,6 @@ class Crew:
                     len(waiting) >= AT_ONCE or taken_bytes + job.size_bytes > BUDGET_BYTES
                 ):
                     taken_bytes -= finish_first()
-                if self.stop.is_set():
-                    raise Stopped
                 taken_bytes += job.size_bytes
                 waiting.append((self._pool.submit(self._do, job), job.size_bytes))
             while waiting:
