@@ -30,10 +30,9 @@ PROBE_POSITIONS: Final = 32
 """The last of each prompt, where the completion is: there a merge compares logits."""
 
 FEW_PROMPTS: Final = 4
-FEW_TOKENS: Final = 64
-"""Twice the positions that are compared; where every tensor is proved on its own.  At 1.1 billion
-parameters a token costs a CPU 20 ms of each model, and all of eight long prompts more than the
-rest of a merge."""
+FEW_TOKENS: Final = 16
+"""Asked where every tensor is proved on its own.  At 1.1 billion parameters a token costs a CPU
+20 ms of each model, and all of eight long prompts more than the rest of a merge."""
 
 
 def micro_batch_size(spec: FinetuneSpec, longest: int, *, is_gpu: bool, halvings: int = 0) -> int:

@@ -10,8 +10,8 @@ from modelmill.spec.batching import (
     AUTOROUND_ROWS,
     CALIBRATION_TOKENS,
     FEW_PROMPTS,
+    FEW_TOKENS,
     LOGITS_BYTES,
-    PROBE_POSITIONS,
     micro_batch_size,
 )
 from modelmill.spec.closed import Dtype, Spec
@@ -230,7 +230,7 @@ def merge_memory(shape: ModelShape, settings: MergeSettings) -> Memory:
     """
     runtime = part("runtime", MERGE_BYTES)
     held = settings.load_in is not None
-    logits = FEW_PROMPTS * PROBE_POSITIONS * shape.vocabulary * 4 * PROBE_COPIES
+    logits = FEW_PROMPTS * FEW_TOKENS * shape.vocabulary * 4 * PROBE_COPIES
     # What the files hold of it, its float32, the change, the scaled change, the rounded sum.
     merging = part("largest layer", widest_linear(shape) * (2 * BYTES_OF["bfloat16"] + 3 * 4))
     proving = part("largest tensor", TENSOR_COPIES * shape.largest_parameters * 2)
