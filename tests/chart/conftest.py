@@ -42,6 +42,7 @@ EVERYTHING: dict[str, Any] = {
         "region": "eu-1",
         "credentials_secret": "keys",
     },
+    "webhook": {"secret": "hook"},
     "hub": {"endpoint_url": "https://hub.example.com", "token_secret": "reader"},
     "ca_bundle": {"config_map": "site-ca", "key": "all.pem"},
     "proxy": {"https_proxy": "http://proxy:3128", "no_proxy": "s3.example.com"},

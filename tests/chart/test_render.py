@@ -116,6 +116,21 @@ def test_conductor_and_stage_see_one_place_alike(render: Render) -> None:
     assert mine["tolerations"][:3] == theirs["tolerations"][:3]
 
 
+def test_conductor_alone_knows_whom_to_tell_of_the_end(render: Render) -> None:
+    """From a Secret that need not be there: a run does not wait for it."""
+    conductor, stage = one(render(values(EVERYTHING)), "Job"), stage_of(EVERYTHING)
+    told = {
+        each["name"]: each["valueFrom"]["secretKeyRef"]
+        for each in pod_of(conductor)["containers"][0]["env"]
+        if "WEBHOOK" in each["name"]
+    }
+    assert told == {
+        f"MODELMILL_WEBHOOK_{key.upper()}": {"name": "hook", "key": key, "optional": True}
+        for key in ("url", "secret")
+    }
+    assert not any("WEBHOOK" in name for name in environment_of(stage))
+
+
 def test_conductor_has_its_own_place(render: Render) -> None:
     """It goes to cheap nodes and waits in its own line, while what all pods share stays."""
     conductor = one(render(values(EVERYTHING)), "Job")

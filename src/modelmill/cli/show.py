@@ -139,6 +139,8 @@ def print_failures(ended: "Ended", command: str) -> None:
     """
     if ended.verdict.superseded:
         click.echo(f"A newer conductor drives {ended.run} now.", err=True)
+    if ended.untold:
+        click.echo(ended.untold, err=True)
     if not ended.verdict.failures:
         return
     for stage, ending in ended.verdict.failures.items():

@@ -30,7 +30,9 @@ from modelmill.conduct.kubernetes import Namespace, in_cluster
 from modelmill.conduct.prepare import Asked, prepare
 from modelmill.conduct.reasons import why_stopped
 from modelmill.conduct.seen import JobSeen
+from modelmill.conduct.webhook import ended_run, tell
 from modelmill.conduct.words import event_words
+from modelmill.report.document import ReportDocument
 from modelmill.spec.errors import (
     DeviceFault,
     InternalError,
@@ -204,8 +206,12 @@ def drive(told: Told, namespace: Namespace) -> int:
             logger.info("another revision has taken over")
             return 0
         # An older revision wrote its name over ours a moment before it saw that it is old.
-    code = _code_of(verdict, store)
+    document = _read_document(verdict, store)
+    code = _code_of(verdict, document)
     conductor.leave(code)
+    untold = tell(os.environ, ended_run(conductor.given, code, verdict, document))
+    if untold:
+        logger.warning("%s", untold)
     logger.info("the run has ended with %d; `modelmill report %s` shows it", code, told.run)
     logger.info("%d requests to the API server", namespace.requests)
     return code
@@ -268,13 +274,19 @@ def _handle_stop(_number: int, _frame: object) -> None:
     raise Stopped
 
 
-def _code_of(verdict: Verdict, store: Store) -> int:
-    for stage, ending in verdict.failures.items():
-        logger.error("%s failed with %d: %s", stage, ending.exit_code, ending.message)
+def _read_document(verdict: Verdict, store: Store) -> ReportDocument | None:
     if verdict.report is None:
-        return verdict.exit_code
+        return None
     with tempfile.TemporaryDirectory() as folder:
         document, _ = read_report(store, verdict.report, Path(folder), (REPORT_JSON,))
+    return document
+
+
+def _code_of(verdict: Verdict, document: ReportDocument | None) -> int:
+    for stage, ending in verdict.failures.items():
+        logger.error("%s failed with %d: %s", stage, ending.exit_code, ending.message)
+    if document is None:
+        return verdict.exit_code
     for problem in document.problems:
         logger.error("%s", problem.message)
     return final_code(verdict, document)

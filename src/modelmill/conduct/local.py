@@ -39,6 +39,8 @@ from modelmill.spec.names import (
     ENV_STAGE,
     ENV_STORE,
     ENV_TERMINATION,
+    ENV_WEBHOOK_SECRET,
+    ENV_WEBHOOK_URL,
     ENV_WORK,
     ENVIRONMENT_OF,
     HUB_TOKENS,
@@ -209,11 +211,10 @@ class LocalBackend:
 
 
 def _environment_for(kind: Kind) -> dict[str, str]:
-    """Pass the user's variables on; the hub and a token for it are for fetch alone."""
-    if is_fetch(kind):
-        return dict(os.environ)
-    kept = {name: value for name, value in os.environ.items() if name not in HUB_TOKENS}
-    return {**kept, "HF_HUB_OFFLINE": "1"}
+    """Pass the user's variables on; the hub and its token are for fetch, the webhook for none."""
+    hidden = {ENV_WEBHOOK_URL, ENV_WEBHOOK_SECRET, *(() if is_fetch(kind) else HUB_TOKENS)}
+    kept = {name: value for name, value in os.environ.items() if name not in hidden}
+    return kept if is_fetch(kind) else {**kept, "HF_HUB_OFFLINE": "1"}
 
 
 def interpreter(home: Path, environment: Environment) -> Path:

@@ -1,9 +1,10 @@
 """Run a spec on this machine from its first stage to the report on disk."""
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelmill.conduct.conductor import Conductor, Verdict
@@ -12,6 +13,7 @@ from modelmill.conduct.history import Watcher
 from modelmill.conduct.local import LocalBackend, check_metrics
 from modelmill.conduct.place import Opened, opened
 from modelmill.conduct.prepare import Asked, prepare
+from modelmill.conduct.webhook import ended_run, tell
 from modelmill.report.document import ReportDocument
 from modelmill.spec.errors import Interrupted
 from modelmill.spec.profile import Profile
@@ -43,6 +45,8 @@ class Ended:
     report: ReportDocument | None
     report_json: str
     report_html: Path | None
+    untold: str = ""
+    """Why whoever asked to be told of the end was not."""
 
 
 def run_locally(local: LocalRun, watcher: Watcher) -> Ended:
@@ -69,7 +73,10 @@ def run_locally(local: LocalRun, watcher: Watcher) -> Ended:
         finally:
             conductor.stop()
             conductor.leave(Interrupted.exit_code if ended is None else ended.exit_code)
-        return ended
+        if ended.verdict.superseded:
+            return ended
+        end = ended_run(given, ended.exit_code, ended.verdict, ended.report)
+        return replace(ended, untold=tell(os.environ, end))
 
 
 def _ended(local: LocalRun, place: Opened, verdict: Verdict) -> Ended:

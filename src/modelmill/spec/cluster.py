@@ -63,6 +63,13 @@ class HubPlace(Spec):
     is public."""
 
 
+class WebhookPlace(Spec):
+    """Who is told that a run has ended."""
+
+    secret: Name = ""
+    """Secret whose key `url` says where to, and whose key `secret` signs it; empty for nobody."""
+
+
 class CaBundle(Spec):
     """Certificates to trust, of the store and of a proxy that looks into TLS."""
 

@@ -94,6 +94,11 @@ ENV_PARENT_PID: Final = "MODELMILL_PARENT_PID"
 HUB_TOKENS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """Variables that hold a token of the hub: for fetch, and no other stage."""
 
+ENV_WEBHOOK_URL: Final = "MODELMILL_WEBHOOK_URL"
+"""Whom a conductor tells that a run has ended."""
+ENV_WEBHOOK_SECRET: Final = "MODELMILL_WEBHOOK_SECRET"  # noqa: S105 - a name
+"""What it signs that with: `whsec_` and base64."""
+
 ENV_NAMESPACE: Final = "MODELMILL_NAMESPACE"
 """For a conductor on Kubernetes: the namespace it and its stages are in."""
 ENV_REVISION: Final = "MODELMILL_REVISION"

@@ -20,6 +20,7 @@ from modelmill.spec.cluster import (
     QualifiedName,
     StagePods,
     StorePlace,
+    WebhookPlace,
     stage_pods,
 )
 from modelmill.spec.errors import Problem, SpecError
@@ -54,6 +55,7 @@ class Profile(Spec):
     images: Images = Images()
     store: StorePlace = StorePlace()
     hub: HubPlace = HubPlace()
+    webhook: WebhookPlace = WebhookPlace()
     ca_bundle: CaBundle = CaBundle()
     proxy: Proxy = Proxy()
     pods: PodSettings = PodSettings()

@@ -125,6 +125,7 @@ def profiles(draw: st.DrawFn) -> dict[str, Any]:
                 "conductor": st.fixed_dictionaries({}, optional={**places, "queue": names}),
                 "stages": st.dictionaries(kinds, stage_pods, max_size=3),
                 "ca_bundle": st.fixed_dictionaries({"config_map": names}),
+                "webhook": st.fixed_dictionaries({}, optional={"secret": names}),
                 "hub": st.fixed_dictionaries(
                     {}, optional={"endpoint_url": st.just("https://hub"), "token_secret": names}
                 ),

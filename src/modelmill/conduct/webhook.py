@@ -1,0 +1,157 @@
+"""Tell another system that a run has ended: one signed request, tried a few times.
+
+Whatever becomes of it, the run has ended as it has; so nothing here raises, and all tries
+together take seconds.
+"""
+
+import http.client
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+from modelmill.conduct.clock import now
+from modelmill.conduct.conductor import Conducted, Verdict
+from modelmill.report.document import ReportDocument
+from modelmill.spec.errors import meaning_of
+from modelmill.spec.names import ENV_WEBHOOK_SECRET, ENV_WEBHOOK_URL, artifact_prefix
+from modelmill.spec.notice import (
+    EndedModel,
+    EndedRun,
+    FailedStage,
+    Notice,
+    headers_of,
+    notice_bytes,
+    signing_key,
+)
+
+TRIES: Final = 3
+SILENCE_SECONDS: Final = 5.0
+PAUSE_SECONDS: Final = 1.0
+"""Before the second try; twice as long before the next."""
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """Where to, and with what key; both are secrets, for many a URL is one."""
+
+    url: str = field(repr=False)
+    key: bytes | None = field(repr=False)
+
+    @property
+    def host(self) -> str:
+        """What of the URL may be shown."""
+        return urlsplit(self.url).hostname or "?"
+
+
+def read_webhook(environment: Mapping[str, str]) -> Webhook | None:
+    """Read where to tell it; None where nobody asks.
+
+    Raises:
+        ValueError: naming the variable that is wrong, and not its value.
+    """
+    url = environment.get(ENV_WEBHOOK_URL, "").strip()
+    if not url:
+        return None
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"{ENV_WEBHOOK_URL}: must be an http(s) URL")
+    secret = environment.get(ENV_WEBHOOK_SECRET, "")
+    try:
+        return Webhook(url, signing_key(secret) if secret else None)
+    except ValueError as error:
+        raise ValueError(f"{ENV_WEBHOOK_SECRET}: {error}") from error
+
+
+def ended_run(
+    given: Conducted, exit_code: int, verdict: Verdict, document: ReportDocument | None
+) -> EndedRun:
+    """Say how a run came out, in what may leave the place: no rows, no answers, no last words.
+
+    Args:
+        given: the run.
+        exit_code: of the run, the gate included.
+        verdict: of its conductor.
+        document: the report, if there is one.
+    """
+    gate = document.gate if document is not None else None
+    reported = verdict.report.manifest if verdict.report is not None else None
+    return EndedRun(
+        run=given.run,
+        exit_code=exit_code,
+        meaning=meaning_of(exit_code),
+        plan_sha256=given.plan_sha256,
+        report=given.store.url_of(artifact_prefix("report", reported.key)) if reported else "",
+        gate=gate.outcome if gate is not None else "",
+        models=tuple(
+            EndedModel(model=each.model, verdict=each.verdict or "")
+            for each in (document.models if document is not None else ())
+        ),
+        failures=tuple(
+            FailedStage(
+                stage=stage, exit_code=ending.exit_code, meaning=meaning_of(ending.exit_code)
+            )
+            for stage, ending in verdict.failures.items()
+        ),
+    )
+
+
+def tell(environment: Mapping[str, str], ended: EndedRun) -> str:
+    """Send the notice that a run has ended, if somebody asks for it.
+
+    Returns:
+        Why it was not received; empty where it was, or nobody asks.
+    """
+    try:
+        webhook = read_webhook(environment)
+    except ValueError as error:
+        return f"nobody was told of the end: {error}"
+    if webhook is None:
+        return ""
+    time_of_end = now()
+    body = notice_bytes(Notice(type="run.ended", timestamp=time_of_end, data=ended))
+    # The same for whoever tells the same end again, so that it can be recognized.
+    notice_id = f"{ended.run}-{ended.plan_sha256[:12]}-{time_of_end}"
+    reason = ""
+    for number in range(TRIES):
+        if number:
+            time.sleep(PAUSE_SECONDS * 2 ** (number - 1))
+        reason, is_final = _post(webhook, body, notice_id)
+        if not reason or is_final:
+            break
+    return f"{webhook.host} was not told of the end: {reason}" if reason else ""
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Make one that follows no redirect: a POST would become a GET without a body."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        urllib.request.HTTPDefaultErrorHandler(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+def _post(webhook: Webhook, body: bytes, notice_id: str) -> tuple[str, bool]:
+    """Try once; returns what went wrong, and whether it would again."""
+    request = urllib.request.Request(  # noqa: S310 - the scheme was looked at
+        webhook.url, body, dict(headers_of(body, notice_id, int(time.time()), webhook.key))
+    )
+    try:
+        with _opener().open(request, timeout=SILENCE_SECONDS):
+            return "", True
+    except urllib.error.HTTPError as error:
+        error.close()
+        # 408 and 429 ask to come again; other 4xx and redirects will not change.
+        is_final = error.code < 500 and error.code not in (408, 429)  # noqa: PLR2004
+        return f"it answered {error.code}", is_final
+    except (OSError, http.client.HTTPException) as error:
+        reason = error.reason if isinstance(error, urllib.error.URLError) else error
+        return f"{type(reason).__name__}", False
