@@ -12,7 +12,6 @@ from typing import Final
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 _HIGHEST: Final = torch.finfo(torch.float16).max
@@ -98,7 +97,7 @@ def _storable(scales: torch.Tensor) -> torch.Tensor:
     return scales.clamp(_LOWEST, _HIGHEST).half().float()
 
 
-def round_while_learning(model: PreTrainedModel, grid: Grid, layers: Collection[str]) -> None:
+def round_while_learning(model: nn.Module, grid: Grid, layers: Collection[str]) -> None:
     """Let layers compute with rounded weights; what is learned are the weights behind them."""
     for name in layers:
         layer = model.get_submodule(name)
@@ -106,7 +105,7 @@ def round_while_learning(model: PreTrainedModel, grid: Grid, layers: Collection[
         parametrize.register_parametrization(layer, "weight", rounding)
 
 
-def keep_rounded(model: PreTrainedModel) -> None:
+def keep_rounded(model: nn.Module) -> None:
     """Put the rounded weights in the place of those behind them, and all others into 16 bits.
 
     What is not on the grid is stored as float16 by the format; rounded now, it is what the model
