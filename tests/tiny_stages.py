@@ -14,14 +14,16 @@ from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
     FalconConfig,
+    GPT2Config,
     LlamaConfig,
+    OPTConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
 )
 
 from modelmill.spec.records import Message, Row
 
-Family = Literal["llama", "bloom", "falcon", "falcon-rw"]
+Family = Literal["llama", "bloom", "falcon", "falcon-rw", "gpt2", "opt"]
 
 EOS = 1
 
@@ -130,6 +132,18 @@ def _config(family: Family, vocabulary: int, changes: dict[str, int | bool]) -> 
             }
         ),
         "bloom": lambda: BloomConfig(n_layer=2, n_head=4, **shared),
+        "gpt2": lambda: GPT2Config(n_layer=2, n_head=4, n_positions=256, **shared),
+        "opt": lambda: OPTConfig(
+            **{
+                "ffn_dim": 192,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "max_position_embeddings": 256,
+                "word_embed_proj_dim": 64,
+                "init_std": 0.2,
+                **shared,
+            }
+        ),
         "falcon": lambda: FalconConfig(multi_query=True, parallel_attn=True, **falcon),
         "falcon-rw": lambda: FalconConfig(
             multi_query=False, alibi=True, parallel_attn=False, bias=True, **falcon

@@ -119,6 +119,7 @@ RECIPES = {
     "modules": {"modules_to_save": ("lm_head",), "lora_dropout": 0.1},
     "half-epoch": {"num_train_epochs": 2.5, "lora_dropout": 0.1},
     "full": {"method": "full", "learning_rate": 1e-3},
+    "qat": {"method": "full", "learning_rate": 1e-3, "qat": {"bits": 4}},
     "nf4": {"load_in": "nf4", "lora_dropout": 0.1},
     "checkpointing": {"gradient_checkpointing": True, "lora_dropout": 0.1},
     "patience": {"early_stopping_patience": 2, "learning_rate": 5e-2},

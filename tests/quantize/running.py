@@ -6,11 +6,21 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
+from modelmill.conduct.fitting import shape_in
 from modelmill.spec.figures import Quantized
-from modelmill.spec.quantize import AutoroundSpec, CalibrationSpec, GptqSpec, QuantizeSpec, RtnSpec
+from modelmill.spec.quantize import (
+    AutoroundSpec,
+    CalibrationSpec,
+    GptqSpec,
+    QatSpec,
+    QuantizeSpec,
+    RtnSpec,
+)
 from modelmill.spec.settings import ContractSettings, QuantizeSettings
+from modelmill.spec.shape import ModelShape
 from modelmill.stages.quantize import run
 from modelmill.stages.stage import Folders
+from modelmill.store.sources import look_local
 
 from ..tiny_stages import Family, RecordingPulse
 
@@ -42,6 +52,11 @@ def rtn(bits: int, **changes: object) -> RtnSpec:
     return RtnSpec.model_validate({"method": "rtn", "bits": bits, **changes})
 
 
+def qat(bits: int, **changes: object) -> QatSpec:
+    """Ask for packing what was rounded in training."""
+    return QatSpec.model_validate({"method": "qat", "bits": bits, **changes})
+
+
 def autoround(bits: int, **changes: object) -> AutoroundSpec:
     """Ask for AutoRound on a few tokens."""
     few = {"calibration": CalibrationSpec(tokens=1200), "iters": 20}
@@ -62,6 +77,11 @@ def quantize(
     outcome = run(settings_for(spec), folders, pulse or RecordingPulse())
     assert isinstance(outcome.figures, Quantized)
     return outcome.figures
+
+
+def shape_of(model: Path) -> ModelShape:
+    """Read what is known of a model beforehand."""
+    return shape_in(look_local(model))
 
 
 def worst_weight_error(original: Path, quantized: torch.nn.Module) -> float:

@@ -10,6 +10,7 @@ LARGEST_INTEGER: Final = 2**53 - 1
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 FieldName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Dtype = Literal["float32", "float16", "bfloat16"]
+GroupSize = Literal["auto", 32, 64, 128]
 
 
 class Spec(BaseModel):

@@ -4,10 +4,19 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from modelmill.spec.closed import LARGEST_INTEGER, Spec
+from modelmill.spec.closed import LARGEST_INTEGER, GroupSize, Spec
 from modelmill.spec.sources import ModelSource
 
 LoadIn = Literal["nf4", "fp4", "int8"]
+
+
+class GridSpec(Spec):
+    """What weights are rounded to while they are learned."""
+
+    bits: Literal[4, 8] = 4
+    """Per weight, scales not counted."""
+    group_size: GroupSize = "auto"
+    """Weights that share one scale; `auto` takes the largest that divides every layer."""
 
 
 class FinetuneSpec(Spec):
@@ -40,6 +49,11 @@ class FinetuneSpec(Spec):
     which unties the output head: a second matrix of the vocabulary's size to store."""
     modules_to_save: tuple[str, ...] = ()
     """Layers trained whole beside the adapter, such as `lm_head`; each is stored in full."""
+    qat: GridSpec | None = None
+    """Quantization-aware training, of method full: compute with the linear layers' weights rounded
+    as `quantize: [{method: qat}]` packs them, so that the model learns to live with it.  Writes
+    float32, which holds rounded weights exactly; a step takes as much more time as rounding does,
+    and in float32 4 bytes of memory more for each rounded weight."""
     num_train_epochs: float = Field(1.0, gt=0, le=1000)
     """Times that every row is seen; the best weights by eval loss are kept."""
     learning_rate: float = Field(2e-4, gt=0, lt=1)
@@ -123,6 +137,8 @@ class FinetuneSpec(Spec):
                 f"{name}: is what the adapter of `init_adapter` was made with"
                 for name in sorted(given & _OF_ADAPTER)
             ]
+        if self.method == "lora" and self.qat is not None and self.adapter is None:
+            wrong.append("qat: belongs to method full; an adapter's sum is rounded after merging")
         if wrong:
             raise ValueError("\n".join(wrong))
         return self

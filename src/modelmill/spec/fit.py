@@ -169,6 +169,8 @@ class _Change:
         spec = settings.finetune
         if self.key == "load_in":
             return spec.method == "lora" and spec.load_in in (None, "int8")
+        if self.key == "method" and spec.qat is not None:  # which an adapter cannot have
+            return False
         return bool(getattr(spec, self.key) != self.value)
 
     def __str__(self) -> str:

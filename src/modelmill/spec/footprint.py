@@ -27,9 +27,10 @@ from modelmill.spec.memory import (
     part,
     passing_per_token,
     quantized_bytes,
+    rounded_bytes,
     widest_linear,
 )
-from modelmill.spec.quantize import AutoroundSpec, PackedSpec, QuantizeSpec, RtnSpec
+from modelmill.spec.quantize import AutoroundSpec, PackedSpec, QatSpec, QuantizeSpec, RtnSpec
 from modelmill.spec.settings import (
     FinetuneSettings,
     InferSettings,
@@ -44,6 +45,8 @@ LIGHT_BYTES: Final = 220 * MB
 """Of a fetch, with the parts of a file that it sends side by side."""
 BITSANDBYTES_BYTES: Final = 730 * MB
 """Python and what this quantizer imports, measured without running it."""
+QAT_BYTES: Final = 730 * MB
+"""The same libraries without a quantizer."""
 FINETUNE_BYTES: Final = 1160 * MB
 MERGE_BYTES: Final = 880 * MB
 GPTQ_BYTES: Final = 1090 * MB
@@ -78,6 +81,10 @@ TENSOR_COPIES: Final = 3
 TUNING_COPIES: Final = 5
 """Of a block that AutoRound tunes, in float32: offsets, their gradient, the best so far, the
 rounded weights and their gradient."""
+
+PACKING_COPIES: Final = 6
+"""Of the widest layer, in 32 bits: its weights, their size, codes as numbers and as integers, and
+these laid side by side."""
 
 HESSIAN_COPIES: Final = 3
 """Of the widest layer's: itself, its Cholesky factor, the inverse's."""
@@ -173,6 +180,8 @@ def finetune_memory(
         working = widest_linear(shape) * BYTES_OF[dtype]
     elif is_full and dtype != "float32":  # autocast keeps a copy of what it has cast
         working = shape.parameters * BYTES_OF[dtype]
+    if spec.qat is not None:
+        working += rounded_bytes(shape, dtype, is_checkpointed=spec.gradient_checkpointing)
     device = (
         part("weights", weights),
         *(() if is_full else (part("adapter", 4 * trained),)),
@@ -260,6 +269,10 @@ def quantize_memory(
         )
     if isinstance(spec, AutoroundSpec):
         return _autoround_memory(shape, settings, spec, packed, is_gpu=is_gpu)
+    if isinstance(spec, QatSpec):
+        tensor = max(PACKING_COPIES * 4 * widest_linear(shape), 6 * shape.largest_parameters)
+        parts = (part("runtime", QAT_BYTES), part("largest tensor", tensor))
+        return Memory(host=(Phase(name="work", parts=parts),))
     if isinstance(spec, RtnSpec):  # on the host, wherever it runs
         runtime = part("runtime", GPTQ_BYTES + (CUDA_HOST_BYTES if is_gpu else 0))
         layer = part("layer in float32", 4 * 4 * widest_linear(shape))

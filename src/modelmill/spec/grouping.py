@@ -16,12 +16,15 @@ CHOICES: Final = (128, 64, 32)
 _SHOWN = 3
 
 
-def choose_group_size(asked: Literal["auto"] | int, in_features: Mapping[str, int]) -> int:
+def choose_group_size(
+    asked: Literal["auto"] | int, in_features: Mapping[str, int], section: str = "quantize"
+) -> int:
     """Take the size asked for, or the largest that divides every layer's input features.
 
     Args:
         asked: `auto` or one of `CHOICES`.
         in_features: of every layer to be quantized, by name.
+        section: of the spec, which asks.
 
     Raises:
         SpecError: no such size; names the layers that stand in the way.
@@ -29,7 +32,7 @@ def choose_group_size(asked: Literal["auto"] | int, in_features: Mapping[str, in
     size = asked if asked != "auto" else largest_group(in_features)
     if size is not None and _divides_all(size, in_features):
         return size
-    raise SpecError("quantize", [group_problem("group_size", asked, in_features)])
+    raise SpecError(section, [group_problem("group_size", asked, in_features)])
 
 
 def largest_group(in_features: Mapping[str, int]) -> int | None:

@@ -5,9 +5,10 @@ Only what a stage would refuse too, hours later.  What is not known passes.
 
 from collections.abc import Iterator
 
+from modelmill.spec.closed import GroupSize
 from modelmill.spec.errors import Problem, SpecError
 from modelmill.spec.grouping import group_problem, largest_group
-from modelmill.spec.quantize import PackedSpec
+from modelmill.spec.quantize import PackedSpec, QatSpec
 from modelmill.spec.run import RunSpec
 from modelmill.spec.shape import ModelShape
 
@@ -52,13 +53,19 @@ def _group_problems(run: RunSpec, shape: ModelShape) -> Iterator[Problem]:
     widths = shape.in_features()
     if shape.quantized_with:  # packed layers have other widths
         return
-    for number, spec in enumerate(run.quantize):
-        if not isinstance(spec, PackedSpec):
-            continue
-        asked = spec.group_size
+    for key, asked in _group_sizes(run):
         if asked == "auto":
             is_wrong = largest_group(widths) is None
         else:
             is_wrong = any(width % asked for width in widths.values())
         if is_wrong:
-            yield group_problem(f"quantize[{number}].group_size", asked, widths)
+            yield group_problem(key, asked, widths)
+
+
+def _group_sizes(run: RunSpec) -> Iterator[tuple[str, GroupSize]]:
+    """List what is asked for, by its key; what `finetune.qat` decides, there only."""
+    if run.finetune is not None and run.finetune.qat is not None:
+        yield "finetune.qat.group_size", run.finetune.qat.group_size
+    for number, spec in enumerate(run.quantize):
+        if isinstance(spec, PackedSpec) and not isinstance(spec, QatSpec):
+            yield f"quantize[{number}].group_size", spec.group_size

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
+from modelmill.spec.closed import Dtype
+from modelmill.spec.finetune import FinetuneSpec
 from modelmill.spec.infer import GateSpec
 from modelmill.spec.plan import Plan, Stage, StageInput, stage_key
 from modelmill.spec.profile import Facts
@@ -190,13 +192,19 @@ class _Layout:
                 contract=self.contract,
                 too_long=self.run.data.too_long,
                 loss_on=self.run.data.loss_on,
-                dtype=self.run.merge.dtype if self.run.finetune.method == "full" else None,
+                dtype=self._written_dtype(self.run.finetune),
                 seed=self.run.seed,
             ),
             _input("model", model),
             _input("data", data, "train.jsonl", "eval.jsonl"),
             *([] if first is None else [_input("adapter", first)]),
         )
+
+    def _written_dtype(self, tuned: FinetuneSpec) -> Dtype | None:
+        if tuned.method != "full":
+            return None
+        # A scale has 11 bits and is multiplied by up to 8 more: 16 bits would round the product.
+        return "float32" if tuned.qat is not None else self.run.merge.dtype
 
     def _merge(self, model: Stage, adapter: Stage) -> Stage:
         assert self.run.finetune is not None

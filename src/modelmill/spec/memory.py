@@ -97,6 +97,16 @@ def quantized_bytes(shape: ModelShape, spec: QuantizeSpec, group_size: int) -> i
     return round(linears) + numbers + rest * BYTES_OF["float16"]
 
 
+def rounded_bytes(shape: ModelShape, dtype: Dtype, *, is_checkpointed: bool) -> int:
+    """Count the bytes that rounding in training adds: the backward pass needs rounded weights.
+
+    In 16 bits these are the copies that autocast makes anyway, each of one in float32.
+    """
+    if dtype != "float32":
+        return 4 * widest_linear(shape)
+    return 4 * shape.linear_parameters // (max(1, shape.layers) if is_checkpointed else 1)
+
+
 def adapter_parameters(shape: ModelShape, spec: FinetuneSpec) -> int:
     """Count what is trained beside the frozen weights."""
     chosen = _targets(shape, spec)

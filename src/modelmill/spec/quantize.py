@@ -4,7 +4,8 @@ from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from modelmill.spec.closed import LARGEST_INTEGER, Spec
+from modelmill.spec.closed import LARGEST_INTEGER, GroupSize, Spec
+from modelmill.spec.finetune import GridSpec
 
 HoldIn = Literal["nf4", "nf4-single", "fp4", "fp4-single", "int8"]
 """How bitsandbytes holds weights: `-single` keeps the scales of 4-bit blocks in 32 bits, the
@@ -26,7 +27,7 @@ class PackedSpec(Spec):
     """Per weight, scales not counted."""
     sym: bool = True
     """Symmetric around zero; what vLLM and auto-gptq read fastest."""
-    group_size: Literal["auto", 32, 64, 128] = "auto"
+    group_size: GroupSize = "auto"
     """Weights that share one scale; `auto` takes the largest that divides every layer."""
     compat: tuple[Literal["auto-gptq"], ...] = ()
     """Readers that need more than the format.  `auto-gptq` (0.7.1) gets the output head as a tensor
@@ -65,6 +66,35 @@ class RtnSpec(PackedSpec):
     method: Literal["rtn"]
 
 
+class QatSpec(PackedSpec):
+    """Pack what `finetune.qat` has trained: nothing is rounded, so nothing is lost."""
+
+    method: Literal["qat"]
+    bits: Literal[4, 8] = 4
+    """As in `finetune.qat`, which decides; no other is accepted."""
+    sym: Literal[True] = True
+    """The grid of `finetune.qat` is symmetric."""
+    group_size: GroupSize = "auto"
+    """As in `finetune.qat`, which decides; no other is accepted."""
+
+    def packing(self, grid: GridSpec) -> "QatSpec":
+        """Take over what was trained on.
+
+        Raises:
+            ValueError: something else was asked for here.
+        """
+        trained = grid.model_dump()
+        asked = self.model_dump(include=trained.keys() & self.model_fields_set)
+        wrong = [
+            f"{name}: finetune.qat has trained on {trained[name]}; leave it out here"
+            for name, value in asked.items()
+            if value != trained[name]
+        ]
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self.model_copy(update=trained)
+
+
 class BitsandbytesSpec(Spec):
     """bitsandbytes: rounds to a fixed code book without looking at data."""
 
@@ -97,7 +127,8 @@ class BitsandbytesSpec(Spec):
 
 
 QuantizeSpec = Annotated[
-    GptqSpec | AutoroundSpec | RtnSpec | BitsandbytesSpec, Field(discriminator="method")
+    GptqSpec | AutoroundSpec | RtnSpec | QatSpec | BitsandbytesSpec,
+    Field(discriminator="method"),
 ]
 
 METHODS: Final = tuple(

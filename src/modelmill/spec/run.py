@@ -8,14 +8,14 @@ import re
 from collections import Counter
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from modelmill.spec.closed import Dtype, FieldName, Spec
 from modelmill.spec.data import DataSpec
 from modelmill.spec.finetune import FinetuneSpec
 from modelmill.spec.infer import GateSpec, InferSpec
 from modelmill.spec.names import VARIANT_LIMIT
-from modelmill.spec.quantize import CalibratedSpec, QuantizeSpec, variant_of
+from modelmill.spec.quantize import CalibratedSpec, QatSpec, QuantizeSpec, variant_of
 from modelmill.spec.sources import ModelSource
 
 
@@ -39,7 +39,7 @@ class MergeSpec(Spec):
     the one that was trained."""
     dtype: Dtype = "bfloat16"
     """Of the merged weights as written; the sum itself is taken in float32.  A full fine-tune
-    is written in it too."""
+    is written in it too, but for one with `qat`, which needs float32."""
 
 
 class ReportSpec(Spec):
@@ -90,12 +90,25 @@ class RunSpec(Spec):
             return "base"
         return "finetuned" if self.finetune.method == "full" else "merged"
 
+    @field_validator("quantize", mode="after")
+    @classmethod
+    def _packed_as_trained(
+        cls, value: tuple[QuantizeSpec, ...], info: ValidationInfo
+    ) -> tuple[QuantizeSpec, ...]:
+        """Say at `method: qat` too what `finetune.qat` says, so that it stands for itself."""
+        tuned: FinetuneSpec | None = info.data.get("finetune")
+        if tuned is None or tuned.qat is None:
+            return value
+        grid = tuned.qat
+        return tuple(each.packing(grid) if isinstance(each, QatSpec) else each for each in value)
+
     @model_validator(mode="after")
     def _parts_fit_together(self) -> Self:
         wrong = [
             *self._naming_problems(),
             *self._data_problems(),
             *self._merge_problems(),
+            *self._qat_problems(),
             *self._infer_problems(),
             *self._gate_problems(),
         ]
@@ -138,6 +151,21 @@ class RunSpec(Spec):
         if self.merge.onto == "dequantized" and held_in not in ("nf4", "fp4"):
             return ["merge.onto: dequantized needs a base that was trained on in 4 bits"]
         return []
+
+    def _qat_problems(self) -> list[str]:
+        is_aware = self.finetune is not None and self.finetune.qat is not None
+        wrong = []
+        if is_aware and self.merge.dtype == "float16":
+            wrong.append(
+                "merge.dtype: finetune.qat writes float32, for 16 bits do not hold what it has "
+                "rounded; leave it out"
+            )
+        if not is_aware and any(isinstance(spec, QatSpec) for spec in self.quantize):
+            wrong.append(
+                "quantize: method qat packs what was rounded in training; add "
+                "`finetune: {method: full, qat: {}}`, or round a finished model with rtn or gptq"
+            )
+        return wrong
 
     def _infer_problems(self) -> list[str]:
         wrong = []

@@ -218,6 +218,7 @@ NEUTRAL: Final[Mapping[str, JsonValue]] = {
     "finetune.early_stopping_patience": None,
     "finetune.early_stopping_threshold": 0.0,
     "finetune.tf32": None,
+    "finetune.qat": None,
 }
 """Settings added after stages were committed without them, with the value that means what
 those stages did; so an upgrade of modelmill invalidates nothing."""

@@ -38,7 +38,8 @@ def run(settings: FinetuneSettings, folders: Folders, pulse: Pulse) -> Outcome:
     Raises:
         DataError: rows are too long or none is left, the model's files are not sound, or
             the loss is not a number or runs away.
-        SpecError: a target module does not exist, or packed rows would see each other.
+        SpecError: a target module or a group size does not fit this model, or packed rows would
+            see each other.
         DoesNotFit: GPU memory is too small for one micro-batch.
     """
     base, spec = folders.inputs["model"], settings.finetune
@@ -110,6 +111,8 @@ def run(settings: FinetuneSettings, folders: Folders, pulse: Pulse) -> Outcome:
 
 def _learner(opened: PreTrainedModel, settings: FinetuneSettings, folders: Folders) -> Learner:
     spec = settings.finetune
+    if spec.qat is not None:
+        return learner.rounded_model(opened, spec.qat)
     if spec.method == "full":
         return learner.whole_model(opened, settings.dtype or "bfloat16")
     if spec.init_adapter is not None:

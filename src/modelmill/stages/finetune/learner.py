@@ -4,7 +4,7 @@ Knows what is written of it; must not know rows or the trainer.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from peft import PeftModel
@@ -12,9 +12,13 @@ from pydantic import JsonValue
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from modelmill.models.adapter import head_is_trained, save_adapter
+from modelmill.models.families import linear_in_features
+from modelmill.models.grid import Grid, keep_rounded, round_while_learning
 from modelmill.models.precision import DTYPES
 from modelmill.models.weights import save_weights
 from modelmill.spec.closed import Dtype
+from modelmill.spec.finetune import GridSpec
+from modelmill.spec.grouping import choose_group_size
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,25 @@ def adapter(model: PeftModel) -> Learner:
         head_is_trained(model),
         {"target_modules": sorted(config.target_modules), "r": config.r},
     )
+
+
+def rounded_model(model: PreTrainedModel, asked: GridSpec) -> Learner:
+    """Train every weight, the linear layers' through the grid they will be packed on.
+
+    Raises:
+        SpecError: the group size does not fit this model.
+    """
+    in_features = linear_in_features(model)
+    group_size = choose_group_size(asked.group_size, in_features, "finetune.qat")
+    round_while_learning(model, Grid(asked.bits, group_size), in_features)
+    learning = whole_model(model, "float32")
+
+    def save(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+        keep_rounded(model)
+        learning.save(folder, tokenizer)
+
+    effective: dict[str, JsonValue] = {"qat": {"bits": asked.bits, "group_size": group_size}}
+    return replace(learning, save=save, effective=effective)
 
 
 def whole_model(model: PreTrainedModel, dtype: Dtype) -> Learner:

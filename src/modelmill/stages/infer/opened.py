@@ -33,7 +33,7 @@ class Opened:
 
     model: PreTrainedModel
     method: str
-    """`none`, `gptq`, `rtn`, `bitsandbytes-nf4`, `-fp4` or `-int8`, or `lora`."""
+    """`none`, `gptq`, `rtn`, `qat`, `bitsandbytes-nf4`, `-fp4` or `-int8`, or `lora`."""
     bits: int
     parameters: int
     engine: str

@@ -12,7 +12,14 @@ from modelmill.models.parameters import model_parameters
 from modelmill.models.prompt import contract_for, save_contract
 from modelmill.models.weights import make_readable, weight_bytes
 from modelmill.spec.figures import Quantized
-from modelmill.spec.quantize import AutoroundSpec, BitsandbytesSpec, GptqSpec, RtnSpec, bits_of
+from modelmill.spec.quantize import (
+    AutoroundSpec,
+    BitsandbytesSpec,
+    GptqSpec,
+    QatSpec,
+    RtnSpec,
+    bits_of,
+)
 from modelmill.spec.settings import QuantizeSettings
 from modelmill.stages.quantize.written import Written
 from modelmill.stages.stage import Folders, Outcome, Pulse
@@ -62,6 +69,10 @@ def _quantize(settings: QuantizeSettings, folders: Folders, pulse: Pulse) -> Wri
             from modelmill.stages.quantize import rtn
 
             return rtn.quantize(spec, folders, pulse)
+        case QatSpec() as spec:
+            from modelmill.stages.quantize import qat
+
+            return qat.quantize(spec, folders, pulse)
         case BitsandbytesSpec() as spec:
             from modelmill.stages.quantize import bitsandbytes
 

@@ -16,7 +16,7 @@ import torch
 from auto_round import AutoRound
 from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from modelmill.models.families import decoder_blocks, expected_linears
 from modelmill.models.gptq import check_files, store_tied_heads
@@ -27,7 +27,7 @@ from modelmill.spec.grouping import choose_group_size
 from modelmill.spec.quantize import AutoroundSpec
 from modelmill.spec.settings import QuantizeSettings
 from modelmill.stages.quantize.calibration import Calibration, shortage
-from modelmill.stages.quantize.configs import write_configs
+from modelmill.stages.quantize.configs import say_how
 from modelmill.stages.quantize.evidence import calibrate_on
 from modelmill.stages.quantize.written import Written
 from modelmill.stages.stage import Folders, Pulse
@@ -64,7 +64,13 @@ def quantize(
             engine.quantize_and_save(scratch, format="auto_gptq", max_shard_size=SHARD_SIZE)
         with pulse.part("save"):
             _take_weights(Path(scratch), folders.output)
-            _say_how(spec, group_size, config, folders.output)
+            # The engine's own configs leave out the format.
+            meta: dict[str, JsonValue] = {
+                "quantizer": [f"auto-round:{auto_round.__version__}"],
+                "uri": URI,
+                "iters": spec.iters,
+            }
+            say_how(spec, group_size, config, folders.output, meta)
             if "auto-gptq" in spec.compat:
                 store_tied_heads(folders.output, config)
             modules = check_files(folders.output, config)
@@ -144,27 +150,3 @@ def _take_weights(scratch: Path, output: Path) -> None:
         size_bytes += sum(each.nbytes for each in tensors.values())
     if len(set(places.values())) > 1:
         write_index(output, places, size_bytes)
-
-
-def _say_how(spec: AutoroundSpec, group_size: int, config: PreTrainedConfig, output: Path) -> None:
-    """Write the configs ourselves: the engine's own leave out the format."""
-    config.dtype = torch.float16
-    config.save_pretrained(output)
-    meta: dict[str, JsonValue] = {
-        "quantizer": [f"auto-round:{auto_round.__version__}"],
-        "uri": URI,
-        "iters": spec.iters,
-        "method": spec.method,
-    }
-    said: dict[str, JsonValue] = {
-        "bits": spec.bits,
-        "group_size": group_size,
-        "desc_act": False,
-        "sym": spec.sym,
-        "lm_head": False,
-        "quant_method": "gptq",
-        "checkpoint_format": "gptq",
-        "pack_dtype": "int32",
-        "meta": meta,
-    }
-    write_configs(output, said)

@@ -5,12 +5,48 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+import torch
 from pydantic import JsonValue, TypeAdapter
+from transformers import PreTrainedConfig
+
+from modelmill.spec.quantize import PackedSpec
 
 QUANTIZE_CONFIG: Final = "quantize_config.json"
 """auto-gptq reads only this one, transformers and vLLM only `config.json`."""
 
 _JSON = TypeAdapter(dict[str, JsonValue])
+
+
+def say_how(
+    spec: PackedSpec,
+    group_size: int,
+    config: PreTrainedConfig,
+    folder: Path,
+    meta: Mapping[str, JsonValue],
+) -> None:
+    """Write the configs of a model whose weights no engine of the format has written.
+
+    Args:
+        spec: what was asked for.
+        group_size: what was taken.
+        config: of the unquantized model.
+        folder: where the weights are.
+        meta: who wrote them, and how.
+    """
+    config.dtype = torch.float16
+    config.save_pretrained(folder)
+    said: dict[str, JsonValue] = {
+        "bits": spec.bits,
+        "group_size": group_size,
+        "desc_act": False,
+        "sym": spec.sym,
+        "lm_head": False,
+        "quant_method": "gptq",
+        "checkpoint_format": "gptq",
+        "pack_dtype": "int32",
+        "meta": {**meta, "method": spec.method},
+    }
+    write_configs(folder, said)
 
 
 def write_configs(folder: Path, said: Mapping[str, JsonValue]) -> None:
