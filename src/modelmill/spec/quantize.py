@@ -11,6 +11,10 @@ HoldIn = Literal["nf4", "nf4-single", "fp4", "fp4-single", "int8"]
 others quantize these too (double quantization); int8 has one scale for each output."""
 
 
+TERNARY_BITS: Final = 2
+"""One of three values takes two bits of a byte, though it says only 1.58."""
+
+
 class CalibrationSpec(Spec):
     """What the quantizer looks at while it rounds."""
 
@@ -96,8 +100,20 @@ class BitsandbytesSpec(Spec):
         return self
 
 
+class BitnetSpec(Spec):
+    """BitNet b1.58: rounds to -1, 0 and 1 times one scale per layer, the mean absolute weight.
+
+    A demonstration: it looks at no data, and ruins a model that was not trained with three values.
+    """
+
+    method: Literal["bitnet"]
+    name: str | None = None
+    """Of the model in stages and tables; made from the method when absent."""
+
+
 QuantizeSpec = Annotated[
-    GptqSpec | AutoroundSpec | RtnSpec | BitsandbytesSpec, Field(discriminator="method")
+    GptqSpec | AutoroundSpec | RtnSpec | BitsandbytesSpec | BitnetSpec,
+    Field(discriminator="method"),
 ]
 
 METHODS: Final = tuple(
@@ -111,11 +127,19 @@ def variant_of(spec: QuantizeSpec) -> str:
     """Name a quantized model after what it is, unless the user named it."""
     if spec.name is not None:
         return spec.name
-    return spec.type if isinstance(spec, BitsandbytesSpec) else f"{spec.method}-{spec.bits}"
+    match spec:
+        case BitsandbytesSpec():
+            return spec.type
+        case BitnetSpec():
+            return spec.method
+    return f"{spec.method}-{spec.bits}"
 
 
 def bits_of(spec: QuantizeSpec) -> int:
-    """Bits per quantized weight, scales not counted."""
-    if isinstance(spec, BitsandbytesSpec):
-        return 8 if spec.type == "int8" else 4
+    """Bits per quantized weight as it is stored, scales not counted."""
+    match spec:
+        case BitsandbytesSpec():
+            return 8 if spec.type == "int8" else 4
+        case BitnetSpec():
+            return TERNARY_BITS
     return spec.bits

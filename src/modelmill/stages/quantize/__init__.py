@@ -12,7 +12,14 @@ from modelmill.models.parameters import model_parameters
 from modelmill.models.prompt import contract_for, save_contract
 from modelmill.models.weights import make_readable, weight_bytes
 from modelmill.spec.figures import Quantized
-from modelmill.spec.quantize import AutoroundSpec, BitsandbytesSpec, GptqSpec, RtnSpec, bits_of
+from modelmill.spec.quantize import (
+    AutoroundSpec,
+    BitnetSpec,
+    BitsandbytesSpec,
+    GptqSpec,
+    RtnSpec,
+    bits_of,
+)
 from modelmill.spec.settings import QuantizeSettings
 from modelmill.stages.quantize.written import Written
 from modelmill.stages.stage import Folders, Outcome, Pulse
@@ -66,6 +73,10 @@ def _quantize(settings: QuantizeSettings, folders: Folders, pulse: Pulse) -> Wri
             from modelmill.stages.quantize import bitsandbytes
 
             return bitsandbytes.quantize(spec, folders, pulse)
+        case BitnetSpec():
+            from modelmill.stages.quantize import bitnet
+
+            return bitnet.quantize(folders, pulse)
 
 
 def _carry(settings: QuantizeSettings, folders: Folders) -> None:
