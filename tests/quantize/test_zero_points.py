@@ -13,16 +13,16 @@ from modelmill.models.gptq import count_lowest_zeros, open_unpacked, unpack
 from modelmill.models.open import open_config
 from modelmill.spec.errors import DataError
 
-from ..tiny_stages import make_model
-from .running import quantize, rtn
+from ..tiny_stages import make_model, make_rows, write_rows
+from .running import autoround, quantize, rtn
 from .test_rtn import rounded
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engine's own
 
 
-def make_positive(folder: Path) -> Path:
+def make_positive(folder: Path, **changes: bool) -> Path:
     """Write a llama in which every third output of every layer has no negative weight."""
-    make_model("llama", folder)
+    make_model("llama", folder, **changes)
     tensors = load_file(folder / "model.safetensors")
     for name, tensor in tensors.items():
         if name.endswith("_proj.weight"):
@@ -86,3 +86,11 @@ def test_zero_point_of_0_is_refused_for_auto_gptq(bits: int, tmp_path: Path) -> 
     with pytest.raises(DataError, match="their zero point is 0"):
         quantize(spec, model, tmp_path, tmp_path / "out")
     quantize(rtn(bits, compat=["auto-gptq"]), model, tmp_path, tmp_path / "sym")
+
+
+def test_zero_point_of_0_is_refused_of_autoround(tmp_path: Path) -> None:
+    """Its packer writes 1 instead, by which whole groups would be a step off."""
+    model = make_positive(tmp_path / "model")
+    write_rows(make_rows(60, 1), tmp_path / "data/train.jsonl")
+    with pytest.raises(DataError, match="AutoRound cannot write"):
+        quantize(autoround(4, iters=2, sym=False), model, tmp_path / "data", tmp_path / "out")

@@ -55,10 +55,9 @@ def quantization_config(model: PreTrainedModel) -> dict[str, JsonValue]:
 
 def absmean(weight: torch.Tensor) -> float:
     """Compute the mean absolute weight, which no number of threads changes: in 64 bits."""
-    total = 0.0
-    for some in weight.split(ROWS_AT_ONCE):
-        total += some.abs().sum(dtype=torch.float64).item()
-    return max(total / weight.numel(), LEAST)
+    rows = weight.split(ROWS_AT_ONCE)
+    mean: float = sum(float(some.abs().sum(dtype=torch.float64)) for some in rows) / weight.numel()
+    return max(mean, LEAST)
 
 
 def ternary(weight: torch.Tensor) -> torch.Tensor:

@@ -49,10 +49,10 @@ MB: Final = 10**6
 LIGHT_BYTES: Final = 220 * MB
 """Of a fetch, with the parts of a file that it sends side by side."""
 BITSANDBYTES_BYTES: Final = 730 * MB
-"""Python and what this quantizer imports, measured without running it."""
+BITNET_BYTES: Final = 810 * MB
+"""Python and what these quantizers import, measured without running them."""
 FINETUNE_BYTES: Final = 1160 * MB
 MERGE_BYTES: Final = 880 * MB
-BITNET_BYTES: Final = 600 * MB
 GPTQ_BYTES: Final = 1090 * MB
 AUTOROUND_BYTES: Final = 1040 * MB
 INFER_BYTES: Final = 950 * MB
@@ -303,8 +303,9 @@ def quantize_memory(
 
 def _bitnet_memory(shape: ModelShape) -> Memory:
     """Estimate a pass over the files, tensor by tensor on the host, wherever it runs."""
-    layer = widest_linear(shape) * (BYTES_OF["float32"] + TERNARY_BYTES)
-    copied = shape.largest_parameters * (BYTES_OF["float32"] + BYTES_OF["bfloat16"])
+    stored = shape.weight_bytes // shape.parameters
+    layer = widest_linear(shape) * (stored + TERNARY_BYTES)
+    copied = shape.largest_parameters * (stored + BYTES_OF["bfloat16"])
     tensor = part("largest tensor", max(layer, copied))
     return Memory(host=(Phase(name="work", parts=(part("runtime", BITNET_BYTES), tensor)),))
 

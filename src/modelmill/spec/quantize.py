@@ -29,7 +29,8 @@ class PackedSpec(Spec):
     bits: Literal[2, 3, 4, 8] = 4
     """Per weight, scales not counted."""
     sym: bool = True
-    """Symmetric around zero; what vLLM and auto-gptq read fastest."""
+    """Symmetric around zero; what vLLM and auto-gptq read fastest.  Without it, groups that have no
+    negative weight are refused by `autoround`, and by `compat: [auto-gptq]`."""
     group_size: Literal["auto", 32, 64, 128] = "auto"
     """Weights that share one scale; `auto` takes the largest that divides every layer."""
     compat: tuple[Literal["auto-gptq"], ...] = ()
