@@ -69,6 +69,7 @@ def quantization_page(text: str) -> str:
         "rank": _rank,
         "training": _training,
         "bitnet": _bitnet,
+        "ternary": lambda: _run("bitnet"),
         "wikisql": lambda: _run("wikisql"),
     }
     for name, make in tables.items():

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from modelmill.models.gptq import open_unpacked
 
 from ..quantize.running import autoround, gptq, quantize, rtn
+from ..quantize.test_zero_points import make_positive
 from ..tiny_stages import Family, make_model, make_rows, write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engine's own
@@ -68,3 +69,13 @@ def test_auto_gptq_answers_with_noise_without_compat(read: Read, tmp_path: Path)
     quantize(rtn(4), model, tmp_path, tmp_path / "out")
     plain = make_plain(tmp_path / "out", 4, tmp_path / "plain")
     assert read(tmp_path / "out", plain)["equal"] is False
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_auto_gptq_misreads_zero_points_of_0(bits: int, read: Read, tmp_path: Path) -> None:
+    """Why `compat` refuses them: what GPTQModel borrows, auto-gptq does not give back."""
+    model = make_positive(tmp_path / "model", tie_word_embeddings=False)
+    quantize(rtn(bits, sym=False), model, tmp_path, tmp_path / "out")
+    plain = make_plain(tmp_path / "out", bits, tmp_path / "plain")
+    told = read(tmp_path / "out", plain)
+    assert float(str(told["difference"])) > 0.01

@@ -108,7 +108,7 @@ class PackedLayer:
     qweight: torch.Tensor
     """int32 [in_features * bits / 32, out_features], packed along the inputs."""
     qzeros: torch.Tensor
-    """int32 [groups, out_features * bits / 32], each zero point less one."""
+    """int32 [groups, out_features * bits / 32], see `zero_points`."""
     scales: torch.Tensor
     """[groups, out_features]."""
     g_idx: torch.Tensor
@@ -117,9 +117,34 @@ class PackedLayer:
     def weight(self, bits: int) -> torch.Tensor:
         """Compute the weights they mean, in float32 [in_features, out_features]."""
         codes = unpack(self.qweight, bits)
-        zeros = unpack(self.qzeros.T.contiguous(), bits).T + 1
+        zeros = zero_points(self.qzeros, bits)
         groups = self.g_idx.long()
         return self.scales.float()[groups] * (codes - zeros[groups]).float()
+
+
+def zero_points(qzeros: torch.Tensor, bits: int) -> torch.Tensor:
+    """Compute the integers that stand for zero, [groups, out_features].
+
+    Each is stored less one, and GPTQModel takes the ones off whole words: for a zero point of 0 it
+    borrows from the next one in the word, and gives that back when it reads.  At 3 bits it takes
+    words apart first.
+    """
+    if _WORD % bits == 0:
+        ones = sum(1 << place for place in range(0, _WORD, bits))
+        return unpack((qzeros + ones).T.contiguous(), bits).T
+    return (unpack(qzeros.T.contiguous(), bits).T + 1) % (1 << bits)
+
+
+def count_lowest_zeros(folder: Path, bits: int) -> int:
+    """Count the groups in a folder's files whose zero point is 0."""
+    count = 0
+    for path in weight_files(folder):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - not a dict
+                if name.endswith(f".{PACKED[1]}"):
+                    zeros = zero_points(file.get_tensor(name), bits)
+                    count += int((zeros == 0).sum())
+    return count
 
 
 def unpack(words: torch.Tensor, bits: int) -> torch.Tensor:

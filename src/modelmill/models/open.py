@@ -78,7 +78,8 @@ def open_model(
 ) -> PreTrainedModel:
     """Open a causal language model, in evaluation mode, on one device.
 
-    Opens plain checkpoints and those saved by bitsandbytes; GPTQ ones belong to their engine.
+    Opens plain checkpoints, those saved by bitsandbytes, and BitNet's as transformers has it; GPTQ
+    ones belong to their engine.
 
     Args:
         folder: safetensors and config.
@@ -94,9 +95,13 @@ def open_model(
     config = open_config(folder)
     close_known_holes(config)
     saved_by = _saved_method(config)
-    if saved_by not in (None, "bitsandbytes"):
+    if saved_by not in (None, "bitsandbytes", "bitnet"):
         raise DataError(f"a {saved_by} checkpoint is opened by its own engine", at=str(folder))
-    held_in = bitsandbytes_type(config) if saved_by is not None else load_in
+    held_in = bitsandbytes_type(config) if saved_by == "bitsandbytes" else load_in
+    if saved_by == "bitnet":
+        from modelmill.models.bitnet import check_readable  # two seconds, of torch's compiler
+
+        check_readable(config, str(folder))
     model, info = AutoModelForCausalLM.from_pretrained(
         folder,
         config=config,
@@ -112,6 +117,10 @@ def open_model(
         output_loading_info=True,
     )
     check_loading(info, model, str(folder))
+    if saved_by == "bitnet":
+        from transformers.integrations.bitnet import BitLinear
+
+        check_quantized(model, expected_linears(config), (BitLinear,), str(folder))
     if held_in is not None:
         from bitsandbytes.nn import Linear4bit, Linear8bitLt
 

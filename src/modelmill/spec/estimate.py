@@ -23,7 +23,7 @@ from modelmill.spec.grouping import largest_group
 from modelmill.spec.memory import BYTES_OF, adapter_parameters, quantized_bytes
 from modelmill.spec.names import Kind, is_fetch
 from modelmill.spec.plan import Plan, Stage
-from modelmill.spec.quantize import GptqSpec, PackedSpec, QuantizeSpec
+from modelmill.spec.quantize import BitnetSpec, GptqSpec, PackedSpec, QuantizeSpec
 from modelmill.spec.settings import (
     FetchAdapterSettings,
     FetchDataSettings,
@@ -218,6 +218,11 @@ class Estimator:
                     yield "float32, which takes most; the device is asked when it is there"
             case QuantizeSettings(quantize=GptqSpec(bits=2 | 3 as bits)):
                 yield f"gptq at {bits} bits, where `method: autoround` keeps more of a model"
+            case QuantizeSettings(quantize=BitnetSpec()):
+                yield (
+                    "bitnet is a demonstration: it ruins a model that was not trained so "
+                    "(docs/quantization.md)"
+                )
             case InferSettings() as settings:
                 yield f"prompts of data.max_length {settings.contract.max_length}"
 

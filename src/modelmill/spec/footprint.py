@@ -30,7 +30,14 @@ from modelmill.spec.memory import (
     rounded_bytes,
     widest_linear,
 )
-from modelmill.spec.quantize import AutoroundSpec, PackedSpec, QatSpec, QuantizeSpec, RtnSpec
+from modelmill.spec.quantize import (
+    AutoroundSpec,
+    BitnetSpec,
+    PackedSpec,
+    QatSpec,
+    QuantizeSpec,
+    RtnSpec,
+)
 from modelmill.spec.settings import (
     FinetuneSettings,
     InferSettings,
@@ -44,9 +51,9 @@ MB: Final = 10**6
 LIGHT_BYTES: Final = 220 * MB
 """Of a fetch, with the parts of a file that it sends side by side."""
 BITSANDBYTES_BYTES: Final = 730 * MB
-"""Python and what this quantizer imports, measured without running it."""
 QAT_BYTES: Final = 730 * MB
-"""The same libraries without a quantizer."""
+BITNET_BYTES: Final = 810 * MB
+"""Python and what these quantizers import, measured without running them."""
 FINETUNE_BYTES: Final = 1160 * MB
 MERGE_BYTES: Final = 880 * MB
 GPTQ_BYTES: Final = 1090 * MB
@@ -85,6 +92,9 @@ rounded weights and their gradient."""
 PACKING_COPIES: Final = 6
 """Of the widest layer, in 32 bits: its weights, their size, codes as numbers and as integers, and
 these laid side by side."""
+TERNARY_BYTES: Final = 4 + 3
+"""Of a weight that becomes ternary, beside what is stored: itself in float32, and three bytes on
+the way from its value to its place in one."""
 
 HESSIAN_COPIES: Final = 3
 """Of the widest layer's: itself, its Cholesky factor, the inverse's."""
@@ -261,6 +271,8 @@ def quantize_memory(
 ) -> Memory:
     """Estimate a quantizer."""
     spec = settings.quantize
+    if isinstance(spec, BitnetSpec):
+        return _bitnet_memory(shape)
     packed = part("packed weights", quantized_bytes(shape, spec, group_size))
     if not isinstance(spec, PackedSpec):
         device = (packed, part("working set", 2 * 4 * widest_linear(shape)))
@@ -299,6 +311,15 @@ def quantize_memory(
         host=(load, Phase(name="work", parts=(runtime, weights, packed))),
         gpu=(Phase(name="work", parts=(part("runtime", CONTEXT_BYTES), block, *work)),),
     )
+
+
+def _bitnet_memory(shape: ModelShape) -> Memory:
+    """Estimate a pass over the files, tensor by tensor on the host, wherever it runs."""
+    stored = shape.weight_bytes // shape.parameters
+    layer = widest_linear(shape) * (stored + TERNARY_BYTES)
+    copied = shape.largest_parameters * (stored + BYTES_OF["bfloat16"])
+    tensor = part("largest tensor", max(layer, copied))
+    return Memory(host=(Phase(name="work", parts=(part("runtime", BITNET_BYTES), tensor)),))
 
 
 def _autoround_memory(
@@ -360,9 +381,7 @@ def infer_memory(
     """Estimate an answering model: while it generates, and while it is asked for likelihoods."""
     dtype = settings.dtype
     packed = _packed(shape, form)
-    # Quantized models are unpacked on a CPU, and where GPTQ's kernels have no float32.
-    stays_packed = is_gpu and not (isinstance(form.quantized, PackedSpec) and dtype == "float32")
-    weights = packed if stays_packed else None
+    weights = packed if _stays_packed(form.quantized, dtype, is_gpu=is_gpu) else None
     if weights is None:
         weights = held_bytes(shape, dtype, settings.base_load_in)
     held = (part("weights", weights), part("adapter", 4 * form.adapter))
@@ -407,6 +426,16 @@ def _answering(shape: ModelShape, settings: InferSettings, rows: Rows) -> tuple[
     half = 1 if dtype == "float32" else 1 + BYTES_OF[dtype] / 4
     judging = Phase(name="judge", parts=(part("logits", half * logits), activations))
     return (generating, judging)
+
+
+def _stays_packed(quantized: QuantizeSpec | None, dtype: Dtype, *, is_gpu: bool) -> bool:
+    """Say whether weights answer as they are stored.
+
+    On a CPU all are unpacked, ternary ones everywhere, GPTQ's where its kernels have no float32.
+    """
+    if not is_gpu or isinstance(quantized, BitnetSpec):
+        return False
+    return not (isinstance(quantized, PackedSpec) and dtype == "float32")
 
 
 def _packed(shape: ModelShape, form: Form) -> int | None:

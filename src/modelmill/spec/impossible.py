@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from modelmill.spec.closed import GroupSize
 from modelmill.spec.errors import Problem, SpecError
 from modelmill.spec.grouping import group_problem, largest_group
-from modelmill.spec.quantize import PackedSpec, QatSpec
+from modelmill.spec.quantize import BitnetSpec, PackedSpec, QatSpec
 from modelmill.spec.run import RunSpec
-from modelmill.spec.shape import ModelShape
+from modelmill.spec.shape import TRANSPOSED, ModelShape
+from modelmill.spec.ternary import ternary_problem
 
 
 def refuse_impossible(run: RunSpec, shape: ModelShape, source: str) -> None:
@@ -24,7 +25,11 @@ def refuse_impossible(run: RunSpec, shape: ModelShape, source: str) -> None:
     Raises:
         SpecError: with every problem and the way out of each.
     """
-    problems = [*_base_problems(run, shape), *_group_problems(run, shape)]
+    problems = [
+        *_base_problems(run, shape),
+        *_group_problems(run, shape),
+        *_ternary_problems(run, shape),
+    ]
     if problems:
         raise SpecError(source, problems)
 
@@ -69,3 +74,16 @@ def _group_sizes(run: RunSpec) -> Iterator[tuple[str, GroupSize]]:
     for number, spec in enumerate(run.quantize):
         if isinstance(spec, PackedSpec) and not isinstance(spec, QatSpec):
             yield f"quantize[{number}].group_size", spec.group_size
+
+
+def _ternary_problems(run: RunSpec, shape: ModelShape) -> Iterator[Problem]:
+    if shape.quantized_with:
+        return
+    widths = {each.name: each.out_features for each in shape.linears}
+    is_transposed = shape.model_type in TRANSPOSED
+    for number, spec in enumerate(run.quantize):
+        if not isinstance(spec, BitnetSpec):
+            continue
+        problem = ternary_problem(f"quantize[{number}]", widths, is_transposed=is_transposed)
+        if problem is not None:
+            yield problem

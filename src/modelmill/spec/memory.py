@@ -9,7 +9,7 @@ from typing import Final
 
 from modelmill.spec.closed import Dtype, Spec
 from modelmill.spec.finetune import FinetuneSpec
-from modelmill.spec.quantize import HoldIn, PackedSpec, QuantizeSpec
+from modelmill.spec.quantize import TERNARY_BITS, BitnetSpec, HoldIn, PackedSpec, QuantizeSpec
 from modelmill.spec.shape import LinearShape, ModelShape
 
 BYTES_OF: Final[dict[Dtype, int]] = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -84,6 +84,10 @@ def held_bytes(shape: ModelShape, dtype: Dtype, load_in: HoldIn | None) -> int:
 
 def quantized_bytes(shape: ModelShape, spec: QuantizeSpec, group_size: int) -> int:
     """Count the bytes of a quantized model's weights, on disk and packed in memory."""
+    rest = shape.parameters - shape.linear_parameters
+    if isinstance(spec, BitnetSpec):
+        scales = 4 * sum(each.count for each in shape.linears)
+        return shape.linear_parameters * TERNARY_BITS // 8 + scales + rest * BYTES_OF["bfloat16"]
     if not isinstance(spec, PackedSpec):
         return held_bytes(shape, "bfloat16", spec.hold_in)
     # A scale of 16 bits and a packed zero point for each group and output, and the group's
@@ -91,7 +95,6 @@ def quantized_bytes(shape: ModelShape, spec: QuantizeSpec, group_size: int) -> i
     bits = spec.bits + (16 + spec.bits) / group_size
     linears = shape.linear_parameters * bits / 8
     numbers = sum(4 * each.in_features * each.count for each in shape.linears)
-    rest = shape.parameters - shape.linear_parameters
     if spec.compat and shape.tied:
         rest += shape.embedding_parameters
     return round(linears) + numbers + rest * BYTES_OF["float16"]

@@ -12,6 +12,10 @@ HoldIn = Literal["nf4", "nf4-single", "fp4", "fp4-single", "int8"]
 others quantize these too (double quantization); int8 has one scale for each output."""
 
 
+TERNARY_BITS: Final = 2
+"""One of three values takes two bits of a byte, though it says only 1.58."""
+
+
 class CalibrationSpec(Spec):
     """What the quantizer looks at while it rounds."""
 
@@ -26,7 +30,8 @@ class PackedSpec(Spec):
     bits: Literal[2, 3, 4, 8] = 4
     """Per weight, scales not counted."""
     sym: bool = True
-    """Symmetric around zero; what vLLM and auto-gptq read fastest."""
+    """Symmetric around zero; what vLLM and auto-gptq read fastest.  Without it, groups that have no
+    negative weight are refused by `autoround`, and by `compat: [auto-gptq]`."""
     group_size: GroupSize = "auto"
     """Weights that share one scale; `auto` takes the largest that divides every layer."""
     compat: tuple[Literal["auto-gptq"], ...] = ()
@@ -126,8 +131,19 @@ class BitsandbytesSpec(Spec):
         return self
 
 
+class BitnetSpec(Spec):
+    """BitNet b1.58: rounds to -1, 0 and 1 times one scale per layer, the mean absolute weight.
+
+    A demonstration: it looks at no data, and ruins a model that was not trained with three values.
+    """
+
+    method: Literal["bitnet"]
+    name: str | None = None
+    """Of the model in stages and tables; made from the method when absent."""
+
+
 QuantizeSpec = Annotated[
-    GptqSpec | AutoroundSpec | RtnSpec | QatSpec | BitsandbytesSpec,
+    GptqSpec | AutoroundSpec | RtnSpec | QatSpec | BitsandbytesSpec | BitnetSpec,
     Field(discriminator="method"),
 ]
 
@@ -142,11 +158,19 @@ def variant_of(spec: QuantizeSpec) -> str:
     """Name a quantized model after what it is, unless the user named it."""
     if spec.name is not None:
         return spec.name
-    return spec.type if isinstance(spec, BitsandbytesSpec) else f"{spec.method}-{spec.bits}"
+    match spec:
+        case BitsandbytesSpec():
+            return spec.type
+        case BitnetSpec():
+            return spec.method
+    return f"{spec.method}-{spec.bits}"
 
 
 def bits_of(spec: QuantizeSpec) -> int:
-    """Bits per quantized weight, scales not counted."""
-    if isinstance(spec, BitsandbytesSpec):
-        return 8 if spec.type == "int8" else 4
+    """Bits per quantized weight as it is stored, scales not counted."""
+    match spec:
+        case BitsandbytesSpec():
+            return 8 if spec.type == "int8" else 4
+        case BitnetSpec():
+            return TERNARY_BITS
     return spec.bits

@@ -27,6 +27,7 @@ quantizers = st.lists(
         st.fixed_dictionaries(
             {"method": st.just("bitsandbytes"), "type": st.sampled_from(["nf4", "fp4", "int8"])}
         ),
+        st.just({"method": "bitnet"}),
     ),
     max_size=3,
     unique_by=lambda spec: (spec["method"], spec.get("bits"), spec.get("type")),

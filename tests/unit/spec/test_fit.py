@@ -203,6 +203,23 @@ def test_rounding_needs_no_gpu_and_holds_the_model_in_float32() -> None:
     assert {each.name: each.bytes for each in rtn.host_peak}["weights"] == 4 * SEVEN.parameters
 
 
+def test_bitnet_holds_a_tensor_at_a_time_and_is_called_a_demonstration() -> None:
+    """Weights shrink to an eighth, and answer unpacked on a GPU too."""
+    planned = plan_of({**DEMO, "quantize": [{"method": "bitnet"}], "gate": None}, CUDA)
+    given = {each.stage: each for each in estimates(planned, KNOWN, is_gpu=True)}
+    stage, judged = given["quantize-bitnet"], given["infer-bitnet"]
+    assert stage.memory is not None
+    assert stage.memory.gpu_bytes == 0
+    assert stage.memory.host_bytes < 2 * 10**9
+    rest = SEVEN.parameters - SEVEN.linear_parameters
+    expected = SEVEN.linear_parameters / 4 + 2 * rest + 2_000_000
+    assert stage.bytes_out == pytest.approx(expected, rel=1e-4)
+    assert "demonstration" in stage.assumed[0]
+    assert judged.memory is not None
+    weights = {each.name: each.bytes for each in judged.memory.gpu_peak}["weights"]
+    assert weights == 2 * SEVEN.parameters
+
+
 def test_autoround_tunes_a_block_at_a_time_on_a_gpu() -> None:
     """The whole model stays on the host; its authors measured 10 to 18 GB with 8 billion."""
     given = quantizers_on({"method": "autoround", "bits": 2})["quantize-autoround-2"].memory

@@ -44,6 +44,19 @@ def test_model_that_no_group_divides_is_sent_to_another_method() -> None:
         refuse_impossible(run_of(quantize=[{"method": "gptq"}]), odd, "run")
 
 
+def test_layers_that_bitnet_cannot_store_are_refused_with_the_way_out() -> None:
+    """Four outputs share a byte; a layer of 4546 of them is named, and gpt2's kind of layer."""
+    run = run_of(quantize=[{"method": "bitsandbytes"}, {"method": "bitnet"}])
+    odd = falcon(hidden=4546)
+    with pytest.raises(SpecError, match="leave bitnet out") as caught:
+        refuse_impossible(run, odd, "run.yaml")
+    assert [each.key for each in caught.value.problems] == ["quantize[1]"]
+    assert "transformer.h.*.self_attention.dense (4546)" in caught.value.what
+    with pytest.raises(SpecError, match="Conv1D"):
+        refuse_impossible(run, llama().model_copy(update={"model_type": "gpt2"}), "run")
+    refuse_impossible(run, falcon(), "run")
+
+
 def test_quantized_base_is_refused_with_the_way_out() -> None:
     """An adapter is merged into the 16-bit model, whatever it was trained on."""
     base = llama(quantization_config={"quant_method": "gptq", "bits": 4})

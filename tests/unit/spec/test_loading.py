@@ -84,8 +84,8 @@ def test_every_problem_is_named_at_once_with_its_line(tmp_path: Path) -> None:
         "line 7: learning_rate: unknown key; did you mean 'finetune.learning_rate'?",
         "line 8: quantize[0].bits: should be 2, 3, 4 or 8 (got 5)",
         (
-            "line 8: quantize[1].method: should be one of "
-            "'gptq', 'autoround', 'rtn', 'qat', 'bitsandbytes'"
+            "line 8: quantize[1].method: should be one of 'gptq', 'autoround', 'rtn', "
+            "'qat', 'bitsandbytes', 'bitnet'"
         ),
     ]
 

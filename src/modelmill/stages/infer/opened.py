@@ -17,6 +17,7 @@ from modelmill.models.gptq import open_unpacked
 from modelmill.models.open import bitsandbytes_type, open_config, open_model
 from modelmill.models.parameters import model_parameters
 from modelmill.spec.closed import Dtype
+from modelmill.spec.quantize import TERNARY_BITS
 
 DTYPES: Final[dict[Dtype, torch.dtype]] = {
     "float32": torch.float32,
@@ -33,7 +34,7 @@ class Opened:
 
     model: PreTrainedModel
     method: str
-    """`none`, `gptq`, `rtn`, `qat`, `bitsandbytes-nf4`, `-fp4` or `-int8`, or `lora`."""
+    """`none`, `gptq`, `rtn`, `qat`, `bitsandbytes-nf4`, `-fp4` or `-int8`, `bitnet`, or `lora`."""
     bits: int
     parameters: int
     engine: str
@@ -42,12 +43,15 @@ class Opened:
 
 
 def open_any(folder: Path, dtype: torch.dtype, device: torch.device) -> Opened:
-    """Open a plain model, one that bitsandbytes quantized, or one in GPTQ's format.
+    """Open a plain model, or one in bitsandbytes', GPTQ's or BitNet's format.
 
     On CPUs a quantized model is unpacked once: that is the fastest and the most exact
     there.  Packed kernels that need no compiler gave 36 (GPTQ) and 47 (NF4) tokens per CPU
     second where plain bfloat16 gave 52; they exist for 4 bits only, or compute in bfloat16
     whatever is asked for, and answer differently with the batch.
+
+    BitNet's layers are unpacked on every device, and go on rounding what flows in to 8 bits: that
+    is part of the method, and what its user gets.
 
     Raises:
         DataError: its files do not hold what its config says.
@@ -67,6 +71,9 @@ def open_any(folder: Path, dtype: torch.dtype, device: torch.device) -> Opened:
         held_in = bitsandbytes_type(config)
         method, bits = f"bitsandbytes-{held_in}", 8 if held_in == "int8" else 4
         engine = _prepare_bitsandbytes(model, dtype, device)
+    if method == "bitnet":
+        bits, engine = TERNARY_BITS, "bitnet unpacked, activations in 8 bits"
+        _unpack_bitnet(model, dtype)
     return opened_of(model, config, method, bits, engine)
 
 
@@ -98,6 +105,12 @@ def _open_gptq(
 
         return open_packed(folder, dtype)
     return open_unpacked(folder, bits=bits, dtype=dtype).to(device), "gptq unpacked"
+
+
+def _unpack_bitnet(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    from modelmill.models.bitnet import unpack_layers  # two seconds, of torch's compiler
+
+    unpack_layers(model, dtype)
 
 
 def _prepare_bitsandbytes(model: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> str:

@@ -14,6 +14,7 @@ from modelmill.models.weights import make_readable, weight_bytes
 from modelmill.spec.figures import Quantized
 from modelmill.spec.quantize import (
     AutoroundSpec,
+    BitnetSpec,
     BitsandbytesSpec,
     GptqSpec,
     QatSpec,
@@ -77,6 +78,10 @@ def _quantize(settings: QuantizeSettings, folders: Folders, pulse: Pulse) -> Wri
             from modelmill.stages.quantize import bitsandbytes
 
             return bitsandbytes.quantize(spec, folders, pulse)
+        case BitnetSpec():
+            from modelmill.stages.quantize import bitnet
+
+            return bitnet.quantize(folders, pulse)
 
 
 def _carry(settings: QuantizeSettings, folders: Folders) -> None:

@@ -7,6 +7,7 @@ block's output on training rows stays as it was.
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
@@ -14,8 +15,10 @@ from typing import Final
 import auto_round
 import torch
 from auto_round import AutoRound
+from auto_round_extension.torch.qlinear_torch_zp import QuantLinear
 from pydantic import JsonValue
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import PreTrainedModel
 
 from modelmill.models.families import decoder_blocks, expected_linears
@@ -23,6 +26,7 @@ from modelmill.models.gptq import check_files, store_tied_heads
 from modelmill.models.open import open_config, open_model, open_tokenizer
 from modelmill.models.weights import SHARD_SIZE, write_index
 from modelmill.spec.batching import AUTOROUND_ROWS
+from modelmill.spec.errors import DataError
 from modelmill.spec.grouping import choose_group_size
 from modelmill.spec.quantize import AutoroundSpec
 from modelmill.spec.settings import QuantizeSettings
@@ -42,7 +46,7 @@ def quantize(
 
     Raises:
         SpecError: the group size does not fit this model.
-        DataError: too few training tokens, or a layer was left out.
+        DataError: too few training tokens, a layer was left out, or one cannot be written.
     """
     source = folders.inputs["model"]
     with pulse.part("load"):
@@ -60,7 +64,7 @@ def quantize(
         batches = _batches(calibration)
         engine = _engine(spec, group_size, model, batches, settings.seed)
     with TemporaryDirectory(dir=folders.output) as scratch:
-        with pulse.part("work"), _progress_of(model, pulse):
+        with pulse.part("work"), _progress_of(model, pulse), _zero_points_kept():
             engine.quantize_and_save(scratch, format="auto_gptq", max_shard_size=SHARD_SIZE)
         with pulse.part("save"):
             _take_weights(Path(scratch), folders.output)
@@ -133,6 +137,37 @@ def _progress_of(model: PreTrainedModel, pulse: Pulse) -> Iterator[None]:
         for hook in hooks:
             hook.remove()
     pulse.progress(len(blocks), len(blocks), "layers")
+
+
+@contextmanager
+def _zero_points_kept() -> Iterator[None]:
+    """Refuse zero points of 0: the engine writes 1, and each weight of the group is a step off.
+
+    Raises:
+        DataError: some groups have one.
+    """
+    pack = QuantLinear.pack
+    lowest = 0
+
+    @wraps(pack)
+    def counted(
+        layer: QuantLinear, linear: nn.Module, scales: torch.Tensor, zeros: object, *rest: object
+    ) -> None:
+        nonlocal lowest
+        lowest += int((zeros == 0).sum()) if isinstance(zeros, torch.Tensor) else 0
+        pack(layer, linear, scales, zeros, *rest)
+
+    QuantLinear.pack = counted
+    try:
+        yield
+    finally:
+        QuantLinear.pack = pack
+    if lowest:
+        raise DataError(
+            f"{lowest} groups hold no weight that is clearly negative, so their zero point is 0, "
+            "which AutoRound cannot write in GPTQ's format",
+            fix="quantize with sym: true, or with gptq",
+        )
 
 
 def _take_weights(scratch: Path, output: Path) -> None:

@@ -19,8 +19,9 @@ from pydantic import JsonValue, TypeAdapter
 from transformers import PreTrainedConfig
 
 from modelmill.models.families import close_known_holes
-from modelmill.models.gptq import check_files, store_tied_heads
+from modelmill.models.gptq import check_files, count_lowest_zeros, store_tied_heads
 from modelmill.models.weights import SHARD_SIZE
+from modelmill.spec.errors import DataError
 from modelmill.spec.quantize import PackedSpec
 from modelmill.stages.quantize.configs import write_configs
 
@@ -89,7 +90,7 @@ def save_engine(
         How many layers are quantized.
 
     Raises:
-        DataError: a layer was left out.
+        DataError: a layer was left out, or a reader that was asked for would misread one.
     """
     # The scales and everything unquantized are stored in 16 bits; packed integers stay.
     model.model.to(torch.float16)
@@ -97,8 +98,21 @@ def save_engine(
     _keep_what_readers_need(folder, meta)
     (folder / "quant_log.csv").unlink()  # the engine's timings: other bytes each time
     if "auto-gptq" in spec.compat:
+        _refuse_lowest_zeros(folder, spec)
         store_tied_heads(folder, config)
     return check_files(folder, config)
+
+
+def _refuse_lowest_zeros(folder: Path, spec: PackedSpec) -> None:
+    """Refuse zero points of 0, which the engine stores in another way than auto-gptq reads."""
+    count = count_lowest_zeros(folder, spec.bits)
+    if count:
+        raise DataError(
+            f"{count} groups hold no weight that is clearly negative, so their zero point is 0; "
+            "auto-gptq reads such groups, or those beside them, wrongly",
+            fix="quantize with sym: true, or without compat: [auto-gptq]; GPTQModel and "
+            "transformers read it right",
+        )
 
 
 def _keep_two_workers() -> None:
