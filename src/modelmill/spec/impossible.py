@@ -4,12 +4,14 @@ Only what a stage would refuse too, hours later.  What is not known passes.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from modelmill.spec.errors import Problem, SpecError
 from modelmill.spec.grouping import group_problem, largest_group
 from modelmill.spec.quantize import PackedSpec
 from modelmill.spec.run import RunSpec
 from modelmill.spec.shape import ModelShape
+from modelmill.spec.vllm import layer_problem, model_problem
 
 
 def refuse_impossible(run: RunSpec, shape: ModelShape, source: str) -> None:
@@ -23,7 +25,11 @@ def refuse_impossible(run: RunSpec, shape: ModelShape, source: str) -> None:
     Raises:
         SpecError: with every problem and the way out of each.
     """
-    problems = [*_base_problems(run, shape), *_group_problems(run, shape)]
+    problems = [
+        *_base_problems(run, shape),
+        *_group_problems(run, shape),
+        *_vllm_problems(run, shape),
+    ]
     if problems:
         raise SpecError(source, problems)
 
@@ -62,3 +68,14 @@ def _group_problems(run: RunSpec, shape: ModelShape) -> Iterator[Problem]:
             is_wrong = any(width % asked for width in widths.values())
         if is_wrong:
             yield group_problem(f"quantize[{number}].group_size", asked, widths)
+
+
+def _vllm_problems(run: RunSpec, shape: ModelShape) -> Iterator[Problem]:
+    if shape.quantized_with:
+        return
+    for number, spec in enumerate(run.quantize):
+        if not isinstance(spec, PackedSpec) or "vllm" not in spec.compat:
+            continue
+        problem = model_problem(shape.model_type) or layer_problem(shape, spec.bits)
+        if problem is not None:
+            yield replace(problem, key=f"quantize[{number}].compat")
