@@ -29,9 +29,7 @@ BORROWED: Final = frozenset(
 )
 """Those that it runs with transformers' code and its own layers."""
 
-UNKNOWN_FAMILIES: Final = frozenset(
-    {"biogpt", "codegen", "ctrl", "gpt_neo", "mpt", "openai-gpt", "rwkv", "xglm"}
-)
+UNKNOWN_FAMILIES: Final = frozenset({"codegen", "gpt_neo", "mpt", "openai-gpt", "rwkv", "xglm"})
 """Those that it has no model for, and whose code in transformers it cannot run."""
 
 _WORD: Final = 32
