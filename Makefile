@@ -30,12 +30,17 @@ dev: environments ## Make .venv, which holds every package and the test tools
 .PHONY: test
 test: dev ## Run every test that needs nothing but this machine
 	@.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/images --ignore tests/cluster \
-		--ignore tests/auto_gptq
+		--ignore tests/auto_gptq --ignore tests/vllm
 
 .PHONY: test-auto-gptq
 test-auto-gptq: dev ## Read what quantize writes with auto-gptq, in an environment of its age
 	@images/environment.sh auto-gptq $(environments)/auto-gptq
 	@.venv/bin/pytest tests/auto_gptq
+
+.PHONY: test-vllm
+test-vllm: dev ## Hold what is said of vLLM against the source of the version that is pinned
+	@.venv/bin/python -m tests.vllm.source .modelmill/vllm
+	@.venv/bin/pytest tests/vllm
 
 .PHONY: format
 format: dev ## Format the code

@@ -123,6 +123,45 @@ def test_plan_of_indivisible_groups_is_refused_with_64(workshop: Workshop, llama
     assert "takes 32" in refused.stderr
 
 
+def test_run_of_what_the_model_rules_out_ends_with_64_before_anything_runs(
+    workshop: Workshop, llama: Path
+) -> None:
+    """`run` says what `plan` says, and leaves no run behind."""
+    refused = workshop.modelmill("run", "llama.yaml", "--set", "quantize.0.group_size=64")
+    assert refused.returncode == 64
+    assert "quantize[0].group_size: 64 does not divide" in refused.stderr
+    assert "llama" not in {row["run"] for row in workshop.read("list")}
+
+
+def test_plan_shows_which_engine_serves_each_model_fastest(workshop: Workshop, llama: Path) -> None:
+    """One line each; in JSON beside the stage that measures the model."""
+    less = ("--set", "finetune.micro_batch_size=1", "--accelerator", "l4")
+    shown = workshop.modelmill("plan", "llama.yaml", *less)
+    assert "served fastest by" in shown.stdout
+    assert "4-bit symmetric GPTQ on CUDA" in shown.stdout
+    rows = {row["stage"]: row["serving"] for row in workshop.read("plan", "llama.yaml", *less)}
+    assert rows["infer-gptq-4"] == {
+        "model": "gptq-4",
+        "engine": "vLLM",
+        "why": "4-bit symmetric GPTQ on CUDA",
+    }
+    assert rows["finetune"] is None
+    here = {row["stage"]: row["serving"] for row in workshop.read("plan", "llama.yaml")}
+    assert here["infer-gptq-4"]["engine"] == "transformers"
+
+
+def test_plan_of_a_family_that_vllm_does_not_know_is_refused_with_64(workshop: Workshop) -> None:
+    """Before anything runs, with the way out."""
+    write_llama(workshop.folder / "codegen", model_type="codegen")
+    workshop.write_run(
+        "codegen.yaml", model="codegen", more="quantize: [{method: rtn, compat: [vllm]}]\n"
+    )
+    refused = workshop.modelmill("plan", "codegen.yaml")
+    assert refused.returncode == 64
+    assert "quantize[0].compat: vLLM has no model for codegen" in refused.stderr
+    assert "transformers runs it" in refused.stderr
+
+
 def test_model_that_nothing_is_known_about_is_planned_all_the_same(workshop: Workshop) -> None:
     """The workshop's own model says no sizes; the plan says so and goes on."""
     shown = workshop.modelmill("plan", "run.yaml", "--accelerator", "l4")

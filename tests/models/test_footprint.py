@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from modelmill.conduct.fitting import shape_in
+from modelmill.conduct.base_model import shape_in
 from modelmill.models.families import expected_linears
 from modelmill.models.open import open_config
 from modelmill.models.parameters import model_parameters

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from modelmill.conduct.fitting import shape_in
+from modelmill.conduct.base_model import shape_in
 from modelmill.models.bitsandbytes import weight_of
 from modelmill.models.open import open_model
 from modelmill.models.weights import tensor_shapes

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from modelmill.conduct.fitting import shape_in
+from modelmill.conduct.base_model import shape_in
 from modelmill.models.gptq import check_files, open_unpacked, store_tied_heads
 from modelmill.models.open import open_config
 from modelmill.spec.memory import quantized_bytes

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from modelmill.conduct.fitting import shape_in
+from modelmill.conduct.base_model import shape_in
 from modelmill.models.families import expected_linears
 from modelmill.models.gptq import open_unpacked
 from modelmill.models.open import open_config, open_model, open_tokenizer

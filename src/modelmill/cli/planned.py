@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 import click
+from pydantic import JsonValue
 
 from modelmill.cli.show import SAYS_NOTHING, bytes_text, print_sources, print_table
 from modelmill.spec.names import kind_of
@@ -29,17 +30,28 @@ def print_plan(
         output: `json` for one list with all of a stage in one place.
     """
     if output == "json":
-        pairs = zip(rows, fitting.rows, strict=True)
-        click.echo(
-            json.dumps([{**r.model_dump(), "fit": f.model_dump()} for r, f in pairs], indent=2)
-        )
+        click.echo(json.dumps(_documents(rows, fitting), indent=2))
         return
     print_table(
         ("stage", "key", "state", "from run", "inputs"),
         [(row.stage, row.key[:12], row.state, row.from_run, ", ".join(row.inputs)) for row in rows],
     )
     print_fit(fitting)
+    click.echo()
+    print_table(
+        ("model", "served fastest by", "why"),
+        [(each.model, each.engine, each.why) for each in fitting.serving],
+    )
     print_sources(sources)
+
+
+def _documents(rows: Sequence["PlanRow"], fitting: "Fitting") -> list[dict[str, JsonValue]]:
+    """Put what is known of a stage in one place, and of a model beside what measures it."""
+    serving = {f"infer-{each.model}": each.model_dump() for each in fitting.serving}
+    return [
+        {**row.model_dump(), "fit": fit.model_dump(), "serving": serving.get(row.stage)}
+        for row, fit in zip(rows, fitting.rows, strict=True)
+    ]
 
 
 def print_fit(fitting: "Fitting") -> None:

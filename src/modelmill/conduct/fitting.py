@@ -1,18 +1,15 @@
 """Find out what a run's base model is made of, and hold its plan against a device.
 
-Reads a config and the beginnings of weight files, wherever they are: in the artifact of a
-committed fetch, on this machine, in a bucket, on a hub.
+Knows what is asked for and what a place has; `base_model` looks at the files.
 """
 
-import json
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
-
+from modelmill.conduct.base_model import files_of, shape_in
 from modelmill.conduct.prepare import facts_of
 from modelmill.spec.accelerators import ACCELERATORS, Accelerator, AcceleratorName
 from modelmill.spec.errors import DoesNotFit, ModelmillError
@@ -26,17 +23,9 @@ from modelmill.spec.plan import Plan
 from modelmill.spec.profile import Facts, Profile
 from modelmill.spec.quantity import whole_bytes
 from modelmill.spec.records import Record
-from modelmill.spec.shape import ModelShape, shape_of
-from modelmill.spec.sources import is_local
-from modelmill.store.artifact import attempt_prefix, read_manifest
+from modelmill.spec.serving import Serving, serving_of
 from modelmill.store.beginning import DistantFile, distant_tensors
 from modelmill.store.s3 import Store
-from modelmill.store.sources import distant_object, look_local, look_source
-
-CONFIG = "config.json"
-LONGEST_CONFIG_BYTES = 10**7
-
-_CONFIG = TypeAdapter(dict[str, JsonValue])
 
 
 class FitRow(Record):
@@ -67,6 +56,8 @@ class Fitting:
     accelerator: Accelerator | None
     """None where no device is named: nothing is promised then."""
     why_unknown: str = ""
+    serving: tuple[Serving, ...] = ()
+    """What would serve each model fastest."""
 
     def check(self, committed: Collection[str]) -> None:
         """Refuse a plan of which a stage cannot fit the device that is named.
@@ -123,14 +114,15 @@ def fitting_of(
     known = known_of(store, plan, folder)
     if known.shape is not None:
         refuse_impossible(plan.run, known.shape, "run")
+    serving = serving_of(plan.run, plan.facts, known.shape)
     if device is None:
         given = estimates(plan, known, is_gpu=plan.facts.accelerator == "cuda")
         rows = tuple(_row(each, Fit(estimate=each, state="unknown")) for each in given)
-        return Fitting(rows, None, known.why_unknown)
+        return Fitting(rows, None, known.why_unknown, serving)
     accelerator = ACCELERATORS[device]
     fits = judge(plan, known, accelerator, rooms_of(profile, accelerator))
     rows = tuple(_row(each.estimate, each) for each in fits)
-    return Fitting(rows, accelerator, known.why_unknown)
+    return Fitting(rows, accelerator, known.why_unknown, serving)
 
 
 def rooms_of(profile: Profile, accelerator: Accelerator) -> Mapping[Kind, Room]:
@@ -157,7 +149,7 @@ def known_of(store: Store, plan: Plan, folder: Path | None) -> Known:
     problems: dict[str, str] = {}
     for source, pin in plan.pins.items():
         try:
-            files[source] = _files(store, plan, source, folder)
+            files[source] = files_of(store, plan, source, folder)
             sizes[pin.address] = sum(each.size_bytes for each in files[source])
         except ModelmillError as error:
             problems[source] = error.what
@@ -174,40 +166,6 @@ def known_of(store: Store, plan: Plan, folder: Path | None) -> Known:
         adapter_parameters=_adapter_parameters(files.get(adapter or "", ())),
         bytes_by_address=sizes,
     )
-
-
-def _files(store: Store, plan: Plan, source: str, folder: Path | None) -> tuple[DistantFile, ...]:
-    stage = next(each for each in plan.stages if each.kind == "fetch-model")
-    if source == plan.run.model.source:
-        committed = read_manifest(store, stage.kind, stage.key)
-        if committed is not None:
-            manifest = committed.manifest
-            prefix = attempt_prefix(manifest.kind, manifest.key, manifest.attempt)
-            return tuple(
-                distant_object(store, each.path, f"{prefix}/{each.path}", each.size_bytes)
-                for each in manifest.files
-            )
-    if is_local(source) and folder is not None:
-        return look_local(folder / source)
-    return look_source(store, plan.pins[source])
-
-
-def shape_in(files: tuple[DistantFile, ...]) -> ModelShape:
-    """Read the shape of the model in a folder.
-
-    Raises:
-        ValueError: in words, where it cannot be told.
-        ModelmillError: a header is broken, or the files cannot be read.
-    """
-    config = next((each for each in files if each.path == CONFIG), None)
-    if config is None or config.size_bytes > LONGEST_CONFIG_BYTES:
-        raise ValueError("there is no config.json")
-    try:
-        said = _CONFIG.validate_python(json.loads(config.whole()))
-    except (ValidationError, ValueError) as error:
-        raise ValueError("config.json is no JSON object") from error
-    weights = [each for each in files if "/" not in each.path]
-    return shape_of(said, distant_tensors(weights))
 
 
 def _adapter_parameters(files: tuple[DistantFile, ...]) -> int | None:

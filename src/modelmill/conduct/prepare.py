@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from modelmill.conduct.base_model import refuse_unfit
 from modelmill.conduct.clock import now
 from modelmill.conduct.conductor import Conducted
 from modelmill.conduct.decide import REPORT
@@ -120,7 +121,7 @@ def prepare(store: Store, run: RunSpec, profile: Profile, asked: Asked) -> Condu
 
     Raises:
         InputMissing: a source is not there.
-        SpecError: `again` names a stage the run does not have.
+        SpecError: `again` names a stage the run does not have, or the base model rules the run out.
         DataError: a local source changed while it was read.
     """
     recorded = record_plan(store, run, profile, asked)
@@ -155,18 +156,20 @@ def record_plan(
 
     Raises:
         InputMissing: a source is not there.
-        SpecError: `again` names a stage the run does not have.
+        SpecError: `again` names a stage the run does not have, or the base model rules the run out.
         DataError: a local source changed while it was read.
         PermissionRefused: a run of that name belongs to somebody else.
     """
     record = read_run(store, asked.name)
     _check_owner(store, record, asked)
     pins = _pins(store, run, record, asked)
-    if asked.folder is not None:
-        upload_local_sources(store, run, asked.folder, pins)
     left = [source for source in sources_of(run) if source not in pins]
     unknown = {source: Pin(address=source, digest="") for source in left}
     plan = _plan(run, profile, {**pins, **unknown}, record, asked)
+    if asked.folder is not None:
+        if asked.asks_hub or not is_hub(run.model.source):
+            refuse_unfit(store, plan, asked.folder)
+        upload_local_sources(store, run, asked.folder, pins)
     sha256 = "" if left else put_plan(store, asked.name, plan_bytes(plan))
 
     def write_down(present: RunRecord | None) -> RunRecord:

@@ -4,6 +4,7 @@ Only what a stage would refuse too, hours later.  What is not known passes.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from modelmill.spec.closed import GroupSize
 from modelmill.spec.errors import Problem, SpecError
@@ -12,6 +13,7 @@ from modelmill.spec.quantize import BitnetSpec, PackedSpec, QatSpec
 from modelmill.spec.run import RunSpec
 from modelmill.spec.shape import TRANSPOSED, ModelShape
 from modelmill.spec.ternary import ternary_problem
+from modelmill.spec.vllm import layer_problem, model_problem
 
 
 def refuse_impossible(run: RunSpec, shape: ModelShape, source: str) -> None:
@@ -29,6 +31,7 @@ def refuse_impossible(run: RunSpec, shape: ModelShape, source: str) -> None:
         *_base_problems(run, shape),
         *_group_problems(run, shape),
         *_ternary_problems(run, shape),
+        *_vllm_problems(run, shape),
     ]
     if problems:
         raise SpecError(source, problems)
@@ -87,3 +90,14 @@ def _ternary_problems(run: RunSpec, shape: ModelShape) -> Iterator[Problem]:
         problem = ternary_problem(f"quantize[{number}]", widths, is_transposed=is_transposed)
         if problem is not None:
             yield problem
+
+
+def _vllm_problems(run: RunSpec, shape: ModelShape) -> Iterator[Problem]:
+    if shape.quantized_with:
+        return
+    for number, spec in enumerate(run.quantize):
+        if not isinstance(spec, PackedSpec) or "vllm" not in spec.compat:
+            continue
+        problem = model_problem(shape.model_type) or layer_problem(shape, spec.bits)
+        if problem is not None:
+            yield replace(problem, key=f"quantize[{number}].compat")

@@ -19,6 +19,7 @@ from modelmill.spec.run import RunSpec
 from modelmill.spec.settings import (
     NEUTRAL,
     UNKEYED,
+    UNKEYED_WORDS,
     Pin,
     ReportSettings,
     Settings,
@@ -142,8 +143,11 @@ def _keyed_settings(settings: Settings) -> dict[str, JsonValue]:
 
 def _keyed(values: Mapping[str, JsonValue], path: str) -> dict[str, JsonValue]:
     kept: dict[str, JsonValue] = {}
-    for name, value in values.items():
+    for name, given in values.items():
         here = f"{path}{name}"
+        value = given
+        if isinstance(given, list):
+            value = [each for each in given if each not in UNKEYED_WORDS.get(here, ())]
         if here in UNKEYED or (here in NEUTRAL and NEUTRAL[here] == value):
             continue
         kept[name] = _keyed(value, f"{here}.") if isinstance(value, dict) else value

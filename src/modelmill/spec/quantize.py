@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from modelmill.spec.closed import LARGEST_INTEGER, GroupSize, Spec
 from modelmill.spec.finetune import GridSpec
+from modelmill.spec.vllm import packing_problems
 
 HoldIn = Literal["nf4", "nf4-single", "fp4", "fp4-single", "int8"]
 """How bitsandbytes holds weights: `-single` keeps the scales of 4-bit blocks in 32 bits, the
@@ -34,11 +35,26 @@ class PackedSpec(Spec):
     negative weight are refused by `autoround`, and by `compat: [auto-gptq]`."""
     group_size: GroupSize = "auto"
     """Weights that share one scale; `auto` takes the largest that divides every layer."""
-    compat: tuple[Literal["auto-gptq"], ...] = ()
-    """Readers that need more than the format.  `auto-gptq` (0.7.1) gets the output head as a tensor
-    of its own where it is tied to the embeddings: without it, it answers with noise."""
+    compat: tuple[Literal["auto-gptq", "vllm"], ...] = ()
+    """Readers that must be able to read it.  `auto-gptq` (0.7.1) gets the output head as a tensor
+    of its own where it is tied to the embeddings: without it, it answers with noise.  `vllm` (0.33)
+    changes nothing that is written; what it could not read is refused before anything runs."""
     name: str | None = None
     """Of the model in stages and tables; made from the method when absent."""
+
+    @property
+    def reorders(self) -> bool:
+        """Whether inputs are quantized in another order than they have."""
+        return False
+
+    @model_validator(mode="after")
+    def _can_be_read_by_vllm(self) -> Self:
+        if "vllm" not in self.compat:
+            return self
+        wrong = list(packing_problems(self.bits, sym=self.sym, reorders=self.reorders))
+        if wrong:
+            raise ValueError("\n".join(str(each).strip() for each in wrong))
+        return self
 
 
 class CalibratedSpec(PackedSpec):
@@ -53,6 +69,11 @@ class GptqSpec(CalibratedSpec):
     method: Literal["gptq"]
     desc_act: bool = False
     damp_percent: float = Field(0.05, gt=0, lt=1)
+
+    @property
+    def reorders(self) -> bool:
+        """Whether inputs are quantized in the order of their activations."""
+        return self.desc_act
 
 
 class AutoroundSpec(CalibratedSpec):

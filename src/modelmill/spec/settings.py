@@ -200,6 +200,9 @@ UNKEYED: Final[frozenset[str]] = frozenset(
 )
 """Settings that cannot change the result: memory, naming, and whether there is one."""
 
+UNKEYED_WORDS: Final[Mapping[str, frozenset[str]]] = {"quantize.compat": frozenset({"vllm"})}
+"""Items of a list that only ask for a check; the result is the same without them."""
+
 NEUTRAL: Final[Mapping[str, JsonValue]] = {
     "contract": None,
     "contract.format": "prompt_completion",

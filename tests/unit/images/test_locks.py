@@ -2,6 +2,8 @@
 
 import pytest
 
+from modelmill.spec.vllm import VERSION
+
 from .locks import IMAGES, IN_STEP, ON_TORCH, Pin, disagreements, lock_of, names, read
 
 LOCKS = sorted(IMAGES.rglob("*.lock"))
@@ -72,4 +74,5 @@ def test_vllm_keeps_its_own_torch() -> None:
     own = {pin.line.partition(" ")[0] for pin in lock_of("infer-vllm").values()}
     shared = {pin.line.partition(" ")[0] for pin in lock_of("torch").values()}
     assert {line for line in own if line.startswith("torch==")} == {"torch==2.14.0"}
+    assert f"vllm=={VERSION}" in own  # the one that the rules are of
     assert "torch==2.14.0" not in shared

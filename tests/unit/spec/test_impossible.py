@@ -7,8 +7,9 @@ import pytest
 from modelmill.spec.errors import SpecError
 from modelmill.spec.impossible import refuse_impossible
 from modelmill.spec.run import RunSpec
+from modelmill.spec.shape import ModelShape, shape_of
 
-from .models import falcon, llama
+from .models import Tensor, falcon, llama
 from .test_plan import DEMO
 
 
@@ -65,3 +66,39 @@ def test_quantized_base_is_refused_with_the_way_out() -> None:
     assert "cannot be fine-tuned and merged or quantized again" in caught.value.what
     assert "name the 16-bit model" in caught.value.what
     refuse_impossible(run_of(), llama(), "run")
+
+
+def codegen() -> ModelShape:
+    """Make the shape of a family that vLLM does not know."""
+    return llama().model_copy(update={"model_type": "codegen"})
+
+
+def test_family_that_vllm_does_not_know_is_refused_for_it_only() -> None:
+    """Whoever does not need vLLM keeps the run; every entry that does is named."""
+    wanted = {"method": "gptq", "compat": ["vllm"]}
+    other = {"method": "gptq", "bits": 3}
+    run = run_of(quantize=[other, wanted, {**wanted, "bits": 8}])
+    with pytest.raises(SpecError, match="vLLM has no model for codegen") as caught:
+        refuse_impossible(run, codegen(), "run")
+    assert [each.key for each in caught.value.problems] == [
+        "quantize[1].compat",
+        "quantize[2].compat",
+    ]
+    assert "transformers runs it" in caught.value.what
+    refuse_impossible(run_of(quantize=[other, {"method": "gptq"}]), codegen(), "run")
+    refuse_impossible(run, llama(), "run")
+
+
+def test_layer_whose_outputs_do_not_fill_a_word_is_refused_for_vllm() -> None:
+    """Zero points are packed eight to a word at 4 bits; vLLM would make room for fewer."""
+    config = {"num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 9, "hidden_size": 128}
+    odd = shape_of(
+        {"model_type": "llama", **config},
+        {"x.embed.weight": Tensor((9, 128)), "x.layers.0.up.weight": Tensor((100, 128))},
+    )
+    run = run_of(quantize=[{"method": "rtn", "compat": ["vllm"]}])
+    with pytest.raises(SpecError, match=r"x.layers.\*.up has 100"):
+        refuse_impossible(run, odd, "run")
+    refuse_impossible(run_of(quantize=[{"method": "rtn"}]), odd, "run")
+    eight = {"method": "rtn", "bits": 8, "compat": ["vllm"]}
+    refuse_impossible(run_of(quantize=[eight]), odd, "run")

@@ -11,17 +11,20 @@ from modelmill.models.open import open_config, open_tokenizer
 from modelmill.models.parameters import model_parameters
 from modelmill.models.prompt import contract_for, save_contract
 from modelmill.models.weights import make_readable, weight_bytes
+from modelmill.spec.errors import SpecError
 from modelmill.spec.figures import Quantized
 from modelmill.spec.quantize import (
     AutoroundSpec,
     BitnetSpec,
     BitsandbytesSpec,
     GptqSpec,
+    PackedSpec,
     QatSpec,
     RtnSpec,
     bits_of,
 )
 from modelmill.spec.settings import QuantizeSettings
+from modelmill.spec.vllm import model_problem
 from modelmill.stages.quantize.written import Written
 from modelmill.stages.stage import Folders, Outcome, Pulse
 
@@ -32,9 +35,10 @@ def run(settings: QuantizeSettings, folders: Folders, pulse: Pulse) -> Outcome:
     """Quantize `model` into the output folder.
 
     Raises:
-        SpecError: the method does not fit this model.
+        SpecError: the method does not fit this model, or a reader that was asked for does not.
         DataError: too little to calibrate on, or the result lacks quantized layers.
     """
+    _check_readers(settings, folders)
     written = _quantize(settings, folders, pulse)
     _carry(settings, folders)
     parameters = model_parameters(open_config(folders.inputs["model"]))
@@ -82,6 +86,16 @@ def _quantize(settings: QuantizeSettings, folders: Folders, pulse: Pulse) -> Wri
             from modelmill.stages.quantize import bitnet
 
             return bitnet.quantize(folders, pulse)
+
+
+def _check_readers(settings: QuantizeSettings, folders: Folders) -> None:
+    """Refuse what a plan refuses too, where it could see the model."""
+    spec = settings.quantize
+    if not isinstance(spec, PackedSpec) or "vllm" not in spec.compat:
+        return
+    problem = model_problem(open_config(folders.inputs["model"]).model_type)
+    if problem is not None:
+        raise SpecError("quantize", [problem])
 
 
 def _carry(settings: QuantizeSettings, folders: Folders) -> None:

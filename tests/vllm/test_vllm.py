@@ -1,0 +1,132 @@
+"""What is said of vLLM is what vLLM's own code does with the files that quantize writes.
+
+That code runs here, without a GPU and without vLLM's environment; `ask.py` says what is real.
+"""
+
+import json
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from modelmill.models.families import linear_in_features
+from modelmill.models.gptq import open_unpacked
+from modelmill.models.weights import tensor_shapes
+from modelmill.spec.grouping import CHOICES
+from modelmill.spec.vllm import BORROWED, FAMILIES, UNKNOWN_FAMILIES, packing_problems
+
+from ..quantize.running import autoround, gptq, quantize, rtn
+from ..tiny_stages import make_model, make_rows, write_rows
+from .conftest import Ask
+from .source import REGISTRY
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the engine's own
+
+MAKERS = {"gptq": gptq, "autoround": autoround, "rtn": rtn}
+GOOD = {"bits": 4, "group_size": 32, "desc_act": False, "sym": True, "quant_method": "gptq"}
+NEEDED = tuple(GOOD)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a tiny llama and rows."""
+    made = tmp_path_factory.mktemp("vllm")
+    make_model("llama", made / "model")
+    write_rows(make_rows(60, 1), made / "data/train.jsonl")
+    return made
+
+
+def write(folder: Path, name: str, spec: Any) -> Path:
+    """Run the stage."""
+    quantize(spec, folder / "model", folder / "data", folder / name)
+    return folder / name
+
+
+def said(written: Path) -> dict[str, Any]:
+    """Read what a checkpoint says of itself, in the file that vLLM reads."""
+    config: dict[str, Any] = json.loads((written / "config.json").read_text())
+    packed: dict[str, Any] = config["quantization_config"]
+    return packed
+
+
+def layers_of(written: Path, bits: int) -> Iterator[tuple[str, list[int]]]:
+    """List layers with inputs and outputs."""
+    model = open_unpacked(written, bits=bits, dtype=None)
+    for name, inputs in linear_in_features(model).items():
+        yield name, [inputs, model.get_submodule(name).out_features]
+
+
+@pytest.mark.parametrize("name", ["gptq-4", "autoround-4", "rtn-8"])
+def test_vllm_makes_room_for_every_tensor_that_is_written(
+    name: str, folder: Path, ask: Ask
+) -> None:
+    """Names and shapes of a whole checkpoint agree; `g_idx` is what vLLM drops itself."""
+    method, _, bits = name.partition("-")
+    written = write(folder, name, MAKERS[method](int(bits), compat=["vllm"]))
+    layers = dict(layers_of(written, int(bits)))
+    (answer,) = ask({"read": [{"config": said(written), "layers": layers}]})
+    assert answer["refused"] == ""
+    stored = {
+        f"{layer}.{part}": shape
+        for layer, parts in answer["tensors"].items()
+        for part, shape in parts.items()
+    }
+    packed = {
+        tensor: list(shape)
+        for tensor, shape in tensor_shapes(written).items()
+        if tensor.rpartition(".")[0] in layers and not tensor.endswith(".g_idx")
+    }
+    assert stored == packed
+
+
+def test_vllm_reads_what_the_rules_say_and_nothing_else(folder: Path, ask: Ask) -> None:
+    """Every combination that can be asked for, said as the stage says it."""
+    config = said(write(folder, "rtn-4", rtn(4)))
+    asked = list(product((2, 3, 4, 8), (True, False), (True, False), CHOICES))
+    layers = {"layer": [512, 192]}
+    changes = [
+        {"bits": bits, "sym": sym, "desc_act": reorders, "group_size": group}
+        for bits, sym, reorders, group in asked
+    ]
+    answers = ask({"read": [{"config": {**config, **each}, "layers": layers} for each in changes]})
+    for (bits, sym, reorders, group), answer in zip(asked, answers, strict=True):
+        is_read = not any(packing_problems(bits, sym=sym, reorders=reorders))
+        assert is_read is not bool(answer["refused"]), (bits, sym, reorders, group, answer)
+
+
+def test_vllm_needs_each_key_that_is_written(ask: Ask) -> None:
+    """Negative control: without one of them the checkpoint is not read."""
+    lacking = [{name: each for name, each in GOOD.items() if name != key} for key in NEEDED]
+    answers = ask({"read": [{"config": each, "layers": {}} for each in (GOOD, *lacking)]})
+    assert [not each["refused"] for each in answers] == [True, *([False] * len(NEEDED))]
+
+
+def test_vllm_refuses_a_group_that_does_not_divide(ask: Ask) -> None:
+    """Inputs that do not fill a tile are padded, a group is not: falcon-7b has 71 times 64."""
+    layers = {"falcon": [4544, 4672]}
+    asked = [{"config": {**GOOD, "group_size": size}, "layers": layers} for size in (64, 128)]
+    whole, broken = ask({"read": asked})
+    assert whole["tensors"]["falcon"]["scales"] == [71, 4672]
+    assert "not divisible by group_size = 128" in broken["refused"]
+
+
+def test_families_are_as_in_the_registry(source: Path, ask: Ask) -> None:
+    """Each is served by a model of vLLM's own, with transformers' code, or not at all."""
+    wanted = {
+        **dict.fromkeys(FAMILIES, "own"),
+        **dict.fromkeys(BORROWED, "borrowed"),
+        **dict.fromkeys(UNKNOWN_FAMILIES, "neither"),
+    }
+    names = {family: MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family] for family in wanted}
+    found = ask({"families": list(names.values())})
+    assert {family: found[name] for family, name in names.items()} == wanted
+    # The condition under which code of transformers is run, repeated by `ask.py`.
+    registry = (source / REGISTRY).read_text(encoding="utf-8")
+    condition = (
+        "transformers_model_cls.is_backend_compatible()\n"
+        "            or transformers_model_cls._can_set_attn_implementation()\n"
+    )
+    assert condition in registry
