@@ -40,6 +40,20 @@ def make_rows(count: int, seed: int) -> list[Row]:
     ]
 
 
+def make_texts(word: str, count: int) -> list[Row]:
+    """Make texts of very different lengths, each of one word and numbers."""
+    draw = random.Random(word)
+    return [
+        Row(
+            row=number,
+            prompt="",
+            completion=f"{word} {draw.random()} " * draw.randint(1, 9),
+            fields={},
+        )
+        for number in range(count)
+    ]
+
+
 def make_row(prompt: str, completion: str = "x") -> Row:
     """Make a row of a prompt."""
     return Row(row=0, prompt=prompt, completion=completion, fields={})
