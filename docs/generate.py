@@ -15,6 +15,7 @@ from pathlib import Path
 
 from docs.chart import role_rules, values_page
 from docs.concepts import quantization_page
+from docs.families import families_page
 from docs.fit import fit_page
 from docs.reference import reference_page
 from modelmill.conduct.render import rendered_jobs
@@ -49,6 +50,8 @@ def generated() -> Iterator[tuple[str, str]]:
     yield "docs/quantization.md", quantization_page(words)
     measured = (ROOT / "docs/fit.in.md").read_text(encoding="utf-8")
     yield "docs/fit.md", fit_page(measured)
+    proved = (ROOT / "docs/families.in.md").read_text(encoding="utf-8")
+    yield "docs/families.md", families_page(proved)
     yield "helm/modelmill/values.yaml", MARK + values_page()
     role = (ROOT / "k8s/base/conductor-role.yaml").read_text(encoding="utf-8")
     yield "helm/modelmill/files/conductor-rules.yaml", MARK + role_rules(role)
