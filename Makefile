@@ -55,6 +55,10 @@ lint: dev ## Check format, style, types and import contracts
 	@PYTHONPATH=src .venv/bin/lint-imports
 	@.venv/bin/hadolint images/*/Dockerfile
 
+.PHONY: families
+families: dev ## Prove every way of quantizing on tiny models of every family, for docs/families.md
+	@.venv/bin/python -m tests.quantize.families
+
 .PHONY: generate
 generate: dev ## Write what is derived from the code: schemas, reference, values, example Jobs
 	@.venv/bin/python -m docs.generate

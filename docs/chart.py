@@ -28,7 +28,7 @@ profile:
 
 STAGES: Final = """\
 By kind of stage, laid over the defaults of the kind: fetch-model, fetch-data, fetch-test, \
-fetch-adapter, finetune, merge, quantize, infer, report.  Such as \
+fetch-adapter, fetch-text, finetune, merge, quantize, infer, report.  Such as \
 `stages: {finetune: {memory: 64Gi}}`."""
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from docs.chart import role_rules, values_page
 from docs.concepts import quantization_page
+from docs.families import families_page
 from docs.fit import fit_page
 from docs.reference import reference_page
 from docs.serving import serving_page
@@ -52,6 +53,8 @@ def generated() -> Iterator[tuple[str, str]]:
     yield "docs/fit.md", fit_page(measured)
     served = (ROOT / "docs/serving.in.md").read_text(encoding="utf-8")
     yield "docs/serving.md", serving_page(served)
+    proved = (ROOT / "docs/families.in.md").read_text(encoding="utf-8")
+    yield "docs/families.md", families_page(proved)
     yield "helm/modelmill/values.yaml", MARK + values_page()
     role = (ROOT / "k8s/base/conductor-role.yaml").read_text(encoding="utf-8")
     yield "helm/modelmill/files/conductor-rules.yaml", MARK + role_rules(role)

@@ -13,17 +13,36 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
+    CodeGenConfig,
     FalconConfig,
+    GemmaConfig,
     GPT2Config,
     LlamaConfig,
+    MistralConfig,
     OPTConfig,
+    PhiConfig,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
 )
 
 from modelmill.spec.records import Message, Row
 
-Family = Literal["llama", "bloom", "falcon", "falcon-rw", "gpt2", "opt"]
+Family = Literal[
+    "llama",
+    "opt",
+    "bloom",
+    "bloomz",
+    "falcon",
+    "falcon-rw",
+    "codegen",
+    "gemma",
+    "gpt2",
+    "qwen2",
+    "mistral",
+    "phi",
+]
+"""`falcon` is as falcon-7b: one key and value for all heads, attention beside the MLP."""
 
 EOS = 1
 
@@ -37,6 +56,20 @@ def make_rows(count: int, seed: int) -> list[Row]:
             prompt=f"table t{draw.randint(0, 99)}{' column' * draw.randint(0, 12)}\nsql: ",
             completion=f"select column where b = {draw.randint(0, 99)}",
             fields={"n": number},
+        )
+        for number in range(count)
+    ]
+
+
+def make_texts(word: str, count: int) -> list[Row]:
+    """Make texts of very different lengths, each of one word and numbers."""
+    draw = random.Random(word)
+    return [
+        Row(
+            row=number,
+            prompt="",
+            completion=f"{word} {draw.random()} " * draw.randint(1, 9),
+            fields={},
         )
         for number in range(count)
     ]
@@ -118,36 +151,31 @@ def _config(family: Family, vocabulary: int, changes: dict[str, int | bool]) -> 
         "initializer_range": 0.2,
         **changes,
     }
-    falcon = {**shared, "num_hidden_layers": 2, "num_attention_heads": 4}
+    blocks = {"num_hidden_layers": 2, "num_attention_heads": 4}
+    positions = {"max_position_embeddings": 256}
+    gated = {"intermediate_size": 192, **blocks, **positions}
+    grouped = {**gated, "num_key_value_heads": 2}
+    old = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256}
     makers: dict[Family, Callable[[], PreTrainedConfig]] = {
-        "llama": lambda: LlamaConfig(
-            **{
-                "intermediate_size": 192,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
-                "max_position_embeddings": 256,
-                "tie_word_embeddings": True,
-                **shared,
-            }
+        "llama": lambda: LlamaConfig(**{**grouped, "tie_word_embeddings": True, **shared}),
+        "opt": lambda: OPTConfig(
+            **{**blocks, **positions, "ffn_dim": 192, "word_embed_proj_dim": 64, "init_std": 0.2},
+            **shared,
         ),
         "bloom": lambda: BloomConfig(n_layer=2, n_head=4, **shared),
-        "gpt2": lambda: GPT2Config(n_layer=2, n_head=4, n_positions=256, **shared),
-        "opt": lambda: OPTConfig(
-            **{
-                "ffn_dim": 192,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 4,
-                "max_position_embeddings": 256,
-                "word_embed_proj_dim": 64,
-                "init_std": 0.2,
-                **shared,
-            }
-        ),
-        "falcon": lambda: FalconConfig(multi_query=True, parallel_attn=True, **falcon),
+        "bloomz": lambda: BloomConfig(n_layer=3, n_head=8, **shared),
+        "falcon": lambda: FalconConfig(multi_query=True, parallel_attn=True, **blocks, **shared),
         "falcon-rw": lambda: FalconConfig(
-            multi_query=False, alibi=True, parallel_attn=False, bias=True, **falcon
+            multi_query=False, alibi=True, parallel_attn=False, bias=True, **blocks, **shared
         ),
+        "codegen": lambda: CodeGenConfig(rotary_dim=8, **old, **shared),
+        "gemma": lambda: GemmaConfig(
+            **{**gated, "num_key_value_heads": 1, "head_dim": 16}, **shared
+        ),
+        "gpt2": lambda: GPT2Config(**old, **shared),
+        "qwen2": lambda: Qwen2Config(**grouped, **shared),
+        "mistral": lambda: MistralConfig(**grouped, sliding_window=64, **shared),
+        "phi": lambda: PhiConfig(**gated, partial_rotary_factor=0.5, **shared),
     }
     return makers[family]()
 

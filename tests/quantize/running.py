@@ -71,9 +71,10 @@ def quantize(
     output: Path,
     pulse: RecordingPulse | None = None,
 ) -> Quantized:
-    """Run the stage."""
+    """Run the stage; `data` holds the training rows, the text to calibrate on, or both."""
     output.mkdir()
-    folders = Folders({"model": model, "data": data}, output, output.with_name("resume"))
+    inputs = {"model": model, "data": data, "text": data}
+    folders = Folders(inputs, output, output.with_name("resume"))
     outcome = run(settings_for(spec), folders, pulse or RecordingPulse())
     assert isinstance(outcome.figures, Quantized)
     return outcome.figures

@@ -21,20 +21,12 @@ from modelmill.spec.quantize import BitsandbytesSpec
 from modelmill.store.sources import look_local
 
 from ..tiny_stages import Family
+from .plain import FP4, NF4
 from .running import FILES, ModelOf, quantize
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engine's own
 
 CPU = torch.device("cpu")
-
-NF4 = [
-    *(-1.0, -0.6961928, -0.52507305, -0.39491749, -0.28444138, -0.18477343, -0.09105004, 0.0),
-    *(0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0),
-]
-"""Quantiles of the normal distribution (Dettmers et al., QLoRA, 2023, appendix E)."""
-
-FP4 = [sign * each / 192 for sign in (1, -1) for each in (0, 1, 128, 192, 64, 96, 32, 48)]
-"""A sign, two bits of exponent and one of mantissa, the largest being one."""
 
 
 def bitsandbytes(type_: str, **changes: object) -> BitsandbytesSpec:

@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from modelmill.spec.errors import DataError, SpecError
 from modelmill.spec.grouping import CHOICES, choose_group_size
 from modelmill.spec.records import Row
-from modelmill.stages.quantize.calibration import SHORTEST, choose_sequences, shortage
+from modelmill.stages.quantize.calibration import (
+    SHORTEST,
+    Evidence,
+    choose_sequences,
+    shortage,
+)
 
 WIDTHS = st.dictionaries(st.text("abc", min_size=1), st.integers(1, 40).map(lambda n: n * 32))
 
@@ -64,21 +69,87 @@ def test_calibration_keeps_its_budget(
     lengths: list[int], max_tokens: int, length: int, seed: int
 ) -> None:
     """Never more tokens than asked, no sequence too long or so short that it is dropped."""
-    rows = rows_of(lengths)
+    evidence = Evidence(rows_of(lengths), max_tokens)
     if min(sum(lengths), max_tokens, length) < SHORTEST:
         with pytest.raises(DataError, match="too few"):
-            choose_sequences(rows, encode, max_tokens=max_tokens, length=length, seed=seed)
+            choose_sequences({"rows": evidence}, encode, length=length, seed=seed)
         return
-    chosen = choose_sequences(rows, encode, max_tokens=max_tokens, length=length, seed=seed)
+    chosen = choose_sequences({"rows": evidence}, encode, length=length, seed=seed)
     sizes = [len(each) for each in chosen.sequences]
     assert len(set(sizes)) == 1
     assert SHORTEST <= sizes[0] <= length
     assert chosen.tokens == sum(sizes) <= max_tokens
     assert chosen.tokens > min(max_tokens, sum(lengths)) - sizes[0]
-    order = list(range(len(rows)))
+    order = list(range(len(lengths)))
     random.Random(seed).shuffle(order)
     joined = [number for number in order for _ in range(lengths[number])]
-    assert [token for each in chosen.sequences for token in each] == joined[: chosen.tokens]
+    used = joined[: chosen.tokens]
+    assert [token for each in chosen.sequences for token in each] == used
+    assert chosen.rows == len(set(used))
+    assert (chosen.given, chosen.text_tokens) == (len(lengths), 0)
+    looked_at = set(joined[:max_tokens])
+    assert chosen.longer == sum(lengths[row] > length for row in looked_at)
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=30),
+    st.lists(st.integers(1, 60), min_size=1, max_size=30),
+    st.tuples(st.integers(1, 400), st.integers(1, 400)),
+    st.integers(SHORTEST, 100),
+    st.integers(0, 3),
+)
+def test_mix_never_joins_rows_and_text(
+    lengths: list[int], texts: list[int], budgets: tuple[int, int], length: int, seed: int
+) -> None:
+    """Every sequence is of one origin, all are as long, and neither exceeds its budget."""
+    text = [row.model_copy(update={"row": row.row + 100}) for row in rows_of(texts)]
+    evidence = {
+        "rows": Evidence(rows_of(lengths), budgets[0]),
+        "text": Evidence(text, budgets[1]),
+    }
+    shortest = min(sum(lengths), sum(texts), *budgets)
+    if shortest < SHORTEST:
+        with pytest.raises(DataError, match="too few"):
+            choose_sequences(evidence, encode, length=length, seed=seed)
+        return
+    chosen = choose_sequences(evidence, encode, length=length, seed=seed)
+    for piece in chosen.pieces:
+        assert len(piece.ids) == min(length, shortest)
+        assert {token >= 100 for token in piece.ids} == {piece.origin == "text"}
+    tokens = [token for ids in chosen.sequences for token in ids]
+    assert chosen.rows == len(set(tokens))
+    assert chosen.text_tokens == sum(token >= 100 for token in tokens) <= budgets[1]
+    assert chosen.tokens - chosen.text_tokens <= budgets[0]
+    assert chosen == choose_sequences(evidence, encode, length=length, seed=seed)
+    fewer = chosen.first(1)
+    assert fewer.rows == len(set(fewer.sequences[0]))
+
+
+def test_mix_spreads_the_text_among_the_rows() -> None:
+    """The seed decides where the text's sequences stand; they are not all at the end."""
+    evidence = {
+        "rows": Evidence(rows_of([20] * 40), 400),
+        "text": Evidence(rows_of([20] * 40), 400),
+    }
+    orders = [
+        [each.origin for each in choose_sequences(evidence, encode, length=20, seed=seed).pieces]
+        for seed in (0, 1)
+    ]
+    assert sorted(orders[0]) == sorted(orders[1]) == ["rows"] * 20 + ["text"] * 20
+    assert orders[0] != orders[1]
+    assert orders[0] != sorted(orders[0])
+
+
+def test_text_that_is_too_short_says_what_to_change() -> None:
+    """A text without words for one sequence, and a share that leaves room for none."""
+    few = {"text": Evidence(rows_of([5]), 400)}
+    with pytest.raises(DataError, match=r"1 calibration texts give 5 tokens") as caught:
+        choose_sequences(few, encode, length=20, seed=0)
+    assert "a longer calibration.text" in caught.value.fix
+    small = {"text": Evidence(rows_of([50]), 6)}
+    with pytest.raises(DataError, match=r"give 6 tokens") as caught:
+        choose_sequences(small, encode, length=20, seed=0)
+    assert "more calibration.tokens" in caught.value.fix
 
 
 def test_shortage_is_told_below_the_floor_only() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,14 @@ from modelmill.spec.errors import DataError, Interrupted, SpecError
 from modelmill.spec.quantize import BitsandbytesSpec, GptqSpec, QuantizeSpec, bits_of
 from modelmill.stages.infer.opened import open_any
 
-from ..tiny_stages import Family, RecordingPulse, make_model, make_rows, write_rows
+from ..tiny_stages import (
+    Family,
+    RecordingPulse,
+    make_model,
+    make_rows,
+    make_texts,
+    write_rows,
+)
 from .running import FILES, ModelOf, autoround, gptq, quantize, rtn, worst_weight_error
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engines' own
@@ -53,7 +61,8 @@ def test_gptq_writes_what_every_reader_needs(
     assert figures.group_size == 64
     assert figures.size_bytes == (tmp_path / "out" / "model.safetensors").stat().st_size
     assert figures.bits_per_weight == pytest.approx(8 * figures.size_bytes / figures.parameters)
-    assert figures.calibration_tokens == 512
+    assert (figures.calibration_tokens, figures.calibration_text_tokens) == (512, 0)
+    assert figures.calibration_rows + figures.calibration_unused == 60
     assert pulse.told[-1] == (2, 2, "layers")
     assert "wants at least 768" in pulse.warnings[0]
 
@@ -64,13 +73,16 @@ def test_gptq_leaks_neither_text_nor_paths(
     capfd: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A canary in every training row is in no file and no line of the log; no path in a file."""
+    """A canary in every row and text is in no file and no line of the log; no path in a file."""
     rows = [
         row.model_copy(update={"prompt": f"canary {row.prompt}", "completion": "canary"})
         for row in make_rows(40, 2)
     ]
     write_rows(rows, tmp_path / "secret" / "train.jsonl")
-    quantize(gptq(4), model_of("llama"), tmp_path / "secret", tmp_path / "out")
+    write_rows(make_texts("canary", 40), tmp_path / "secret" / "text.jsonl")
+    half = gptq(4, calibration={"tokens": 600, "text": "canary.txt", "text_share": 0.5})
+    figures = quantize(half, model_of("llama"), tmp_path / "secret", tmp_path / "out")
+    assert 0 < figures.calibration_text_tokens < figures.calibration_tokens
     for path in (tmp_path / "out").iterdir():
         content = path.read_bytes()
         assert b"canary" not in content, path.name
@@ -79,6 +91,23 @@ def test_gptq_leaks_neither_text_nor_paths(
     told = capfd.readouterr()
     assert "quant" in told.out + told.err  # the engine does talk
     assert "canary" not in told.out + told.err + caplog.text
+
+
+@pytest.mark.parametrize("quantizer", [gptq, autoround])
+def test_calibration_text_alone_needs_no_training_rows(
+    quantizer: Callable[..., QuantizeSpec], model_of: ModelOf, tmp_path: Path
+) -> None:
+    """A text is enough, it is counted, and another one makes another model."""
+    made = []
+    for name in ("first", "second"):
+        write_rows(make_texts(name, 60), tmp_path / name / "text.jsonl")
+        spec = quantizer(4, calibration={"tokens": 600, "text": f"{name}.txt"})
+        out = tmp_path / f"{name}-out"
+        figures = quantize(spec, model_of("llama"), tmp_path / name, out)
+        assert figures.calibration_text_tokens == figures.calibration_tokens > 256
+        assert figures.calibration_rows + figures.calibration_unused == 60
+        made.append((out / "model.safetensors").read_bytes())
+    assert made[0] != made[1]
 
 
 @pytest.mark.parametrize(

@@ -18,25 +18,10 @@ from modelmill.spec.records import Row
 from modelmill.store.sources import look_local
 
 from ..tiny_stages import Family, RecordingPulse
+from .plain import GROUP, rounded
 from .running import FILES, ModelOf, gptq, quantize, rtn
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engine's own
-
-GROUP = 64
-
-
-def rounded(weight: torch.Tensor, bits: int, *, sym: bool) -> torch.Tensor:
-    """Round [outputs, inputs] to the nearest integer of its group, scales stored in 16 bits."""
-    groups = weight.reshape(len(weight), -1, GROUP)
-    high, low = groups.amax(2, keepdim=True).clamp(min=0), groups.amin(2, keepdim=True).clamp(max=0)
-    if sym:
-        high = torch.maximum(high, -low)
-        low = -high
-    most = 2**bits - 1
-    scale = (high - low) / most
-    zero = torch.full_like(scale, 2 ** (bits - 1)) if sym else torch.round(-low / scale)
-    codes = (torch.round(groups / scale) + zero).clamp(0, most)
-    return (scale.half().float() * (codes - zero)).reshape(weight.shape)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])

@@ -140,8 +140,10 @@ ROWS = {
     "data/train-00000-of-00002.parquet": b"PAR1 first" * 200,
     "data/train-00001-of-00002.parquet": b"PAR1 second",
     "data/test-00000-of-00001.parquet": b"PAR1 test",
+    "data/words.txt": b"for people",
     "jsonl/all.jsonl": b"{}\n",
     "jsonl/deep/more.jsonl.gz": b"gz",
+    "texts/a.txt": b"a text",
 }
 
 
@@ -153,10 +155,11 @@ ROWS = {
         ("data/train-*.parquet", sorted(ROWS)[2:4]),
         ("*/t*.parquet", sorted(ROWS)[1:4]),
         ("data/", sorted(ROWS)[1:4]),
+        ("texts", ["texts/a.txt"]),
     ],
 )
 def test_files_of_a_data_set(hub: HubServer, tmp_path: Path, path: str, names: list[str]) -> None:
-    """A file, a folder or a pattern; never a script."""
+    """A file, a folder or a pattern; never a script, and texts only where there are no tables."""
     repository = hub.repository("dataset", "org/rows", ROWS)
     hub.page_entries = 2
     commit = repository.branches["main"]

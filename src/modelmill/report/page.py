@@ -23,7 +23,7 @@ from modelmill.report.panels import gate_panel, metric_panels, size_panel, speed
 from modelmill.report.table import method_words, metric_names, verdict_words
 from modelmill.report.timeline import PARTS, timeline
 from modelmill.spec.errors import meaning_of
-from modelmill.spec.figures import Merged
+from modelmill.spec.figures import Merged, Quantized
 from modelmill.spec.infer import MetricName
 
 _TEMPLATE: Final = "report.html.j2"
@@ -84,6 +84,11 @@ def report_html(document: ReportDocument) -> bytes:
         curve=training_curve(document),
         lengths=row_lengths(document),
         merge=_merge_facts(document),
+        calibrated=[
+            stage
+            for stage in document.stages
+            if isinstance(stage.figures, Quantized) and stage.figures.calibration_tokens
+        ],
         timeline=timeline(document),
         parts=PARTS,
         failed=[stage for stage in document.stages if stage.status == "failed"],

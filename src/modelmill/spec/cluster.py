@@ -209,6 +209,7 @@ STAGE_DEFAULTS: Final[Mapping[Kind, _Amounts]] = {
     "fetch-data": {},
     "fetch-test": {},
     "fetch-adapter": {},
+    "fetch-text": {},
     "finetune": {**_MODEL_ON_GPU, "termination_grace_period_seconds": 300},
     "merge": {**_MODEL_ON_CPU},
     "quantize": {**_MODEL_ON_GPU},

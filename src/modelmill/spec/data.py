@@ -45,7 +45,7 @@ class DataSpec(Spec):
     `messages`: a row holds a conversation, `{"messages": [{"role": ..., "content": ...}]}`,
     that ends with the assistant.  `text`: a row is text to go on with; only `nll` can judge."""
     train: DataSource | tuple[WeightedSource, ...] | None = None
-    """JSONL, CSV or Parquet: a file or a folder, local, `s3://bucket/key` or
+    """JSONL, CSV, Parquet or, for `text`, `.txt`: a file or a folder, local, `s3://bucket/key` or
     `hf:datasets/org/name@revision/path`; or a list of them with weights.  Needed to fine-tune or
     to calibrate."""
     eval: Fraction | DataSource | None = 0.05

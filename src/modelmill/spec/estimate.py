@@ -29,6 +29,7 @@ from modelmill.spec.settings import (
     FetchDataSettings,
     FetchModelSettings,
     FetchTestSettings,
+    FetchTextSettings,
     FinetuneSettings,
     InferSettings,
     MergeSettings,
@@ -120,7 +121,7 @@ class Estimator:
 
     def _bytes_in(self, stage: Stage) -> int | None:
         match stage.settings:
-            case FetchModelSettings() | FetchAdapterSettings():
+            case FetchModelSettings() | FetchAdapterSettings() | FetchTextSettings():
                 return self.known.bytes_by_address.get(stage.settings.source.address)
             case FetchTestSettings():
                 return self.known.bytes_by_address.get(stage.settings.test.address)

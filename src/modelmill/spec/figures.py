@@ -145,7 +145,14 @@ class Quantized(Record):
     bits_per_weight: float
     """All bytes of the weight files over all parameters, embeddings included."""
     calibration_rows: int = 0
+    """Rows and texts of which at least one token was looked at."""
     calibration_tokens: int = 0
+    calibration_text_tokens: int = 0
+    """Of them, those of `calibration.text`."""
+    calibration_unused: int = 0
+    """Rows and texts that the tokens asked for left no room for."""
+    calibration_longer: int = 0
+    """Training rows longer than max_length; they go on in the next sequence."""
 
 
 class Inferred(Record):

@@ -15,6 +15,7 @@ from modelmill.spec.settings import (
     FetchDataSettings,
     FetchModelSettings,
     FetchTestSettings,
+    FetchTextSettings,
     FinetuneSettings,
     GateSettings,
     InferSettings,
@@ -31,7 +32,15 @@ def sources_of(run: RunSpec) -> tuple[str, ...]:
     """List every source that must be pinned before there can be a plan."""
     train = [each.source for each in run.data.train_sources()]
     asked = [run.model.source, *train, run.data.eval, run.data.test, given_adapter(run)]
+    asked += calibration_texts(run)
     return tuple(dict.fromkeys(source for source in asked if isinstance(source, str)))
+
+
+def calibration_texts(run: RunSpec) -> tuple[str, ...]:
+    """List the texts that quantizers look at, each once."""
+    calibrated = [spec for spec in run.quantize if isinstance(spec, CalibratedSpec)]
+    texts = [each.calibration.text for each in calibrated]
+    return tuple(dict.fromkeys(text for text in texts if text is not None))
 
 
 def given_adapter(run: RunSpec) -> str | None:
@@ -103,6 +112,8 @@ class _Layout:
             yield data
         test = self._fetch_test()
         yield test
+        texts = self._fetch_texts()
+        yield from texts.values()
         adapter, final = None, model
         for stage in self._tuned(model, data):
             yield stage
@@ -111,7 +122,7 @@ class _Layout:
             final = stage
         compared = [(run.quantized_from, final)] if final is not model else []
         for spec in run.quantize:
-            quantized = self._quantize(spec, final, data)
+            quantized = self._quantize(spec, final, data, texts)
             yield quantized
             compared.append((variant_of(spec), quantized))
         yield self._infer("base", model, test)
@@ -162,6 +173,16 @@ class _Layout:
                 text_field=self._text_field(),
             ),
         )
+
+    def _fetch_texts(self) -> Mapping[str, Stage]:
+        """Lay out a stage for each text that is calibrated on, by the text as asked."""
+        return {
+            text: self._stage(
+                "fetch-text" if number == 1 else f"fetch-text-{number}",
+                FetchTextSettings(source=self.pins[text]),
+            )
+            for number, text in enumerate(calibration_texts(self.run), start=1)
+        }
 
     def _text_field(self) -> str | None:
         return self.run.data.dataset_text_field if self.run.data.format == "text" else None
@@ -221,10 +242,15 @@ class _Layout:
             _input("adapter", adapter, *parts),
         )
 
-    def _quantize(self, spec: QuantizeSpec, model: Stage, data: Stage | None) -> Stage:
+    def _quantize(
+        self, spec: QuantizeSpec, model: Stage, data: Stage | None, texts: Mapping[str, Stage]
+    ) -> Stage:
         inputs = [_input("model", model)]
-        if isinstance(spec, CalibratedSpec) and data is not None:
-            inputs.append(_input("data", data, "train.jsonl"))
+        if isinstance(spec, CalibratedSpec):
+            if spec.calibration.has_rows and data is not None:
+                inputs.append(_input("data", data, "train.jsonl"))
+            if spec.calibration.text is not None:
+                inputs.append(_input("text", texts[spec.calibration.text], "text.jsonl"))
         return self._stage(
             f"quantize-{variant_of(spec)}",
             QuantizeSettings(quantize=spec, contract=self.contract, seed=self.run.seed),

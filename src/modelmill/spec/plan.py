@@ -31,6 +31,7 @@ RECIPES: Final[Mapping[Kind, int]] = {
     "fetch-data": 1,
     "fetch-test": 1,
     "fetch-adapter": 1,
+    "fetch-text": 1,
     "finetune": 1,
     "merge": 1,
     "quantize": 1,

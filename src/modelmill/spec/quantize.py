@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from modelmill.spec.closed import LARGEST_INTEGER, GroupSize, Spec
 from modelmill.spec.finetune import GridSpec
+from modelmill.spec.sources import DataSource
 from modelmill.spec.vllm import packing_problems
 
 HoldIn = Literal["nf4", "nf4-single", "fp4", "fp4-single", "int8"]
@@ -21,7 +22,25 @@ class CalibrationSpec(Spec):
     """What the quantizer looks at while it rounds."""
 
     tokens: int = Field(131_072, ge=128, le=LARGEST_INTEGER)
-    """At most this many, taken from training rows in the contract's form."""
+    """At most this many, of training rows in the contract's form, of `text`, or of both."""
+    text: DataSource | None = None
+    """Text to look at instead of training rows: `.txt`, whose texts stand between empty lines, or
+    a table with a field `text`; local, `s3://bucket/key` or `hf:datasets/org/name@revision/path`.
+    For a model that is to stay good at more than what it was trained on."""
+    text_share: float = Field(1.0, gt=0, le=1)
+    """Of the tokens, how many come from `text`; the others are of training rows.  Below 1, both
+    are looked at, each in sequences of its own."""
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether training rows are looked at."""
+        return self.text is None or self.text_share < 1
+
+    @model_validator(mode="after")
+    def _shares_a_text(self) -> Self:
+        if self.text is None and self.text_share != 1:
+            raise ValueError("text_share: there is no text to take a share of")
+        return self
 
 
 class PackedSpec(Spec):
@@ -58,7 +77,7 @@ class PackedSpec(Spec):
 
 
 class CalibratedSpec(PackedSpec):
-    """What looks at training rows while it rounds."""
+    """What looks at training rows, or at another text, while it rounds."""
 
     calibration: CalibrationSpec = CalibrationSpec()
 

@@ -141,8 +141,10 @@ class RunSpec(Spec):
             wrong.append("data.train: finetune needs training rows")
         calibrated = [spec for spec in self.quantize if isinstance(spec, CalibratedSpec)]
         wrong += [
-            f"data.train: {method} needs training rows to calibrate on"
-            for method in dict.fromkeys(spec.method for spec in calibrated)
+            f"data.train: {method} needs training rows to calibrate on, or a calibration.text alone"
+            for method in dict.fromkeys(
+                spec.method for spec in calibrated if spec.calibration.has_rows
+            )
         ]
         return wrong
 

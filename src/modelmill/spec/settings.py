@@ -90,6 +90,13 @@ class FetchAdapterSettings(Settings):
     source: Pin
 
 
+class FetchTextSettings(Settings):
+    """Which text to calibrate on, instead of training rows or beside them."""
+
+    kind: Literal["fetch-text"] = "fetch-text"
+    source: Pin
+
+
 class FinetuneSettings(Settings):
     """How to learn."""
 
@@ -181,6 +188,7 @@ StageSettings = Annotated[
     | FetchDataSettings
     | FetchTestSettings
     | FetchAdapterSettings
+    | FetchTextSettings
     | FinetuneSettings
     | MergeSettings
     | QuantizeSettings
@@ -195,6 +203,7 @@ UNKEYED: Final[frozenset[str]] = frozenset(
         "finetune.stop_when_diverging",
         "finetune.init_adapter",  # the key of that input says which one it really is
         "micro_batch_halvings",
+        "quantize.calibration.text",  # as for init_adapter
         "quantize.name",
     }
 )
@@ -212,6 +221,7 @@ NEUTRAL: Final[Mapping[str, JsonValue]] = {
     "dtype": None,
     "base_load_in": None,
     "quantize.compat": [],
+    "quantize.calibration.text_share": 1.0,
     "finetune.adapter": None,
     "finetune.use_rslora": False,
     "finetune.use_dora": False,

@@ -5,12 +5,13 @@ data (as `huggingface_hub.HfFileSystem` spells it, without the slashes), or a lo
 """
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator
 
-TableKind: TypeAlias = Literal["jsonl", "csv", "tsv", "parquet"]
+TableKind: TypeAlias = Literal["jsonl", "csv", "tsv", "parquet", "text"]
 
 _KINDS: Final[dict[str, TableKind]] = {
     ".jsonl": "jsonl",
@@ -18,10 +19,11 @@ _KINDS: Final[dict[str, TableKind]] = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".parquet": "parquet",
+    ".txt": "text",
 }
 _GZIP: Final = ".gz"
 
-TABLE_NAMES: Final = ".jsonl, .json, .csv, .tsv (also with .gz) or .parquet"
+TABLE_NAMES: Final = ".jsonl, .json, .csv, .tsv, .txt (also with .gz) or .parquet"
 """For messages: the names that rows are read from."""
 
 
@@ -32,6 +34,16 @@ def table_kind(name: str) -> TableKind | None:
     kind = next((kind for suffix, kind in _KINDS.items() if inner.endswith(suffix)), None)
     # Parquet compresses its pages itself.
     return None if kind == "parquet" and inner != lower else kind
+
+
+def tables_among(names: Iterable[str]) -> Mapping[str, TableKind]:
+    """Choose the files of rows: plain texts only where there is nothing else.
+
+    Beside tables they are words for people, such as LICENSE.txt.
+    """
+    kinds = {name: kind for name in names if (kind := table_kind(name)) is not None}
+    tables = {name: kind for name, kind in kinds.items() if kind != "text"}
+    return tables or kinds
 
 
 def is_gzip(name: str) -> bool:

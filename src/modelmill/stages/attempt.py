@@ -23,6 +23,7 @@ from modelmill.spec.settings import (
     FetchDataSettings,
     FetchModelSettings,
     FetchTestSettings,
+    FetchTextSettings,
     FinetuneSettings,
     Pin,
     Settings,
@@ -56,6 +57,7 @@ MODULES: Final[Mapping[Kind, str]] = {
     "fetch-data": "modelmill.stages.fetch",
     "fetch-test": "modelmill.stages.fetch",
     "fetch-adapter": "modelmill.stages.fetch",
+    "fetch-text": "modelmill.stages.fetch",
     "finetune": "modelmill.stages.finetune",
     "merge": "modelmill.stages.merge",
     "quantize": "modelmill.stages.quantize",
@@ -217,6 +219,7 @@ def _sources(stage: Stage) -> Mapping[str, Pin]:
             FetchModelSettings(source=pin)
             | FetchAdapterSettings(source=pin)
             | FetchTestSettings(test=pin)
+            | FetchTextSettings(source=pin)
         ):
             return {"source": pin}
         case FetchDataSettings(eval_source=other) as settings:

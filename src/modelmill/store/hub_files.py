@@ -13,7 +13,7 @@ from typing import Final
 
 from modelmill.spec.canonical import sha256_of
 from modelmill.spec.errors import DataError, InputMissing, UnsafeArtifact
-from modelmill.spec.sources import TABLE_NAMES, HubAddress, table_kind
+from modelmill.spec.sources import TABLE_NAMES, HubAddress, table_kind, tables_among
 
 MODEL_SUFFIXES: Final = frozenset({".json", ".txt", ".jinja", ".model", ".md", ".tiktoken", ".bpe"})
 MODEL_NAMES: Final = frozenset({"LICENSE", "LICENCE", "NOTICE", "COPYING"})
@@ -123,7 +123,8 @@ def _of_data(address: HubAddress, found: Sequence[HubFile]) -> tuple[HubFile, ..
     asked = address.path.rstrip("/").split("/")
     is_folder = not any(map(_is_pattern, asked)) and table_kind(asked[-1]) is None
     named = [each for each in found if is_folder or _matches(each.path.split("/"), asked)]
-    tables = tuple(each for each in named if table_kind(each.path) is not None)
+    chosen = tables_among(each.path for each in named)
+    tables = tuple(each for each in named if each.path in chosen)
     if not tables:
         others = [each.path for each in named or found]
         raise InputMissing(
@@ -132,7 +133,7 @@ def _of_data(address: HubAddress, found: Sequence[HubFile]) -> tuple[HubFile, ..
             fix=f"rows are read from {TABLE_NAMES}; "
             + (f"there is {_some(others)}" if others else "the folder is empty"),
         )
-    kinds = sorted({kind for each in tables if (kind := table_kind(each.path)) is not None})
+    kinds = sorted(set(chosen.values()))
     if len(kinds) > 1:
         raise DataError(
             f"The files are of more than one format ({', '.join(kinds)})",

@@ -81,7 +81,7 @@ def test_unkeyed_settings_compute_nothing_anew() -> None:
     keys = [key for name in UNKEYED if "." in name for key in explain_key(name, EXAMPLES).keys]
     assert len(keys) > len(UNKEYED) // 2
     for key in keys:
-        is_source = key.key == "finetune.init_adapter"
+        is_source = key.key in ("finetune.init_adapter", "quantize[].calibration.text")
         assert (key.anew != ("report",)) == is_source
 
 
@@ -118,6 +118,7 @@ def test_every_key_of_the_reference_is_explained() -> None:
     assert {key.key for key in silent} <= {
         *("data.template", "data.dataset_text_field", "finetune.adapter", "merge.onto"),
         *("quantize[].method", "quantize[].type", "infer.metrics.plugins"),
+        "quantize[].calibration.text_share",
         *("data.train.source", "data.train.weight"),
     }
 

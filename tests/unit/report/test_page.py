@@ -79,6 +79,16 @@ def test_page_of_a_complete_run_tells_everything(page: str) -> None:
     assert "Not everything was done" not in page
 
 
+def test_page_counts_what_quantizers_looked_at(page: str) -> None:
+    """Tokens, those of a text, rows used, left over, and too long; NF4 looks at nothing."""
+    table = page.partition('aria-label="Calibration by stage"')[2].partition("</table>")[0]
+    counts = "".join(
+        f'<td class="num">{count}</td>' for count in ("6,144", "2,048", 61, "1,439", 7)
+    )
+    assert f'<th scope="row">quantize-gptq-4</th>{counts}' in table
+    assert "quantize-nf4" not in table
+
+
 def test_page_is_well_formed(page: str) -> None:
     """Every tag that is opened is closed, in order, and no id stands twice."""
     outline = outline_of(page)

@@ -14,7 +14,13 @@ quantizers = st.lists(
     st.one_of(
         st.fixed_dictionaries(
             {"method": st.just("gptq"), "bits": st.sampled_from([2, 3, 4, 8])},
-            optional={"group_size": st.sampled_from(["auto", 32, 64, 128]), "sym": st.booleans()},
+            optional={
+                "group_size": st.sampled_from(["auto", 32, 64, 128]),
+                "sym": st.booleans(),
+                "calibration": st.sampled_from(
+                    [{"tokens": 512}, {"text": "c4.txt"}, {"text": "c4.txt", "text_share": 0.25}]
+                ),
+            },
         ),
         st.fixed_dictionaries(
             {"method": st.just("autoround"), "bits": st.sampled_from([2, 3, 4])},

@@ -174,3 +174,41 @@ def test_again_computes_a_stage_and_what_follows() -> None:
     assert "merge" in changed
     assert "infer-merged" in changed
     assert not changed & {"finetune", "infer-base", "fetch-data"}
+
+
+def calibrated(**calibration: object) -> dict[str, Any]:
+    """Ask for GPTQ on something, twice, and for NF4, which looks at nothing."""
+    gptq = {"method": "gptq", "calibration": calibration}
+    return {**DEMO, "quantize": [gptq, {**gptq, "bits": 3}, {"method": "bitsandbytes"}]}
+
+
+def inputs_of(plan: Plan, stage: str) -> dict[str, str]:
+    """List the inputs of a stage by role."""
+    return {each.role: each.stage for each in plan.stage(stage).inputs}
+
+
+def test_text_to_calibrate_on_has_a_stage_of_its_own() -> None:
+    """It is fetched once, stands for the training rows or beside them, and retrains nothing."""
+    rows, text = plan_of(calibrated()), plan_of(calibrated(text="c4.txt"))
+    mix = plan_of(calibrated(text="c4.txt", text_share=0.5))
+    changed = {"quantize-gptq-4", "quantize-gptq-3", "infer-gptq-4", "infer-gptq-3"}
+    assert changed_stages(rows, text) == changed_stages(text, mix) == changed
+    assert keys_of(text).keys() - keys_of(rows).keys() == {"fetch-text"}
+    assert inputs_of(text, "quantize-gptq-4") == {"model": "merge", "text": "fetch-text"}
+    both = {"model": "merge", "data": "fetch-data", "text": "fetch-text"}
+    assert inputs_of(mix, "quantize-gptq-4") == both
+    other = plan_of(calibrated(text="c4.txt"), changed="c4.txt")
+    assert changed_stages(text, other) == changed | {"fetch-text"}
+    moved = plan_of(calibrated(text="s3://texts/c4.txt"))
+    assert "fetch-text" in changed_stages(text, moved)
+
+
+def test_texts_to_calibrate_on_may_differ() -> None:
+    """Two methods, two texts, two stages that fetch them; the key is of the text, not its place."""
+    run = calibrated(text="c4.txt")
+    run["quantize"][1] = {"method": "gptq", "bits": 3, "calibration": {"text": "code.jsonl"}}
+    plan = plan_of(run)
+    assert inputs_of(plan, "quantize-gptq-3")["text"] == "fetch-text-2"
+    alone = plan_of({**DEMO, "quantize": run["quantize"][1:]})
+    assert keys_of(alone)["fetch-text"] == keys_of(plan)["fetch-text-2"]
+    assert keys_of(alone)["quantize-gptq-3"] == keys_of(plan)["quantize-gptq-3"]

@@ -14,6 +14,10 @@ from modelmill.spec.settings import Pin
 DATA = {"train": "train.jsonl", "test": "test.jsonl", "format": "messages"}
 
 
+NO_ROWS = {"test": "test.jsonl", "format": "messages"}
+HALF = {"text": "c4.txt", "text_share": 0.5}
+
+
 def plan_of(**sections: Any) -> Plan:
     """Plan a run of a few sections."""
     run = RunSpec.model_validate({"model": {"source": "model"}, "data": DATA, **sections})
@@ -65,6 +69,14 @@ def test_model_that_nothing_is_done_to_is_asked_like_its_copies() -> None:
         *("fetch-model", "fetch-data", "fetch-test", "quantize-gptq-4"),
         *("infer-base", "infer-gptq-4"),
     ]
+
+
+def test_text_calibrates_without_training_rows() -> None:
+    """A model is quantized with a text and a test file alone."""
+    gptq = {"method": "gptq", "calibration": {"text": "c4.txt"}}
+    plan = plan_of(data=NO_ROWS, quantize=[gptq])
+    assert names(plan)[:4] == ["fetch-model", "fetch-test", "fetch-text", "quantize-gptq-4"]
+    assert inputs(plan.stage("quantize-gptq-4")) == {"model": "fetch-model", "text": "fetch-text"}
 
 
 def test_full_fine_tune_needs_no_merge() -> None:
@@ -129,6 +141,12 @@ def test_gate_holds_against_the_model_that_was_quantized() -> None:
         (
             {"finetune": {"method": "full"}, "infer": {"adapter": True}},
             "infer.adapter: this run has no adapter",
+        ),
+        ({"quantize": [{"method": "gptq", "calibration": {"text_share": 0.5}}]}, "text_share: "),
+        ({"data": NO_ROWS, "quantize": [{"method": "gptq"}]}, "data.train: gptq needs training"),
+        (
+            {"data": NO_ROWS, "quantize": [{"method": "gptq", "calibration": HALF}]},
+            "data.train: gptq needs training rows to calibrate on, or a calibration.text alone",
         ),
         (
             {"finetune": {}, "quantize": [{"method": "bitsandbytes", "name": "finetuned"}]},

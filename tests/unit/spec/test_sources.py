@@ -91,6 +91,7 @@ def test_address_that_cannot_be_meant(text: str, said: str) -> None:
         ("d/a.csv.gz", "csv"),
         ("a.tsv", "tsv"),
         ("a.parquet", "parquet"),
+        ("a.txt.gz", "text"),
         ("a.parquet.gz", None),
         ("a.gz", None),
         ("load.py", None),

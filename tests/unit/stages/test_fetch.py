@@ -14,7 +14,8 @@ from pyarrow import parquet as pq
 from modelmill.spec.data import TemplateSpec
 from modelmill.spec.errors import DataError
 from modelmill.spec.figures import DataFetched
-from modelmill.spec.settings import FetchDataSettings, Pin, WeightedPin
+from modelmill.spec.records import Row
+from modelmill.spec.settings import FetchDataSettings, FetchTextSettings, Pin, WeightedPin
 from modelmill.stages.fetch import run
 from modelmill.stages.rows import load_rows
 from modelmill.stages.stage import Folders
@@ -141,3 +142,39 @@ def test_weights_that_leave_nothing(folder: Path) -> None:
     """A hundredth of ten rows is none, and no training."""
     with pytest.raises(DataError, match="No training rows are left"):
         fetched(folder, {"one": 0.01, "two": 0.01})
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("c4.jsonl", '{"text": "one", "url": "x"}\n{"text": "two"}\n{"text": "two"}\n'),
+        ("book.txt", "one\n\ntwo\n\ntwo\n"),
+    ],
+)
+def test_text_is_fetched_as_texts(tmp_path: Path, name: str, content: str) -> None:
+    """A table with a field of text, or a plain text, becomes rows that ask nothing."""
+    texts, pulse = fetched_text(tmp_path, name, content)
+    assert [(row.prompt, row.completion) for row in texts] == [
+        ("", "one"),
+        ("", "two"),
+        ("", "two"),
+    ]
+    assert pulse.warnings == ["1 of 3 text rows repeat an earlier row"]
+
+
+def test_text_without_its_field_is_refused(tmp_path: Path) -> None:
+    """The message says which setting named the source and what a row needs."""
+    with pytest.raises(DataError, match="no field 'text'") as caught:
+        fetched_text(tmp_path, "c4.jsonl", '{"content": "one"}\n')
+    assert caught.value.at == "calibration.text"
+
+
+def fetched_text(folder: Path, name: str, content: str) -> tuple[tuple[Row, ...], Quiet]:
+    """Fetch one file of texts."""
+    for part in ("source", "output"):
+        (folder / part).mkdir()
+    (folder / "source" / name).write_text(content, encoding="utf-8")
+    pulse = Quiet()
+    folders = Folders({"source": folder / "source"}, folder / "output", folder)
+    run(FetchTextSettings(source=Pin(address=name, digest="")), folders, pulse)
+    return load_rows(folder / "output" / "text.jsonl"), pulse

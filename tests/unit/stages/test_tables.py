@@ -56,6 +56,35 @@ def test_csv_is_read_by_its_header(tmp_path: Path, name: str) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.txt.gz"])
+def test_texts_stand_between_empty_lines(tmp_path: Path, name: str) -> None:
+    """Lines of one text stay lines; a byte order mark and blank lines are no part of any."""
+    text = "\ufeff= Title =\n \n\n  one\ntwo é\n\t\nthree"
+    assert read(written(tmp_path, name, text)) == [
+        (0, {"text": "= Title ="}),
+        (1, {"text": "  one\ntwo é"}),
+        (2, {"text": "three"}),
+    ]
+
+
+def test_text_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    """What is not UTF-8, and what has no empty line for longer than a row may be."""
+    long = b"x" * (ROW_LIMIT_BYTES + 1)
+    said = refusal(written(tmp_path, "a.txt", b"good\n\nb\xffd\n\n" + long + b"\n\nnever read"))
+    assert "2 of 3 rows are wrong" in said
+    assert "row 2: not UTF-8 at byte 1" in said
+    assert "row 3: longer than 16 MiB" in said
+
+
+def test_text_beside_a_table_is_words_for_people(tmp_path: Path) -> None:
+    """LICENSE.txt is not rows where there are some."""
+    written(tmp_path, "LICENSE.txt", "MIT")
+    written(tmp_path, "a.jsonl", '{"q": 1}')
+    table = table_of(tmp_path, "data.train")
+    assert [fields for _, fields in table] == [{"q": 1}]
+    assert "LICENSE.txt" in table.note
+
+
 def test_tsv_is_read_by_its_header(tmp_path: Path) -> None:
     """Between tabs, a comma is a character."""
     assert read(written(tmp_path, "a.tsv", "q\ta\nx, y\t2\n")) == [(0, {"q": "x, y", "a": "2"})]

@@ -9,18 +9,23 @@ from modelmill.spec.settings import (
     FetchDataSettings,
     FetchModelSettings,
     FetchTestSettings,
+    FetchTextSettings,
 )
-from modelmill.stages.fetch.data import fetch_data, fetch_test
+from modelmill.stages.fetch.data import fetch_data, fetch_test, fetch_text
 from modelmill.stages.fetch.models import fetch_adapter, fetch_model
 from modelmill.stages.stage import Folders, Outcome, Pulse
 
 
 def run(
-    settings: FetchModelSettings | FetchDataSettings | FetchTestSettings | FetchAdapterSettings,
+    settings: FetchModelSettings
+    | FetchDataSettings
+    | FetchTestSettings
+    | FetchAdapterSettings
+    | FetchTextSettings,
     folders: Folders,
     pulse: Pulse,
 ) -> Outcome:
-    """Fetch a model, an adapter, training rows or test rows."""
+    """Fetch a model, an adapter, training rows, test rows or a text to calibrate on."""
     match settings:
         case FetchModelSettings():
             return fetch_model(folders, pulse)
@@ -30,3 +35,5 @@ def run(
             return fetch_test(settings, folders, pulse)
         case FetchAdapterSettings():
             return fetch_adapter(folders, pulse)
+        case FetchTextSettings():
+            return fetch_text(folders, pulse)

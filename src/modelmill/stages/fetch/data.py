@@ -100,6 +100,18 @@ def fetch_test(settings: FetchTestSettings, folders: Folders, pulse: Pulse) -> O
     return Outcome(_write({"test": test}, folders, pulse))
 
 
+def fetch_text(folders: Folders, pulse: Pulse) -> Outcome:
+    """Read a text that quantizers look at.
+
+    Raises:
+        DataError: with what is wrong.
+    """
+    with pulse.part("work"):
+        table = _table(folders.inputs["source"], "calibration.text", pulse)
+        texts = read_rows(table, row_maker("text", None, "text"), "with the text in 'text'")
+    return Outcome(_write({"text": texts}, folders, pulse))
+
+
 def _read(settings: FetchDataSettings | FetchTestSettings, table: Table) -> tuple[Row, ...]:
     make = row_maker(settings.format, settings.template, settings.text_field)
     return read_rows(table, make, row_needs(settings.format, settings.text_field))

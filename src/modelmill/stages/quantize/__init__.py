@@ -40,6 +40,7 @@ def run(settings: QuantizeSettings, folders: Folders, pulse: Pulse) -> Outcome:
     """
     _check_readers(settings, folders)
     written = _quantize(settings, folders, pulse)
+    calibration = written.calibration
     _carry(settings, folders)
     parameters = model_parameters(open_config(folders.inputs["model"]))
     size_bytes = weight_bytes(folders.output)
@@ -52,8 +53,11 @@ def run(settings: QuantizeSettings, folders: Folders, pulse: Pulse) -> Outcome:
             size_bytes=size_bytes,
             parameters=parameters,
             bits_per_weight=8 * size_bytes / parameters,
-            calibration_rows=written.calibration_rows,
-            calibration_tokens=written.calibration_tokens,
+            calibration_rows=calibration.rows,
+            calibration_tokens=calibration.tokens,
+            calibration_text_tokens=calibration.text_tokens,
+            calibration_unused=calibration.given - calibration.rows,
+            calibration_longer=calibration.longer,
         ),
         effective=written.effective,
     )

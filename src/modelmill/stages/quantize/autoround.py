@@ -5,7 +5,7 @@ block's output on training rows stays as it was.
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -53,7 +53,7 @@ def quantize(
         config = open_config(source)
         in_features = expected_linears(config)
         group_size = choose_group_size(spec.group_size, in_features)
-        calibration = calibrate_on(spec, settings, folders)
+        calibration = _in_batches(calibrate_on(spec, settings, folders))
         warning = shortage(spec.method, calibration.tokens, max(in_features.values()))
         if warning:
             pulse.warn(warning)
@@ -61,8 +61,7 @@ def quantize(
         # On the host; the engine brings one block at a time to a GPU.
         dtype = torch.bfloat16 if is_gpu else torch.float32
         model = open_model(source, dtype=dtype, device=torch.device("cpu"))
-        batches = _batches(calibration)
-        engine = _engine(spec, group_size, model, batches, settings.seed)
+        engine = _engine(spec, group_size, model, calibration, settings.seed)
     with TemporaryDirectory(dir=folders.output) as scratch:
         with pulse.part("work"), _progress_of(model, pulse), _zero_points_kept():
             engine.quantize_and_save(scratch, format="auto_gptq", max_shard_size=SHARD_SIZE)
@@ -78,28 +77,30 @@ def quantize(
             if "auto-gptq" in spec.compat:
                 store_tied_heads(folders.output, config)
             modules = check_files(folders.output, config)
-    tokens = sum(each.numel() for each in batches)
-    return Written(modules, group_size, calibration.rows, tokens)
+    return Written(modules, group_size, calibration)
 
 
-def _batches(calibration: Calibration) -> list[torch.Tensor]:
-    """Make batches of one size: the engine cuts ALiBi's biases by it, whatever a batch holds."""
-    ids = torch.tensor(calibration.sequences)
-    rows = min(AUTOROUND_ROWS, len(ids))
-    return list(ids[: len(ids) - len(ids) % rows].split(rows))
+def _in_batches(calibration: Calibration) -> Calibration:
+    """Leave out what fills no batch: the engine cuts ALiBi's biases by the batch's size."""
+    count = len(calibration.pieces)
+    return calibration.first(count - count % _batch_rows(calibration))
+
+
+def _batch_rows(calibration: Calibration) -> int:
+    return min(AUTOROUND_ROWS, len(calibration.pieces))
 
 
 def _engine(
     spec: AutoroundSpec,
     group_size: int,
     model: PreTrainedModel,
-    batches: Sequence[torch.Tensor],
+    calibration: Calibration,
     seed: int,
 ) -> AutoRound:
     tokenizer = open_tokenizer(Path(model.name_or_path))
     # Where it is EOS, as often, the engine would not look at the ends of rows.
     tokenizer.pad_token = None
-    rows, length = batches[0].shape
+    ids, rows = torch.tensor(calibration.sequences), _batch_rows(calibration)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return AutoRound(
@@ -109,9 +110,9 @@ def _engine(
             group_size=group_size,
             sym=spec.sym,
             iters=spec.iters,
-            dataset=list(batches),
-            nsamples=rows * len(batches),
-            seqlen=length,
+            dataset=list(ids.split(rows)),
+            nsamples=len(ids),
+            seqlen=ids.shape[1],
             batch_size=rows,
             seed=seed,
             device_map=0 if torch.cuda.is_available() else "cpu",

@@ -38,7 +38,7 @@ def quantize(spec: GptqSpec, settings: QuantizeSettings, folders: Folders, pulse
         _run_engine(model, calibration, config.get_text_config().num_hidden_layers, folders, pulse)
     with pulse.part("save"):
         modules = save_engine(model, folders.output, config, spec, {})
-    return Written(modules, group_size, calibration.rows, calibration.tokens)
+    return Written(modules, group_size, calibration)
 
 
 def _engine_config(spec: GptqSpec, group_size: int) -> QuantizeConfig:

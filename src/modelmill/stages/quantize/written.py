@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 
 from pydantic import JsonValue
 
+from modelmill.stages.quantize.calibration import NOTHING, Calibration
+
 
 @dataclass(frozen=True)
 class Written:
@@ -13,7 +15,6 @@ class Written:
     modules: int
     """Quantized layers, counted in the files after writing them."""
     group_size: int | None = None
-    calibration_rows: int = 0
-    calibration_tokens: int = 0
+    calibration: Calibration = NOTHING
     effective: Mapping[str, JsonValue] = field(default_factory=dict)
     """What the device made of the settings."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from modelmill.spec.errors import DataError
-from modelmill.spec.sources import TABLE_NAMES, TableKind, table_kind
+from modelmill.spec.sources import TABLE_NAMES, TableKind, table_kind, tables_among
 from modelmill.stages.tables.limits import Fields, Reading, Refused, Unpacked, Unreadable
-from modelmill.stages.tables.lines import read_csv, read_jsonl, read_tsv
+from modelmill.stages.tables.lines import read_csv, read_jsonl, read_text, read_tsv
 
 __all__ = ["PROBLEMS_SHOWN", "Fields", "Table", "table_of"]
 
@@ -33,12 +33,14 @@ _READERS: Final[Mapping[TableKind, Reader]] = {
     "csv": read_csv,
     "tsv": read_tsv,
     "parquet": _read_parquet,
+    "text": read_text,
 }
 _SHAPES: Final[Mapping[TableKind, str]] = {
     "jsonl": "one JSON object a line, UTF-8",
     "csv": "UTF-8, a header that names every column once, and as many fields in every row",
     "tsv": "UTF-8, a header that names every column once, and as many fields in every row",
     "parquet": "columns of text, numbers, times, or lists and structures of these",
+    "text": "UTF-8, texts with empty lines between them",
 }
 
 
@@ -53,7 +55,8 @@ def table_of(folder: Path, asked: str) -> "Table":
         DataError: there are none, or they are of more than one format.
     """
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    kinds = {path: kind for path in files if (kind := table_kind(path.name)) is not None}
+    chosen = tables_among(str(path) for path in files)
+    kinds = {path: chosen[str(path)] for path in files if str(path) in chosen}
     others = [path.name for path in files if path not in kinds]
     if not kinds:
         names = ", ".join(others[:5])

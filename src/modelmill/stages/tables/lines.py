@@ -113,6 +113,34 @@ def _no_constant(name: str) -> JsonValue:
     raise ValueError(msg)
 
 
+def read_text(path: Path, unpacked: Unpacked) -> Reading:
+    """Read texts with empty lines between them, each as a field `text`."""
+    with _opened(path, unpacked) as lines:
+        for number, text in enumerate(_paragraphs(lines)):
+            if len(text) > ROW_LIMIT_BYTES:
+                yield number, Refused(f"{_TOO_LONG}, without an empty line")
+                return
+            try:
+                yield number, {"text": text.decode("utf-8-sig")}
+            except UnicodeDecodeError as error:
+                yield number, Refused(f"{_NOT_UTF_8} at byte {error.start}")
+
+
+def _paragraphs(lines: BinaryIO) -> Iterator[bytes]:
+    """Join lines up to an empty one, without the last line's end; no more than a row may be."""
+    held: list[bytes] = []
+    size_bytes = 0
+    while line := lines.readline(ROW_LIMIT_BYTES + 1 - size_bytes):
+        if line.strip():
+            held.append(line)
+            size_bytes += len(line)
+        if held and (not line.strip() or size_bytes > ROW_LIMIT_BYTES):
+            yield b"".join(held).rstrip()
+            held, size_bytes = [], 0
+    if held:
+        yield b"".join(held).rstrip()
+
+
 def read_csv(path: Path, unpacked: Unpacked) -> Reading:
     """Read fields between commas, under the names of the first row."""
     return _read_delimited(path, unpacked, ",")
