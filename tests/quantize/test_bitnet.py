@@ -25,9 +25,10 @@ from transformers.integrations.bitnet import unpack_weights
 
 from docs.quantizers import absmean as absmean_of_the_page
 from modelmill.conduct.fitting import shape_in
-from modelmill.models.bitnet import absmean, pack, ternary, unpack
+from modelmill.models.bitnet import absmean, check_files, pack, ternary, unpack
 from modelmill.models.families import expected_linears
 from modelmill.models.open import open_config, open_model
+from modelmill.models.skeleton import open_skeleton
 from modelmill.spec.errors import DataError, SpecError
 from modelmill.spec.memory import quantized_bytes
 from modelmill.spec.quantize import BitnetSpec
@@ -278,6 +279,24 @@ def test_missing_tensor_is_noticed_when_opened(
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(DataError, match="do not match its config"):
         open_model(tmp_path / "out", dtype=torch.float32, device=CPU)
+
+
+def test_value_that_is_none_of_three_is_noticed_in_the_files(
+    model_of: ModelOf, tmp_path: Path
+) -> None:
+    """Negative control: two bits can say a fourth value, and a layer may not be packed at all."""
+    quantize(SPEC, model_of("llama"), tmp_path, tmp_path / "out")
+    path, name = tmp_path / "out/model.safetensors", "model.layers.1.mlp.up_proj.weight"
+    tensors, skeleton = load_file(path), open_skeleton(model_of("llama"))
+    assert check_files(tmp_path / "out", skeleton) == 14
+    tensors[name][3, 5] = 0b01_11_00_10
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(DataError, match=r"layers\.1\.mlp\.up_proj holds something else"):
+        check_files(tmp_path / "out", skeleton)
+    tensors[name] = torch.zeros(192, 64)
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(DataError, match="do not match its config"):
+        check_files(tmp_path / "out", skeleton)
 
 
 def change_config(folder: Path, **changes: object) -> None:
