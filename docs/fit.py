@@ -19,14 +19,13 @@ from modelmill.spec.footprint import (
     Form,
     Memory,
     Rows,
-    calibration_parts,
     finetune_memory,
     infer_memory,
     merge_memory,
-    quantize_memory,
 )
 from modelmill.spec.memory import BYTES_OF, quantized_bytes
 from modelmill.spec.quantize import GptqSpec
+from modelmill.spec.quantizer_footprint import calibration_parts, quantize_memory
 from modelmill.spec.settings import (
     ContractSettings,
     FinetuneSettings,

@@ -17,13 +17,13 @@ from modelmill.spec.footprint import (
     infer_memory,
     merge_memory,
     micro_batch,
-    quantize_memory,
 )
 from modelmill.spec.grouping import largest_group
 from modelmill.spec.memory import BYTES_OF, adapter_parameters, quantized_bytes
 from modelmill.spec.names import Kind, is_fetch
 from modelmill.spec.plan import Plan, Stage
 from modelmill.spec.quantize import BitnetSpec, GptqSpec, PackedSpec, QuantizeSpec
+from modelmill.spec.quantizer_footprint import quantize_memory
 from modelmill.spec.settings import (
     FetchAdapterSettings,
     FetchDataSettings,

@@ -7,8 +7,6 @@ function here, and docs/fit.md shows how far it was off.
 from typing import Final
 
 from modelmill.spec.batching import (
-    AUTOROUND_ROWS,
-    CALIBRATION_TOKENS,
     FEW_PROMPTS,
     FEW_TOKENS,
     LOGITS_BYTES,
@@ -31,18 +29,14 @@ from modelmill.spec.memory import (
     widest_linear,
 )
 from modelmill.spec.quantize import (
-    AutoroundSpec,
     BitnetSpec,
     PackedSpec,
-    QatSpec,
     QuantizeSpec,
-    RtnSpec,
 )
 from modelmill.spec.settings import (
     FinetuneSettings,
     InferSettings,
     MergeSettings,
-    QuantizeSettings,
 )
 from modelmill.spec.shape import ModelShape
 
@@ -50,15 +44,8 @@ MB: Final = 10**6
 
 LIGHT_BYTES: Final = 220 * MB
 """Of a fetch, with the parts of a file that it sends side by side."""
-BITSANDBYTES_BYTES: Final = 730 * MB
-QAT_BYTES: Final = 730 * MB
-"""Python and what these quantizers import, measured without running them."""
-BITNET_BYTES: Final = 940 * MB
-"""Of the same: a run's peak of 1.05 GB with SmolLM2-135M, less the largest tensor."""
 FINETUNE_BYTES: Final = 1160 * MB
 MERGE_BYTES: Final = 880 * MB
-GPTQ_BYTES: Final = 1090 * MB
-AUTOROUND_BYTES: Final = 1040 * MB
 INFER_BYTES: Final = 950 * MB
 """Python, libraries, and what they do once: each stage's peak with a model of 3 million parameters
 (`smallest` in docs/measured/peaks.json), less what the formulas say of such a model."""
@@ -85,20 +72,6 @@ PROVED_MODELS: Final = 3
 """The base, with its adapter, and as it was written."""
 TENSOR_COPIES: Final = 3
 """In 16 bits: the base's, what was written, and pieces of both in float32."""
-
-TUNING_COPIES: Final = 5
-"""Of a block that AutoRound tunes, in float32: offsets, their gradient, the best so far, the
-rounded weights and their gradient."""
-
-PACKING_COPIES: Final = 6
-"""Of the widest layer, in 32 bits: its weights, their size, codes as numbers and as integers, and
-these laid side by side."""
-TERNARY_BYTES: Final = 4 + 3
-"""Of a weight that becomes ternary, beside what is stored: itself in float32, and three bytes on
-the way from its value to its place in one."""
-
-HESSIAN_COPIES: Final = 3
-"""Of the widest layer's: itself, its Cholesky factor, the inverse's."""
 
 
 class Rows(Spec):
@@ -204,7 +177,9 @@ def finetune_memory(
     )
     # The best weights so far, and the first ones where training may begin again.
     copies = part("copies of what is trained", 4 * trained * (1 if is_full and not is_gpu else 2))
-    return _placed(FINETUNE_BYTES, (part("weights", weights), _file(shape)), device, copies, is_gpu)
+    return placed(
+        FINETUNE_BYTES, (part("weights", weights), weight_files(shape)), device, copies, is_gpu
+    )
 
 
 def _loss_bytes(shape: ModelShape, scored: int, dtype: Dtype, *, is_gpu: bool) -> float:
@@ -215,7 +190,7 @@ def _loss_bytes(shape: ModelShape, scored: int, dtype: Dtype, *, is_gpu: bool) -
     return SLACK * scored * shape.vocabulary * (4 * LOSS_COPIES + half)
 
 
-def _placed(
+def placed(
     runtime_bytes: int,
     loading: tuple[Part, ...],
     device: tuple[Part, ...],
@@ -239,7 +214,7 @@ def _placed(
     )
 
 
-def _file(shape: ModelShape) -> Part:
+def weight_files(shape: ModelShape) -> Part:
     return part("weight files", shape.weight_bytes, is_reclaimable=True)
 
 
@@ -263,107 +238,8 @@ def merge_memory(shape: ModelShape, settings: MergeSettings) -> Memory:
     ]
     if settings.load_in == "int8":  # rounds activations too, so all of it must answer
         weights = part("weights", held_bytes(shape, "float32", settings.load_in))
-        phases.append(Phase(name="compare", parts=(runtime, weights, _file(shape))))
+        phases.append(Phase(name="compare", parts=(runtime, weights, weight_files(shape))))
     return Memory(host=tuple(phases))
-
-
-def quantize_memory(
-    shape: ModelShape, settings: QuantizeSettings, group_size: int, *, is_gpu: bool
-) -> Memory:
-    """Estimate a quantizer."""
-    spec = settings.quantize
-    if isinstance(spec, BitnetSpec):
-        return _bitnet_memory(shape)
-    packed = part("packed weights", quantized_bytes(shape, spec, group_size))
-    if not isinstance(spec, PackedSpec):
-        device = (packed, part("working set", 2 * 4 * widest_linear(shape)))
-        return _placed(
-            BITSANDBYTES_BYTES, (*device, _file(shape)), device, part("copies", 0), is_gpu
-        )
-    if isinstance(spec, AutoroundSpec):
-        return _autoround_memory(shape, settings, spec, packed, is_gpu=is_gpu)
-    if isinstance(spec, QatSpec):
-        tensor = max(PACKING_COPIES * 4 * widest_linear(shape), 6 * shape.largest_parameters)
-        parts = (part("runtime", QAT_BYTES), part("largest tensor", tensor))
-        return Memory(host=(Phase(name="work", parts=parts),))
-    if isinstance(spec, RtnSpec):  # on the host, wherever it runs
-        runtime = part("runtime", GPTQ_BYTES + (CUDA_HOST_BYTES if is_gpu else 0))
-        layer = part("layer in float32", 4 * 4 * widest_linear(shape))
-        weights = part("weights", shape.parameters * BYTES_OF["float32"])
-        return Memory(
-            host=(
-                Phase(name="load", parts=(runtime, weights, _file(shape))),
-                Phase(name="work", parts=(runtime, weights, packed, layer)),
-            )
-        )
-    dtype: Dtype = "float16" if is_gpu else "float32"
-    work = calibration_parts(shape, spec.calibration.tokens, dtype)
-    weights = part("weights", shape.parameters * BYTES_OF[dtype])
-    runtime = part("runtime", GPTQ_BYTES + (CUDA_HOST_BYTES if is_gpu else 0))
-    load = Phase(name="load", parts=(runtime, weights, _file(shape)))
-    if not is_gpu:
-        return Memory(host=(load, Phase(name="work", parts=(runtime, weights, *work))))
-    block = part(
-        "embeddings and a block",
-        BYTES_OF[dtype]
-        * (shape.embedding_parameters + shape.linear_parameters // max(1, shape.layers)),
-    )
-    return Memory(
-        host=(load, Phase(name="work", parts=(runtime, weights, packed))),
-        gpu=(Phase(name="work", parts=(part("runtime", CONTEXT_BYTES), block, *work)),),
-    )
-
-
-def _bitnet_memory(shape: ModelShape) -> Memory:
-    """Estimate a pass over the files, tensor by tensor on the host, wherever it runs."""
-    stored = shape.weight_bytes // shape.parameters
-    layer = widest_linear(shape) * (stored + TERNARY_BYTES)
-    copied = shape.largest_parameters * (stored + BYTES_OF["bfloat16"])
-    tensor = part("largest tensor", max(layer, copied))
-    return Memory(host=(Phase(name="work", parts=(part("runtime", BITNET_BYTES), tensor)),))
-
-
-def _autoround_memory(
-    shape: ModelShape,
-    settings: QuantizeSettings,
-    spec: AutoroundSpec,
-    packed: Part,
-    *,
-    is_gpu: bool,
-) -> Memory:
-    dtype: Dtype = "bfloat16" if is_gpu else "float32"
-    layers = max(1, shape.layers)
-    tokens = AUTOROUND_ROWS * settings.contract.max_length
-    kept = tokens * kept_per_token(shape, dtype, is_checkpointed=False) / layers
-    block = shape.linear_parameters / layers
-    work = (
-        # What a block was given, what it made of it, and what the rounded one makes of it.
-        part("calibration states", 3 * spec.calibration.tokens * shape.hidden * BYTES_OF[dtype]),
-        part("block in tuning", TUNING_COPIES * 4 * block),
-        part("activations", kept if is_gpu else SLACK * kept),
-    )
-    weights = part("weights", shape.parameters * BYTES_OF[dtype])
-    runtime = part("runtime", AUTOROUND_BYTES + (CUDA_HOST_BYTES if is_gpu else 0))
-    load = Phase(name="load", parts=(runtime, weights, _file(shape)))
-    if not is_gpu:
-        return Memory(host=(load, Phase(name="work", parts=(runtime, weights, packed, *work))))
-    held = part("embeddings and a block", BYTES_OF[dtype] * (shape.embedding_parameters + block))
-    return Memory(
-        host=(load, Phase(name="work", parts=(runtime, weights, packed))),
-        gpu=(Phase(name="work", parts=(part("runtime", CONTEXT_BYTES), held, *work)),),
-    )
-
-
-def calibration_parts(shape: ModelShape, tokens: int, dtype: Dtype) -> tuple[Part, ...]:
-    """List what GPTQ works with beside the weights."""
-    widest = max((each.in_features for each in shape.linears), default=shape.inner)
-    states = 2 * tokens * shape.hidden * BYTES_OF[dtype]  # into a block, and out of it
-    return (
-        part("calibration states", states),
-        part("hessian", HESSIAN_COPIES * 4 * widest**2),
-        part("layer in float32", 2 * 4 * widest_linear(shape)),
-        part("activations", min(tokens, CALIBRATION_TOKENS) * passing_per_token(shape, dtype)),
-    )
 
 
 class Form(Spec):

@@ -7,15 +7,9 @@ from typing import Any
 import pytest
 
 from modelmill.spec.estimate import group_of
-from modelmill.spec.footprint import (
-    Form,
-    Rows,
-    calibration_parts,
-    finetune_memory,
-    infer_memory,
-    quantize_memory,
-)
+from modelmill.spec.footprint import Form, Rows, finetune_memory, infer_memory
 from modelmill.spec.memory import BYTES_OF, quantized_bytes
+from modelmill.spec.quantizer_footprint import calibration_parts, quantize_memory
 from modelmill.spec.settings import FinetuneSettings, InferSettings, QuantizeSettings
 from modelmill.spec.shape import ModelShape
 
