@@ -1,6 +1,6 @@
 """What each kind of stage has in memory at a time: phases of parts, on the host and on a GPU.
 
-Pure.  Follows what `stages/` really holds; a stage that comes to hold something else changes its
+`quantizer_footprint` has the ways of quantizing.  Pure.  Follows what `stages/` really holds; a stage that comes to hold something else changes its
 function here, and docs/fit.md shows how far it was off.
 """
 
@@ -177,9 +177,8 @@ def finetune_memory(
     )
     # The best weights so far, and the first ones where training may begin again.
     copies = part("copies of what is trained", 4 * trained * (1 if is_full and not is_gpu else 2))
-    return placed(
-        FINETUNE_BYTES, (part("weights", weights), weight_files(shape)), device, copies, is_gpu
-    )
+    loading = (part("weights", weights), weight_files(shape))
+    return placed(FINETUNE_BYTES, loading, device, copies, is_gpu)
 
 
 def _loss_bytes(shape: ModelShape, scored: int, dtype: Dtype, *, is_gpu: bool) -> float:
@@ -215,6 +214,7 @@ def placed(
 
 
 def weight_files(shape: ModelShape) -> Part:
+    """Count what a peak counts of files that are read through the page cache."""
     return part("weight files", shape.weight_bytes, is_reclaimable=True)
 
 
