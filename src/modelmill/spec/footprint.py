@@ -1,7 +1,8 @@
 """What each kind of stage has in memory at a time: phases of parts, on the host and on a GPU.
 
-`quantizer_footprint` has the ways of quantizing.  Pure.  Follows what `stages/` really holds; a stage that comes to hold something else changes its
-function here, and docs/fit.md shows how far it was off.
+`quantizer_footprint` has the ways of quantizing.  Pure.  Follows what `stages/` really holds; a
+stage that comes to hold something else changes its function here, and docs/fit.md shows how far
+it was off.
 """
 
 from typing import Final
