@@ -9,7 +9,7 @@ from docs.concepts import PLACE
 from modelmill.spec.profile import Facts
 from modelmill.spec.run import RunSpec
 from modelmill.spec.serving import serving_of
-from modelmill.spec.vllm import BORROWED, FAMILIES, UNKNOWN_FAMILIES
+from modelmill.spec.vllm import BORROWED, FAMILIES, UNSERVED
 
 CUDA: Final = Facts(accelerator="cuda", dtype="bfloat16")
 
@@ -55,7 +55,7 @@ def _families() -> str:
     kinds = {
         "with a model of its own": FAMILIES,
         "with transformers' code": BORROWED,
-        "not at all": UNKNOWN_FAMILIES,
+        "not at all": UNSERVED,
     }
     rows = [[kind, ", ".join(sorted(names))] for kind, names in kinds.items()]
     return _table(["vLLM runs", "`model_type`"], rows)

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CodeGenConfig
 
 from modelmill.conduct.base_model import shape_in
 from modelmill.models.gptq import check_files, open_unpacked, store_tied_heads
 from modelmill.models.open import open_config
+from modelmill.spec.errors import SpecError
 from modelmill.spec.memory import quantized_bytes
 from modelmill.store.sources import look_local
 
@@ -74,3 +76,11 @@ def test_copy_is_named_in_the_index_of_shards(model_of: ModelOf, tmp_path: Path)
     copied = load_file(folder / "model-1.safetensors")[HEAD]
     assert told["metadata"]["total_size"] == total + copied.nbytes
     assert check_files(folder, config) == 14
+
+
+def test_family_that_vllm_does_not_know_is_refused_before_it_is_opened(tmp_path: Path) -> None:
+    """The plan refuses it too, where it can see the model; without weights nothing could run."""
+    CodeGenConfig().save_pretrained(tmp_path / "model")
+    with pytest.raises(SpecError, match="vLLM has no model for codegen"):
+        quantize(rtn(4, compat=["vllm"]), tmp_path / "model", tmp_path, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []

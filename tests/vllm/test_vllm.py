@@ -16,7 +16,7 @@ from modelmill.models.families import linear_in_features
 from modelmill.models.gptq import open_unpacked
 from modelmill.models.weights import tensor_shapes
 from modelmill.spec.grouping import CHOICES
-from modelmill.spec.vllm import BORROWED, FAMILIES, UNKNOWN_FAMILIES, packing_problems
+from modelmill.spec.vllm import BORROWED, FAMILIES, UNSERVED, packing_problems
 
 from ..quantize.running import autoround, gptq, quantize, rtn
 from ..tiny_stages import make_model, make_rows, write_rows
@@ -118,7 +118,7 @@ def test_families_are_as_in_the_registry(source: Path, ask: Ask) -> None:
     wanted = {
         **dict.fromkeys(FAMILIES, "own"),
         **dict.fromkeys(BORROWED, "borrowed"),
-        **dict.fromkeys(UNKNOWN_FAMILIES, "neither"),
+        **dict.fromkeys(UNSERVED, "neither"),
     }
     names = {family: MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[family] for family in wanted}
     found = ask({"families": list(names.values())})

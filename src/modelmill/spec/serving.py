@@ -4,16 +4,24 @@ Not which one measures it: all models of a run are measured with one engine and 
 """
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Final, Literal
 
 from modelmill.spec.closed import Spec
 from modelmill.spec.profile import Facts
 from modelmill.spec.quantize import PackedSpec, QuantizeSpec, variant_of
 from modelmill.spec.run import RunSpec
 from modelmill.spec.shape import ModelShape
-from modelmill.spec.vllm import layer_problem, model_problem, packing_problems
+from modelmill.spec.vllm import (
+    BORROWED,
+    FAMILIES,
+    layer_problem,
+    model_problem,
+    packing_problems,
+)
 
 Engine = Literal["vLLM", "GPTQModel", "transformers"]
+
+_NO_GPU: Final = "no GPU, and vLLM's packages are for CUDA"
 
 
 class Serving(Spec):
@@ -52,7 +60,9 @@ def _plain(shape: ModelShape | None, *, is_gpu: bool) -> tuple[Engine, str]:
     if not is_gpu:
         return "transformers", _NO_GPU
     problem = None if shape is None else model_problem(shape.model_type)
-    return ("transformers", problem.reason) if problem else ("vLLM", "16-bit on CUDA")
+    if problem is not None:
+        return "transformers", problem.reason
+    return "vLLM", f"16-bit on CUDA{_doubt(shape)}"
 
 
 def _quantized(spec: QuantizeSpec, shape: ModelShape | None, *, is_gpu: bool) -> tuple[Engine, str]:
@@ -65,7 +75,11 @@ def _quantized(spec: QuantizeSpec, shape: ModelShape | None, *, is_gpu: bool) ->
         problem = model_problem(shape.model_type) or layer_problem(shape, spec.bits)
     if problem is not None:
         return "GPTQModel", problem.reason
-    return "vLLM", f"{spec.bits}-bit symmetric GPTQ on CUDA"
+    return "vLLM", f"{spec.bits}-bit symmetric GPTQ on CUDA{_doubt(shape)}"
 
 
-_NO_GPU = "no GPU, and vLLM's packages are for CUDA"
+def _doubt(shape: ModelShape | None) -> str:
+    """Say that nothing is known of a family, where that is so."""
+    if shape is None or shape.model_type in FAMILIES | BORROWED:
+        return ""
+    return f", if vLLM has a model for {shape.model_type}"

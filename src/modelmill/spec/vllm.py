@@ -29,7 +29,7 @@ BORROWED: Final = frozenset(
 )
 """Those that it runs with transformers' code and its own layers."""
 
-UNKNOWN_FAMILIES: Final = frozenset({"codegen", "gpt_neo", "mpt", "openai-gpt", "rwkv", "xglm"})
+UNSERVED: Final = frozenset({"codegen", "gpt_neo", "mpt", "openai-gpt", "rwkv", "xglm"})
 """Those that it has no model for, and whose code in transformers it cannot run."""
 
 _WORD: Final = 32
@@ -65,12 +65,12 @@ def packing_problems(bits: int, *, sym: bool, reorders: bool) -> Iterator[Proble
 
 def model_problem(model_type: str) -> Problem | None:
     """Say why vLLM cannot run a family of models, whatever their weights are held in."""
-    if model_type not in UNKNOWN_FAMILIES:
+    if model_type not in UNSERVED:
         return None
     return Problem(
         "compat",
         f"vLLM has no model for {model_type}",
-        suggestion=f"{_LEAVE_OUT}: transformers runs it; or take a model of another family",
+        suggestion=f"{_LEAVE_OUT}, transformers runs it; or take a model of another family",
     )
 
 

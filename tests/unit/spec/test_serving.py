@@ -8,7 +8,7 @@ from modelmill.spec.profile import Facts
 from modelmill.spec.run import RunSpec
 from modelmill.spec.serving import serving_of
 from modelmill.spec.shape import ModelShape
-from modelmill.spec.vllm import BORROWED, FAMILIES, UNKNOWN_FAMILIES
+from modelmill.spec.vllm import BORROWED, FAMILIES, UNSERVED
 
 from .models import llama
 from .test_plan import DEMO, keys_of, plan_of
@@ -63,6 +63,15 @@ def test_family_without_a_model_in_vllm_is_served_by_others() -> None:
     assert found["gptq-4"] == ("GPTQModel", "vLLM has no model for codegen")
 
 
+def test_family_that_nothing_is_known_about_is_promised_nothing() -> None:
+    """It is not refused, and the reason says what it depends on."""
+    strange = llama().model_copy(update={"model_type": "strange"})
+    assert served(CUDA, strange)["merged"] == (
+        "vLLM",
+        "16-bit on CUDA, if vLLM has a model for strange",
+    )
+
+
 def test_engine_without_a_gpu_is_transformers() -> None:
     """Whatever the model is."""
     assert {engine for engine, _ in served(CPU, llama()).values()} == {"transformers"}
@@ -76,7 +85,7 @@ def test_every_model_is_served_though_nothing_is_known_of_the_base() -> None:
 def test_families_are_listed_once() -> None:
     """A family in two lists would be read and not read."""
     assert not FAMILIES & BORROWED
-    assert not (FAMILIES | BORROWED) & UNKNOWN_FAMILIES
+    assert not (FAMILIES | BORROWED) & UNSERVED
 
 
 @pytest.mark.parametrize(
