@@ -62,13 +62,13 @@ def make_rows(count: int, seed: int) -> list[Row]:
 
 
 def make_texts(word: str, count: int) -> list[Row]:
-    """Make texts of very different lengths, each of one word and numbers."""
+    """Make texts of very different lengths, of one word, numbers and a separator of lines."""
     draw = random.Random(word)
     return [
         Row(
             row=number,
             prompt="",
-            completion=f"{word} {draw.random()} " * draw.randint(1, 9),
+            completion=f"{word} {draw.random()}\u2028" * draw.randint(1, 9),
             fields={},
         )
         for number in range(count)

@@ -1,12 +1,10 @@
 """What a quantizer looks at, in the form of the prompt contract."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from modelmill.models.open import open_config, open_tokenizer
 from modelmill.models.prompt import contract_for, encode_row
 from modelmill.spec.quantize import CalibratedSpec, CalibrationSpec
-from modelmill.spec.records import Row
 from modelmill.spec.settings import QuantizeSettings
 from modelmill.stages.quantize.calibration import (
     Calibration,
@@ -14,6 +12,7 @@ from modelmill.stages.quantize.calibration import (
     Origin,
     choose_sequences,
 )
+from modelmill.stages.rows import load_rows
 from modelmill.stages.stage import Folders
 
 
@@ -39,12 +38,7 @@ def calibrate_on(spec: CalibratedSpec, settings: QuantizeSettings, folders: Fold
 def _evidence(asked: CalibrationSpec, folders: Folders) -> Iterator[tuple[Origin, Evidence]]:
     of_text = 0 if asked.text is None else round(asked.text_share * asked.tokens)
     if asked.has_rows:
-        rows = _rows(folders.inputs["data"] / "train.jsonl")
+        rows = load_rows(folders.inputs["data"] / "train.jsonl")
         yield "rows", Evidence(rows, asked.tokens - of_text)
     if asked.text is not None:
-        yield "text", Evidence(_rows(folders.inputs["text"] / "text.jsonl"), of_text)
-
-
-def _rows(path: Path) -> list[Row]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [Row.model_validate_json(line) for line in lines]
+        yield "text", Evidence(load_rows(folders.inputs["text"] / "text.jsonl"), of_text)
