@@ -7,9 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from modelmill.models.families import linear_in_features
 from modelmill.models.gptq import open_unpacked
+from modelmill.models.grid import Grid, keep_rounded, round_while_learning
+from modelmill.models.open import open_model
 
-from ..quantize.running import autoround, gptq, quantize, rtn
+from ..quantize.running import autoround, gptq, qat, quantize, rtn
 from ..quantize.test_zero_points import make_positive
 from ..tiny_stages import Family, make_model, make_rows, write_rows
 
@@ -60,6 +63,21 @@ def test_auto_gptq_reads_what_autoround_writes(read: Read, tmp_path: Path) -> No
     spec = autoround(2, compat=["auto-gptq"])
     quantize(spec, model, tmp_path / "data", tmp_path / "out")
     plain = make_plain(tmp_path / "out", 2, tmp_path / "plain")
+    assert read(tmp_path / "out", plain) == {"equal": True, "difference": "0.0"}
+
+
+@pytest.mark.parametrize(("family", "bits"), [("llama", 4), ("gpt2", 8)])
+def test_auto_gptq_reads_what_was_rounded_in_training(
+    family: Family, bits: int, read: Read, tmp_path: Path
+) -> None:
+    """No engine at all has written it."""
+    folder = make_model(family, tmp_path / "model")
+    model = open_model(folder, dtype=torch.float32, device=torch.device("cpu"))
+    round_while_learning(model, Grid(bits, 64), linear_in_features(model))
+    keep_rounded(model)
+    model.save_pretrained(folder)
+    quantize(qat(bits, compat=["auto-gptq"]), folder, tmp_path, tmp_path / "out")
+    plain = make_plain(tmp_path / "out", bits, tmp_path / "plain")
     assert read(tmp_path / "out", plain) == {"equal": True, "difference": "0.0"}
 
 

@@ -56,7 +56,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(tmp_path_factory: pytest.TempPathFactory, rows: Path) -> Train:
     """Give a function that learns them with every weight."""
 
-    def run(model: Path, epochs: float = 2, **changes: object) -> Path:
+    def run(model: Path, epochs: float = 1, **changes: object) -> Path:
         asked = {
             "method": "full",
             "num_train_epochs": epochs,
@@ -104,7 +104,7 @@ def test_packed_codes_are_read_by_the_other_reading(
 
 @pytest.mark.parametrize(
     ("family", "bits"),
-    [("llama", 4), ("llama", 8), ("falcon", 4), ("falcon-rw", 8), ("gpt2", 4), ("opt", 4)],
+    [("llama", 4), ("falcon", 4), ("falcon-rw", 8), ("gpt2", 8), ("opt", 4)],
 )
 def test_packed_model_answers_to_the_bit_like_the_trained_one(
     family: Family, bits: int, train: Train, tmp_path: Path

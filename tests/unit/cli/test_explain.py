@@ -117,6 +117,7 @@ def test_every_key_of_the_reference_is_explained() -> None:
         silent += [key for key in keys if key.key == name and key.anew is None]
     assert {key.key for key in silent} <= {
         *("data.template", "data.dataset_text_field", "finetune.adapter", "merge.onto"),
+        *("finetune.qat", "finetune.qat.bits", "finetune.qat.group_size"),
         *("quantize[].method", "quantize[].type", "infer.metrics.plugins"),
         "quantize[].calibration.text_share",
         *("data.train.source", "data.train.weight"),

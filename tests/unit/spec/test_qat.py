@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from modelmill.spec.accelerators import ACCELERATORS
 from modelmill.spec.errors import SpecError
 from modelmill.spec.estimate import Known, estimates
+from modelmill.spec.fit import judge
 from modelmill.spec.impossible import refuse_impossible
 from modelmill.spec.loading import parse_run
 from modelmill.spec.plan import Stage
@@ -14,6 +16,7 @@ from modelmill.spec.run import RunSpec
 from modelmill.spec.settings import FinetuneSettings, QuantizeSettings
 
 from .models import falcon, llama
+from .test_fit import CUDA
 from .test_plan import DEMO, changed_stages, plan_of
 
 AWARE: dict[str, Any] = {"method": "full", "qat": {}}
@@ -142,3 +145,18 @@ def test_estimate_counts_rounded_weights() -> None:
     added = host(qat={}, **few)["finetune"] - host(**few)["finetune"]
     assert added == 4 * seven.linear_parameters // seven.layers
     assert aware["quantize-qat-4"] < seven.weight_bytes / 5
+
+
+def test_advice_for_a_small_gpu_is_never_an_adapter() -> None:
+    """A plain full fine-tune may become one; what is rounded while it learns may not."""
+
+    def advice(**finetune: Any) -> str:
+        plan = plan_of({**DEMO, "finetune": {"method": "full", **finetune}, "quantize": []}, CUDA)
+        known = Known(shape=llama(), bytes_by_address={})
+        judged = judge(plan, known, ACCELERATORS["a100-40"], {})
+        [fit] = [each for each in judged if each.estimate.stage == "finetune"]
+        assert fit.state == "does not fit"
+        return " ".join(fit.advice)
+
+    assert "finetune.method: lora" in advice()
+    assert "lora" not in advice(qat={})
