@@ -85,7 +85,8 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return NOTHING if share is None else f"{float(f'{100 * share:.2g}'):g} %"
+    """Write two digits that count; what float32 rounds is nothing."""
+    return NOTHING if share is None else f"{float(f'{round(100 * share, 4):.2g}'):g} %"
 
 
 def _lost(record: Record) -> str:
