@@ -85,7 +85,8 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _percent(share: float | None) -> str:
-    return NOTHING if share is None else f"{float(f'{100 * share:.2g}'):g} %"
+    """Write two digits that count; what float32 rounds is nothing."""
+    return NOTHING if share is None else f"{float(f'{round(100 * share, 4):.2g}'):g} %"
 
 
 def _lost(record: Record) -> str:
@@ -178,6 +179,5 @@ def _models(record: Record) -> str:
 
 
 def _versions(record: Record) -> str:
-    seconds = sum(cell.seconds for family in record.families for cell in family.cells)
     named = ", ".join(f"{name} {version}" for name, version in record.versions.items())
-    return f"Made with {named}; the cells took {seconds / 60:.0f} minutes on two CPU cores."
+    return f"Made with {named}, on CPUs."

@@ -170,7 +170,7 @@ def _config(family: Family, vocabulary: int, changes: dict[str, int | bool]) -> 
         ),
         "codegen": lambda: CodeGenConfig(rotary_dim=8, **old, **shared),
         "gemma": lambda: GemmaConfig(
-            **{**gated, "num_key_value_heads": 1, "head_dim": 16}, **shared
+            **{**gated, "num_key_value_heads": 1, "head_dim": 32, **shared}
         ),
         "gpt2": lambda: GPT2Config(**old, **shared),
         "qwen2": lambda: Qwen2Config(**grouped, **shared),

@@ -28,7 +28,7 @@ from transformers.pytorch_utils import Conv1D
 from modelmill.models.families import close_known_holes, expected_linears
 from modelmill.models.open import open_config
 from modelmill.models.weights import weight_files
-from modelmill.spec.errors import InternalError
+from modelmill.spec.errors import InternalError, ModelmillError, SpecError
 from modelmill.spec.figures import Inferred, Merged
 from modelmill.spec.finetune import FinetuneSpec
 from modelmill.spec.quantize import BitsandbytesSpec, QuantizeSpec, bits_of
@@ -200,9 +200,7 @@ class _Bench:
         try:
             cell = self._quantized(name, spec)
         except Exception as error:  # noqa: BLE001 - a stage that falls is an answer too
-            failure = as_failure(error)
-            words = failure.what.partition("\n")[0]
-            cell = Cell(name, bits_of(spec), refused=f"{type(failure).__name__}: {words}")
+            cell = Cell(name, bits_of(spec), refused=_refusal(as_failure(error)))
         return replace(cell, seconds=round(time.monotonic() - started, 1))
 
     def _quantized(self, name: str, spec: QuantizeSpec) -> Cell:
@@ -222,6 +220,12 @@ class _Bench:
             readers=dict(_read(spec, output, meant)),
             answered=_answered(output, self.data, output.with_name(f"{name}-infer")),
         )
+
+
+def _refusal(error: ModelmillError) -> str:
+    """Say the class and the reason, without the names of layers."""
+    reasons = [each.reason for each in error.problems] if isinstance(error, SpecError) else []
+    return f"{type(error).__name__}: {(reasons or [error.what])[0].partition(';')[0]}"
 
 
 def _packed_layers(folder: Path) -> int:

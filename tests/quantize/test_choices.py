@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelmill.spec.errors import DataError, SpecError
-from modelmill.spec.grouping import CHOICES, choose_group_size
+from modelmill.spec.grouping import CHOICES, check_packing, choose_group_size
 from modelmill.spec.records import Row
 from modelmill.stages.quantize.calibration import (
     SHORTEST,
@@ -44,6 +44,14 @@ def test_group_size_auto_without_a_choice_is_refused() -> None:
     """Better an error than a model that breaks at inference."""
     with pytest.raises(SpecError, match="bitsandbytes"):
         choose_group_size("auto", {"odd": 48})
+
+
+@pytest.mark.parametrize(("bits", "least"), [(2, 16), (3, 32), (4, 8), (8, 4)])
+def test_outputs_have_to_fill_words_of_zero_points(bits: int, least: int) -> None:
+    """The least that packs is accepted, the next is refused with the layer's name."""
+    check_packing(bits, {"q": 3 * least, "k": least})
+    with pytest.raises(SpecError, match=rf"k \({least + 1}\) into whole words"):
+        check_packing(bits, {"q": 3 * least, "k": least + 1})
 
 
 def rows_of(lengths: list[int]) -> list[Row]:

@@ -169,6 +169,17 @@ def test_gptq_group_size_is_refused_before_the_engine_runs(
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("quantizer", [gptq, autoround, rtn])
+def test_outputs_that_do_not_pack_are_refused_before_the_engine_runs(
+    quantizer: Callable[..., QuantizeSpec], data: Path, tmp_path: Path
+) -> None:
+    """Zero points of 3 bits for 16 outputs fill one word and a half."""
+    narrow = make_model("gemma", tmp_path / "narrow", head_dim=16)
+    with pytest.raises(SpecError, match=r"3 bits do not pack .*k_proj \(16\)"):
+        quantize(quantizer(3), narrow, data, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_gptq_interrupted_stops_between_layers(
     model_of: ModelOf, data: Path, tmp_path: Path
 ) -> None:

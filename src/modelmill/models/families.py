@@ -51,6 +51,18 @@ def expected_linears(config: PreTrainedConfig) -> dict[str, int]:
         return linear_in_features(AutoModelForCausalLM.from_config(config))
 
 
+def expected_outputs(config: PreTrainedConfig) -> dict[str, int]:
+    """Map the quantizable layers of a config's unquantized model to their output features."""
+    close_known_holes(config)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    layers = {name: model.get_submodule(name) for name in linear_in_features(model)}
+    return {
+        name: layer.nf if isinstance(layer, Conv1D) else layer.out_features
+        for name, layer in layers.items()
+    }
+
+
 def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
     """Find the decoder blocks, in their order."""
     blocks: nn.ModuleList = model.get_submodule(_blocks_prefix(model).removesuffix("."))

@@ -13,6 +13,9 @@ from modelmill.spec.errors import Problem, SpecError
 CHOICES: Final = (128, 64, 32)
 """Largest first: larger groups store fewer scales."""
 
+WORD_BITS: Final = 32
+"""Of the integers that GPTQ's format packs codes and zero points into."""
+
 _SHOWN = 3
 
 
@@ -62,6 +65,32 @@ def group_problem(
         if works is None
         else f"use `group_size: auto`, which takes {works}, the largest that divides every layer",
     )
+
+
+def check_packing(bits: int, out_features: Mapping[str, int]) -> None:
+    """Refuse layers whose zero points do not fill words of 32 bits, as the format packs them.
+
+    The engine would fall in the middle of its work, at 3 bits and 16 outputs as in a tiny model
+    with one key and value for all heads.
+
+    Args:
+        bits: of a weight, and of a zero point.
+        out_features: of every layer to be quantized, by name.
+
+    Raises:
+        SpecError: names the layers that stand in the way.
+    """
+    stubborn = {name: width for name, width in out_features.items() if bits * width % WORD_BITS}
+    if not stubborn:
+        return
+    named = ", ".join(f"{name} ({width})" for name, width in [*stubborn.items()][:_SHOWN])
+    more = f" and {len(stubborn) - _SHOWN} more" if len(stubborn) > _SHOWN else ""
+    problem = Problem(
+        key="bits",
+        reason=f"{bits} bits do not pack the output features of {named}{more} into whole words",
+        suggestion="other bits, or bitsandbytes, which packs nothing",
+    )
+    raise SpecError("quantize", [problem])
 
 
 def _divides_all(size: int, in_features: Mapping[str, int]) -> bool:

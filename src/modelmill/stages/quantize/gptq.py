@@ -3,10 +3,10 @@
 import torch
 from gptqmodel import GPTQModel, QuantizeConfig
 
-from modelmill.models.families import expected_linears
+from modelmill.models.families import expected_linears, expected_outputs
 from modelmill.models.open import open_config
 from modelmill.spec.batching import CALIBRATION_TOKENS
-from modelmill.spec.grouping import choose_group_size
+from modelmill.spec.grouping import check_packing, choose_group_size
 from modelmill.spec.quantize import GptqSpec
 from modelmill.spec.settings import QuantizeSettings
 from modelmill.stages.quantize.calibration import Calibration, shortage
@@ -20,7 +20,7 @@ def quantize(spec: GptqSpec, settings: QuantizeSettings, folders: Folders, pulse
     """Quantize the model's linear layers, looking at training rows.
 
     Raises:
-        SpecError: the group size does not fit this model.
+        SpecError: the group size or the bits do not fit this model.
         DataError: too few training tokens, or a layer was left out.
     """
     source = folders.inputs["model"]
@@ -28,6 +28,7 @@ def quantize(spec: GptqSpec, settings: QuantizeSettings, folders: Folders, pulse
         config = open_config(source)
         in_features = expected_linears(config)
         group_size = choose_group_size(spec.group_size, in_features)
+        check_packing(spec.bits, expected_outputs(config))
         calibration = calibrate_on(spec, settings, folders)
         warning = shortage(spec.method, calibration.tokens, max(in_features.values()))
         if warning:
