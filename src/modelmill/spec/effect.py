@@ -41,7 +41,7 @@ def stages_anew(
         tried, because there is one only or others need more than this key changed.
     """
     forms = forms_of(row.node, schema)
-    for run in (each for example in examples for each in _with_and_without_gate(example)):
+    for run in (each for example in examples for each in _situations(example, row, form)):
         before = _plan(run)
         found = [_difference(before, _plan(other)) for other in _changed(run, row, form, forms)]
         if found:
@@ -69,10 +69,19 @@ def stages_elsewhere(run: RunSpec, key: str) -> tuple[str, ...]:
     return _difference(_plan(run), _plan(run, there))
 
 
-def _with_and_without_gate(run: RunSpec) -> Iterator[RunSpec]:
-    """Take the gate away where it is in the way: it names models, and names follow values."""
+def _situations(run: RunSpec, row: KeyRow, form: Mapping[str, str]) -> Iterator[RunSpec]:
+    """Take the gate away where it is in the way, and put an item of the form where there is none.
+
+    A gate names models, and names follow values.
+    """
     yield run
     yield run.model_copy(update={"gate": None})
+    name, is_item, _ = row.key.partition("[].")
+    if form and is_item:
+        with suppress(ValidationError):
+            yield RunSpec.model_validate(
+                {**run.model_dump(mode="json"), "gate": None, name: [dict(form)]}
+            )
 
 
 def _plan(run: RunSpec, facts: Facts = _HERE) -> Plan:
