@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from modelmill.models.families import linear_in_features
@@ -54,7 +55,7 @@ def said(written: Path) -> dict[str, Any]:
 
 def layers_of(written: Path, bits: int) -> Iterator[tuple[str, list[int]]]:
     """List layers with inputs and outputs."""
-    model = open_unpacked(written, bits=bits, dtype=None)
+    model = open_unpacked(written, bits=bits, dtype=torch.float32)
     for name, inputs in linear_in_features(model).items():
         yield name, [inputs, model.get_submodule(name).out_features]
 
@@ -111,6 +112,14 @@ def test_vllm_refuses_a_group_that_does_not_divide(ask: Ask) -> None:
     whole, broken = ask({"read": asked})
     assert whole["tensors"]["falcon"]["scales"] == [71, 4672]
     assert "not divisible by group_size = 128" in broken["refused"]
+
+
+def test_vllm_has_no_room_for_zero_points_that_do_not_fill_a_word(ask: Ask) -> None:
+    """What `layer_problem` refuses: the last of 100 outputs would have no zero point."""
+    asked = [{"config": {**GOOD, "bits": bits}, "layers": {"odd": [64, 100]}} for bits in (4, 8)]
+    four, eight = (each["tensors"]["odd"]["qzeros"][1] for each in ask({"read": asked}))
+    assert four * 8 == 96
+    assert eight * 4 == 100
 
 
 def test_families_are_as_in_the_registry(source: Path, ask: Ask) -> None:
