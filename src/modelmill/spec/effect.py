@@ -141,7 +141,10 @@ def _values(present: JsonValue, run: RunSpec, form: Schema) -> Iterator[JsonValu
         case "string":
             yield from (f"{text}x", *run.models())
         case "array":
-            yield from ([*items, "x"], items[:-1])
+            inner = form.get("items")
+            known = choices_of(inner) if isinstance(inner, dict) else ()
+            yield from ([*items, each] for each in (*known, "x"))
+            yield items[:-1]
         case "object":
             yield {}
         case "null":
