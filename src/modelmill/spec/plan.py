@@ -90,6 +90,22 @@ class Plan(Spec):
                 return stage
         raise KeyError(name)
 
+    def holders(self) -> Mapping[str, Stage]:
+        """Name the stage whose artifact holds each model of the run, an adapter among them."""
+        whole = self.run.finetune is not None and self.run.finetune.method == "full"
+        names: Mapping[str, str] = {
+            "fetch-model": "base",
+            "fetch-adapter": "adapter",
+            # After the one it went on from, and so in its place.
+            "finetune": "finetuned" if whole else "adapter",
+            "merge": "merged",
+        }
+        return {
+            names.get(stage.name, stage.name.removeprefix("quantize-")): stage
+            for stage in self.stages
+            if stage.name in names or stage.kind == "quantize"
+        }
+
 
 def plan_bytes(plan: Plan) -> bytes:
     """Write the canonical document whose SHA-256 names the plan."""
