@@ -183,10 +183,8 @@ def _quality(leaving: Leaving) -> Iterator[str]:
     metrics = metric_names(report)
     if metrics and names:
         yield "\n".join(_scores([by_name[name] for name in names], report))
-        yield (
-            f"On {words.counted(max(_rows(by_name[name]) for name in names), 'test row')} that only "
-            "tests read; intervals are 95 %."
-        )
+        rows = max(_rows(by_name[name]) for name in names)
+        yield f"On {words.counted(rows, 'test row')} that only tests read; intervals are 95 %."
     if report.gate is None:
         yield "No gate was asked for."
     else:

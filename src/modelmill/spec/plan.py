@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from modelmill.spec.canonical import canonical_json, sha256_of
 from modelmill.spec.closed import Spec
-from modelmill.spec.names import DEVICE_DEPENDENT, ENVIRONMENT_OF, Environment, Kind
+from modelmill.spec.names import DEVICE_DEPENDENT, ENVIRONMENT_OF, Environment, Kind, is_fetch
 from modelmill.spec.profile import Facts
 from modelmill.spec.run import RunSpec
 from modelmill.spec.settings import (
@@ -105,6 +105,10 @@ class Plan(Spec):
             for stage in self.stages
             if stage.name in names or stage.kind == "quantize"
         }
+
+    def made(self) -> Mapping[str, Stage]:
+        """Name the stage that makes each model; what was only fetched is left out."""
+        return {name: each for name, each in self.holders().items() if not is_fetch(each.kind)}
 
 
 def plan_bytes(plan: Plan) -> bytes:
