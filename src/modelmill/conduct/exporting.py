@@ -288,7 +288,19 @@ def _bring(
             into_folder(store, parcel, target, is_forced=asked.is_forced)
             return str(target.resolve())
         case HubAddress():
-            raise NotImplementedError
+            _upload(store, parcel, target, asked, work)
+            return str(target)
         case url:
             into_bucket(store, parcel, url, work, is_forced=asked.is_forced)
             return url
+
+
+def _upload(store: Store, parcel: Parcel, address: HubAddress, asked: Asked, work: Path) -> None:
+    try:
+        from modelmill.store.hub_upload import Wishes, into_hub
+    except ImportError as error:
+        raise InputMissing(
+            f"Exporting to a hub needs {error.name}, which this Python lacks",
+            fix="pip install 'modelmill[fetch]'",
+        ) from error
+    into_hub(store, parcel, address, work, Wishes(asked.is_public, asked.is_forced))
