@@ -135,6 +135,9 @@ def _print_stages(row: "RunRow") -> None:
             for stage in row.stages
         ],
     )
+    if row.models:
+        click.echo()
+        print_table(("model", "committed at"), [(each.model, each.uri) for each in row.models])
 
 
 @click.command(cls=ClusterCommand)
@@ -255,6 +258,9 @@ def _print_report(store: "Store", run: str, folder: Path, output: str) -> None:
     table = summary_table(document)
     print_table(table.columns, table.rows, WORDS_COLUMNS)
     click.echo()
+    if places := [(model.model, model.uri) for model in document.models if model.uri]:
+        print_table(("model", "committed at"), places)
+        click.echo()
     click.echo(document.headline)
     click.echo(str(html))
 

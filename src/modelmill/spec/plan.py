@@ -111,6 +111,11 @@ class Plan(Spec):
         return {name: each for name, each in self.holders().items() if not is_fetch(each.kind)}
 
 
+def folder_of(model: str) -> str:
+    """Name the folder of an artifact that a model lies in; empty for all of it."""
+    return "adapter" if model == "adapter" else ""
+
+
 def plan_bytes(plan: Plan) -> bytes:
     """Write the canonical document whose SHA-256 names the plan."""
     return canonical_json(plan.model_dump(mode="json"))
