@@ -8,6 +8,7 @@ import pytest
 
 from modelmill.conduct.conductor import Conducted
 from modelmill.conduct.exporting import Asked, Exported, export
+from modelmill.conduct.standing import run_row
 from modelmill.evaluate.scale import SCALES
 from modelmill.report.document import (
     GateEntry,
@@ -31,7 +32,7 @@ from modelmill.store.artifact import (
 )
 from modelmill.store.parcel import SUMS
 from modelmill.store.removal import withdraw
-from modelmill.store.s3 import Store
+from modelmill.store.s3 import Store, open_source
 
 from ..hub_server import TOKEN, HubServer
 from .conftest import Preparer
@@ -313,6 +314,16 @@ def test_model_that_is_not_made_yet(prepared: Preparer, tmp_path: Path) -> None:
         leave(given, "nf4", tmp_path / "out", is_forced=True)
 
 
+def test_status_says_where_each_model_is_committed(good: Conducted, store: Store) -> None:
+    """At the address there is a model whose files a server can read in place."""
+    places = {each.model: each.uri for each in run_row(store, good.run).models}
+    assert set(places) == {"base", "adapter", "merged", "nf4"}
+    config = {"adapter": "adapter_config.json"}
+    for model, uri in places.items():
+        bucket, key = open_source(uri)
+        assert bucket.head(f"{key}/{config.get(model, 'config.json')}") is not None
+
+
 def test_model_goes_to_a_hub(
     good: Conducted, hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -325,5 +336,5 @@ def test_model_goes_to_a_hub(
     files = repository.commits[repository.branches["main"]]
     assert repository.is_private
     assert set(files) == {*OF_A_MODEL, ".gitattributes"}
-    assert "AutoTokenizer.from_pretrained('org/sql-writer')" in files["README.md"].decode()
+    assert 'AutoTokenizer.from_pretrained("org/sql-writer")' in files["README.md"].decode()
     assert json.loads(files["config.json"]) == {"model_type": "llama"}

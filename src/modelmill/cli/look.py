@@ -64,7 +64,9 @@ def list_(context: str | None, home: Path, store_url: str | None, output: str) -
     with opened(home, store_url) as place:
         rows = run_rows(place.store, _look(context))
     if output == "json":
-        click.echo(json.dumps([row.model_dump(exclude={"stages"}) for row in rows], indent=2))
+        click.echo(
+            json.dumps([row.model_dump(exclude={"stages", "models"}) for row in rows], indent=2)
+        )
     else:
         _print_runs(rows)
 

@@ -52,26 +52,27 @@ def needed(opening: Opening) -> tuple[str, ...]:
 
 def transformers_lines(opening: Opening) -> str:
     """Write a program that opens it and answers one prompt."""
-    tokenizer, head = f"AutoTokenizer.from_pretrained({opening.address!r})", _IMPORTS
+    address, head = _literal(opening.address), _IMPORTS
     if opening.is_adapter:
-        revision = f", revision={opening.base_revision!r}" if opening.base_revision else ""
+        pinned = opening.base_revision
+        revision = f", revision={_literal(pinned)}" if pinned else ""
         head = f"from peft import PeftModel\n{head}"
         model = (
-            f"base = AutoModelForCausalLM.from_pretrained({opening.base!r}{revision}, "
-            f'dtype="auto")\nmodel = PeftModel.from_pretrained(base, {opening.address!r})'
+            f"base = AutoModelForCausalLM.from_pretrained({_literal(opening.base)}{revision}, "
+            f'dtype="auto")\nmodel = PeftModel.from_pretrained(base, {address})'
         )
     else:
-        model = f'model = AutoModelForCausalLM.from_pretrained({opening.address!r}, dtype="auto")'
+        model = f'model = AutoModelForCausalLM.from_pretrained({address}, dtype="auto")'
     tokens = opening.run.infer.max_new_tokens
     return f"""{head}
 
-tokenizer = {tokenizer}
+tokenizer = AutoTokenizer.from_pretrained({address})
 {model}
 
-prompt = {_prompt(opening.run)!r}
+prompt = {_literal(_prompt(opening.run))}
 {_encoding(opening)}
 output = model.generate(**inputs, max_new_tokens={tokens})
-print(tokenizer.decode(output[0, inputs["input_ids"].shape[1]:], skip_special_tokens=True))
+print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))
 """
 
 
@@ -92,6 +93,12 @@ def _vllm_reads(opening: Opening) -> bool:
         return True
     spec = settings.quantize
     return isinstance(spec, PackedSpec) and spec.bits in _VLLM_BITS and spec.sym
+
+
+def _literal(text: str) -> str:
+    """Write a text as Python does, in double quotes where that takes no escaping."""
+    written = repr(text)
+    return f'"{written[1:-1]}"' if written[0] == "'" and '"' not in text else written
 
 
 def _prompt(run: RunSpec) -> str:

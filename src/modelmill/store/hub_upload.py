@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from huggingface_hub import get_session, hf_raise_for_status
-from pydantic import BaseModel, Field, JsonValue, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from modelmill.spec.errors import PermissionRefused
 from modelmill.spec.records import FileRecord
@@ -131,7 +131,7 @@ class _Sending:
         asked = {"name": name, "organization": organization, "visibility": visibility}
 
         def create() -> None:
-            answer = self._post(f"{self.hub.endpoint}/api/repos/create", _json({**asked}))
+            answer = self._post(f"{self.hub.endpoint}/api/repos/create", _json(asked))
             if answer.status_code != HTTPStatus.CONFLICT:
                 hf_raise_for_status(answer)
 
@@ -154,7 +154,7 @@ class _Sending:
             if item not in large:
                 with brought(self.store, item, self.work) as file:
                     words[item.record.path] = file.read_bytes()
-        lines = [
+        lines: list[Mapping[str, object]] = [
             {"key": "header", "value": {"summary": "Export a model", "description": ""}},
             *({"key": "deletedFile", "value": {"path": path}} for path in stale),
             *({"key": "file", "value": _small(path, body)} for path, body in words.items()),
@@ -290,17 +290,17 @@ def _bytes_of(file: Path, start: int, count: int) -> Iterator[bytes]:
             yield body
 
 
-def _json(value: JsonValue) -> bytes:
+def _json(value: Mapping[str, object]) -> bytes:
     return json.dumps(value).encode()
 
 
-def _object(record: FileRecord) -> dict[str, JsonValue]:
+def _object(record: FileRecord) -> Mapping[str, object]:
     return {"oid": record.sha256, "size": record.size_bytes}
 
 
-def _pointer(record: FileRecord) -> dict[str, JsonValue]:
+def _pointer(record: FileRecord) -> Mapping[str, object]:
     return {"path": record.path, "algo": "sha256", **_object(record)}
 
 
-def _small(path: str, body: bytes) -> dict[str, JsonValue]:
+def _small(path: str, body: bytes) -> Mapping[str, object]:
     return {"path": path, "content": base64.b64encode(body).decode(), "encoding": "base64"}
