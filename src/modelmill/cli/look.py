@@ -116,7 +116,7 @@ def _print_runs(rows: tuple["RunRow", ...]) -> None:
 
 
 def _print_stages(row: "RunRow") -> None:
-    from modelmill.cli.show import print_table, seconds_text
+    from modelmill.cli.show import print_record, print_table, seconds_text
     from modelmill.cli.watch import progress_words
 
     print_table(
@@ -139,7 +139,7 @@ def _print_stages(row: "RunRow") -> None:
     )
     if row.models:
         click.echo()
-        print_table(("model", "committed at"), [(each.model, each.uri) for each in row.models])
+        print_record([(each.model, each.uri) for each in row.models])
 
 
 @click.command(cls=ClusterCommand)
@@ -249,7 +249,7 @@ def report(
 
 
 def _print_report(store: "Store", run: str, folder: Path, output: str) -> None:
-    from modelmill.cli.show import WORDS_COLUMNS, print_table
+    from modelmill.cli.show import WORDS_COLUMNS, print_record, print_table
     from modelmill.conduct.standing import fetch_report
     from modelmill.report.table import summary_table
 
@@ -261,7 +261,7 @@ def _print_report(store: "Store", run: str, folder: Path, output: str) -> None:
     print_table(table.columns, table.rows, WORDS_COLUMNS)
     click.echo()
     if places := [(model.model, model.uri) for model in document.models if model.uri]:
-        print_table(("model", "committed at"), places)
+        print_record(places)
         click.echo()
     click.echo(document.headline)
     click.echo(str(html))

@@ -95,8 +95,8 @@ def into_hub(store: Store, parcel: Parcel, address: HubAddress, work: Path, wish
         wishes: who may see it, and what may be replaced.
 
     Raises:
-        PermissionRefused: there is no token, it may not write there, or a repository that is
-            there is for everybody and this is not to be.
+        PermissionRefused: there is no token, it may not write there, or everybody sees the
+            repository and this is to be private.
         WouldBeLost: something else is there.
         ModelmillError: the hub does not answer.
     """
@@ -147,7 +147,7 @@ class _Sending:
     def send(self, parcel: Parcel, stale: Sequence[str]) -> None:
         """Send what the hub has not, then commit everything at once."""
         modes = self._modes(parcel.items)
-        large = [item for item in parcel.items if modes[item.record.path] == "lfs"]
+        large = [item for item in parcel.items if modes.get(item.record.path) == "lfs"]
         self._send_large(large)
         words = {**parcel.words, SUMS: parcel.sums}
         for item in parcel.items:
