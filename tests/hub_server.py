@@ -17,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar, Literal, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from .hub_writes import Uploads, answer_write
+
 Kind = Literal["model", "dataset"]
 Fault = Literal["503", "429", "cut", "flip", "whole", "drop"]
 """`whole`: a range is not honoured.  `drop`: the connection is closed without an answer."""
@@ -73,6 +75,8 @@ class HubServer:
     def __init__(self) -> None:
         self.repositories: dict[tuple[str, str], Repository] = {}
         self.tokens = {TOKEN}
+        self.writers = {TOKEN}
+        self.uploads = Uploads()
         self.page_entries = 1000
         self.faults: list[tuple[str, Fault]] = []
         self.seen: list[Seen] = []
@@ -122,11 +126,13 @@ class HubServer:
 class _Handler(BaseHTTPRequestHandler, ABC):
     protocol_version = "HTTP/1.1"
     hub: ClassVar[HubServer]
+    body: bytes
 
     def handle_request(self) -> None:
         """Answer, with a planned fault or without."""
         token = self.headers.get("Authorization", "")
         asked = self.headers.get("Range", "")
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         self.hub.seen.append(Seen(self.command, self.path, asked, bool(token)))
         fault = self.hub.take(self.path)
         match fault:
@@ -140,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler, ABC):
             case _:
                 self.answer(fault)
 
-    do_GET = do_HEAD = handle_request  # noqa: N815 - http.server's names
+    do_GET = do_HEAD = do_POST = do_PUT = handle_request  # noqa: N815 - http.server's names
 
     @abstractmethod
     def answer(self, fault: Fault | None) -> None:
@@ -196,6 +202,10 @@ class _Cdn(_Handler):
         if self.headers.get("Authorization"):
             self.fail(HTTPStatus.BAD_REQUEST, words="a token came along")
             return
+        if self.command == "PUT":
+            tag = self.hub.uploads.put(urlsplit(self.path), self.body)
+            self.send(HTTPStatus.OK, b"", {"ETag": tag})
+            return
         wanted = urlsplit(self.path).path.removeprefix("/")
         for repository in self.hub.repositories.values():
             for files in repository.commits.values():
@@ -220,6 +230,14 @@ class _Front(_Handler):
             self._tree(route, {name: values[0] for name, values in parse_qs(url.query).items()})
         elif route := _RESOLVE.fullmatch(url.path):
             self._resolve(route, fault)
+        elif self.command == "POST" and self._token() not in self.hub.writers:
+            self.fail(HTTPStatus.FORBIDDEN, words="this token may not write")
+        elif self.command == "POST":
+            answer = answer_write(self.hub, url.path, self.body)
+            if answer is None:
+                self.fail(HTTPStatus.NOT_FOUND, words="no such route")
+            else:
+                self._send_json(answer.document, status=answer.status)
         else:
             self.fail(HTTPStatus.NOT_FOUND, words="no such route")
 
@@ -236,7 +254,8 @@ class _Front(_Handler):
         commit = self._commit(repository, unquote(route["revision"] or "main"))
         if commit is not None:
             siblings = [{"rfilename": path} for path in repository.commits[commit]]
-            self._send_json({"id": repository.name, "sha": commit, "siblings": siblings})
+            about = {"id": repository.name, "sha": commit, "private": repository.is_private}
+            self._send_json({**about, "siblings": siblings})
 
     def _tree(self, route: re.Match[str], query: dict[str, str]) -> None:
         repository = self._repository(route)
@@ -322,9 +341,14 @@ class _Front(_Handler):
     def _token(self) -> str:
         return self.headers.get("Authorization", "").removeprefix("Bearer ")
 
-    def _send_json(self, document: object, headers: dict[str, str] | None = None) -> None:
+    def _send_json(
+        self,
+        document: object,
+        headers: dict[str, str] | None = None,
+        status: int = HTTPStatus.OK,
+    ) -> None:
         body = json.dumps(document).encode()
-        self.send(HTTPStatus.OK, body, {"Content-Type": "application/json", **(headers or {})})
+        self.send(status, body, {"Content-Type": "application/json", **(headers or {})})
 
 
 _NAME = r"(?P<name>[^/]+/[^/]+)"

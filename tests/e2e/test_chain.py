@@ -2,11 +2,15 @@
 
 import json
 import os
+import re
 import signal
+import subprocess
 from pathlib import Path
 
+import pytest
+
 from ..processes import wait_for, wait_until_gone
-from .conftest import Checkout
+from .conftest import CHECKOUT, Checkout
 
 STAGES = [
     "fetch-model",
@@ -79,6 +83,35 @@ def test_other_run_adopts_what_is_equal(checkout: Checkout) -> None:
     computed = [stage["stage"] for stage in report["stages"] if stage["status"] == "done"]
     assert computed == ["quantize-nf4", "infer-nf4"]
     assert {s["adopted_from"] for s in report["stages"] if s["status"] == "adopted"} == {"tiny"}
+
+
+@pytest.mark.parametrize(
+    ("model", "environment"), [("merged", "train"), ("adapter", "train"), ("nf4", "quantize")]
+)
+def test_exported_model_opens_as_its_card_says(
+    checkout: Checkout, model: str, environment: str
+) -> None:
+    """The program in the card runs as it stands, beside the folder, and answers."""
+    ended = checkout.modelmill("export", "tiny", model, f"exports/sql-{model}")
+    assert ended.returncode == 0, ended.stderr
+    folder = Path(ended.stdout.strip())
+    subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=folder, check=True)
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", card, re.MULTILINE | re.DOTALL)
+    base = folder.parent / "base"
+    base.unlink(missing_ok=True)
+    base.symlink_to(checkout.folder / "model")
+    python = CHECKOUT / ".modelmill" / "environments" / environment / "bin" / "python"
+    answered = subprocess.run(
+        [python, "-c", program],
+        cwd=folder.parent,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answered.returncode == 0, answered.stderr
+    assert answered.stdout.strip()
 
 
 def test_nothing_is_left_running(checkout: Checkout) -> None:

@@ -55,6 +55,12 @@ def complete_stage(context: click.Context, _: click.Parameter, incomplete: str) 
     return _items(_glance(context).stages(run), incomplete) if run else []
 
 
+def complete_model(context: click.Context, _: click.Parameter, incomplete: str) -> Items:
+    """Complete the name of a model that the run has made."""
+    run = context.params.get("run") or next(iter(context.args), None)
+    return _items(_glance(context).models(run), incomplete) if run else []
+
+
 def complete_artifact(context: click.Context, _: click.Parameter, incomplete: str) -> Items:
     """Complete the key of an artifact, as far as it is shown elsewhere."""
     return [

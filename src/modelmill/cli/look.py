@@ -64,7 +64,9 @@ def list_(context: str | None, home: Path, store_url: str | None, output: str) -
     with opened(home, store_url) as place:
         rows = run_rows(place.store, _look(context))
     if output == "json":
-        click.echo(json.dumps([row.model_dump(exclude={"stages"}) for row in rows], indent=2))
+        click.echo(
+            json.dumps([row.model_dump(exclude={"stages", "models"}) for row in rows], indent=2)
+        )
     else:
         _print_runs(rows)
 
@@ -114,7 +116,7 @@ def _print_runs(rows: tuple["RunRow", ...]) -> None:
 
 
 def _print_stages(row: "RunRow") -> None:
-    from modelmill.cli.show import print_table, seconds_text
+    from modelmill.cli.show import print_record, print_table, seconds_text
     from modelmill.cli.watch import progress_words
 
     print_table(
@@ -135,6 +137,9 @@ def _print_stages(row: "RunRow") -> None:
             for stage in row.stages
         ],
     )
+    if row.models:
+        click.echo()
+        print_record([(each.model, each.uri) for each in row.models])
 
 
 @click.command(cls=ClusterCommand)
@@ -244,7 +249,7 @@ def report(
 
 
 def _print_report(store: "Store", run: str, folder: Path, output: str) -> None:
-    from modelmill.cli.show import WORDS_COLUMNS, print_table
+    from modelmill.cli.show import WORDS_COLUMNS, print_record, print_table
     from modelmill.conduct.standing import fetch_report
     from modelmill.report.table import summary_table
 
@@ -255,6 +260,9 @@ def _print_report(store: "Store", run: str, folder: Path, output: str) -> None:
     table = summary_table(document)
     print_table(table.columns, table.rows, WORDS_COLUMNS)
     click.echo()
+    if places := [(model.model, model.uri) for model in document.models if model.uri]:
+        print_record(places)
+        click.echo()
     click.echo(document.headline)
     click.echo(str(html))
 

@@ -13,6 +13,7 @@ from modelmill.cli.cluster import cancel, resume, rm, submit
 from modelmill.cli.completing import completion
 from modelmill.cli.doctor import doctor
 from modelmill.cli.explain import explain
+from modelmill.cli.export import export
 from modelmill.cli.gc import gc
 from modelmill.cli.init import init
 from modelmill.cli.look import list_, logs, report, status, wait
@@ -27,7 +28,7 @@ def cli() -> None:
 
 
 for command in (
-    *(init, explain, run, validate, plan, report, artifacts, completion, version),
+    *(init, explain, run, validate, plan, report, export, artifacts, completion, version),
     *(submit, status, list_, logs, wait, cancel, resume, rm, render, doctor, gc),
 ):
     cli.add_command(command)

@@ -12,9 +12,10 @@ from threading import Thread
 from typing import Final, TypeVar
 
 from modelmill.spec.names import Kind
+from modelmill.spec.plan import Plan
 from modelmill.store.artifact import list_artifacts
 from modelmill.store.embedded import EmbeddedStore, running_environment
-from modelmill.store.runs import list_runs, read_run
+from modelmill.store.runs import get_plan, list_runs, read_run
 from modelmill.store.s3 import Store, open_store
 
 T = TypeVar("T")
@@ -41,6 +42,10 @@ class Glance:
     def stages(self, run: str) -> tuple[str, ...]:
         """Name every stage of a run."""
         return self._look(lambda store: _stages(store, run))
+
+    def models(self, run: str) -> tuple[str, ...]:
+        """Name every model that a run makes."""
+        return self._look(lambda store: _models(store, run))
 
     def artifacts(self) -> tuple[tuple[Kind, str], ...]:
         """Name kind and key of everything that is committed."""
@@ -76,3 +81,11 @@ class Glance:
 def _stages(store: Store, run: str) -> tuple[str, ...]:
     record = read_run(store, run)
     return () if record is None else (*record.keys, REPORT)
+
+
+def _models(store: Store, run: str) -> tuple[str, ...]:
+    record = read_run(store, run)
+    if record is None or not record.plan_sha256:
+        return ()
+    plan = Plan.model_validate_json(get_plan(store, run, record.plan_sha256))
+    return tuple(plan.made())

@@ -13,13 +13,14 @@ from modelmill.conduct.ending import read_report
 from modelmill.report.document import ReportDocument
 from modelmill.spec.errors import InputMissing, Interrupted, LineageBroken, NoSuchRun
 from modelmill.spec.names import COMMITTED, Kind, kind_of, report_key, run_prefix
-from modelmill.spec.plan import Plan, Stage
+from modelmill.spec.plan import Plan, Stage, folder_of
 from modelmill.spec.records import Event, Progress, Record, RunRecord
 from modelmill.store.artifact import (
     Committed,
     check_ancestry,
     list_artifacts,
     read_manifest,
+    uri_of,
     verify,
 )
 from modelmill.store.runs import (
@@ -70,6 +71,14 @@ class StageRow(Record):
     message: str = ""
 
 
+class ModelRow(Record):
+    """One model of a run that is committed."""
+
+    model: str
+    uri: str
+    """Where its files are, to be loaded in place."""
+
+
 class RunRow(Record):
     """Where one run is."""
 
@@ -83,6 +92,7 @@ class RunRow(Record):
     """In words: who drives it, or how it ended."""
     committed: int
     stages: tuple[StageRow, ...]
+    models: tuple[ModelRow, ...] = ()
 
 
 class ArtifactRow(Record):
@@ -172,7 +182,8 @@ def run_row(store: Store, run: str, look: Look = lambda _: "") -> RunRow:
     """
     record = find_run(store, run)
     events = read_events(store, run)
-    planned = live_plan(store, record).stages if record.plan_sha256 else ()
+    plan = live_plan(store, record) if record.plan_sha256 else None
+    planned = () if plan is None else plan.stages
     stages = (
         *(_stage_row(store, run, stage.name, stage.key, events) for stage in planned),
         _report_row(store, run, events),
@@ -186,7 +197,16 @@ def run_row(store: Store, run: str, look: Look = lambda _: "") -> RunRow:
         state=state_of(record, look),
         committed=sum(row.state == "committed" for row in stages),
         stages=stages,
+        models=() if plan is None else tuple(_model_rows(store, plan)),
     )
+
+
+def _model_rows(store: Store, plan: Plan) -> Iterator[ModelRow]:
+    for model, stage in plan.holders().items():
+        committed = read_manifest(store, stage.kind, stage.key)
+        if committed is not None:
+            uri = f"{uri_of(store, committed)}/{folder_of(model)}".rstrip("/")
+            yield ModelRow(model=model, uri=uri)
 
 
 def is_driven(record: RunRecord) -> bool:

@@ -16,7 +16,7 @@ from modelmill.spec.figures import Measurements
 from modelmill.spec.names import FINGERPRINTS, MEASUREMENTS, PREDICTIONS
 from modelmill.spec.plan import Plan, Stage
 from modelmill.spec.records import Event, Prediction
-from modelmill.store.artifact import Committed, check_ancestry, pull, read_manifest
+from modelmill.store.artifact import Committed, check_ancestry, pull, read_manifest, uri_of
 from modelmill.store.runs import read_events, read_run
 from modelmill.store.s3 import Store
 
@@ -108,6 +108,7 @@ def _done(run: str, store: Store, stage: Stage, committed: Committed, folder: Pa
         "done" if origin == run else "adopted",
         manifest=committed.manifest,
         manifest_sha256=committed.sha256,
+        uri=uri_of(store, committed),
         measurements=Measurements.model_validate_json((folder / MEASUREMENTS).read_bytes()),
         predictions=tuple(_predictions(folder / PREDICTIONS)) if extra == PREDICTIONS else (),
         fingerprints=_fingerprints(folder / FINGERPRINTS) if extra == FINGERPRINTS else {},

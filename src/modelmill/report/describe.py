@@ -108,6 +108,7 @@ def _model(facts: RunFacts, judged: JudgedModel, flips: tuple[Flips, ...]) -> Mo
         device=inferred.device if inferred is not None else "",
         batch_size=inferred.batch_size if inferred is not None else None,
         problem=judged.problem,
+        uri=facts.uri_of(judged.model),
     )
 
 

@@ -168,6 +168,8 @@ class ModelEntry(Record):
     batch_size: int | None = None
     problem: str = ""
     """Why there are no scores."""
+    uri: str = ""
+    """Where its files are committed, to be loaded in place."""
 
 
 class GateEntry(Record):

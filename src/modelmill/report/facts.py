@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from modelmill.spec.figures import Measurements
-from modelmill.spec.plan import Plan, Stage
+from modelmill.spec.plan import Plan, Stage, folder_of
 from modelmill.spec.records import Event, Manifest, Prediction
 
 Status = Literal["done", "adopted", "failed", "skipped", "missing"]
@@ -26,6 +26,8 @@ class StageFacts:
     manifest: Manifest | None = None
     """Of the commit; settings and versions are read from here, not from the plan."""
     manifest_sha256: str = ""
+    uri: str = ""
+    """Where its files are, for other programs too."""
     measurements: Measurements | None = None
     predictions: tuple[Prediction, ...] = ()
     """Of an infer stage, in any order."""
@@ -53,6 +55,14 @@ class RunFacts:
     stages: tuple[StageFacts, ...]
     """In the plan's order, without report."""
     events: tuple[Event, ...] = ()
+
+    def uri_of(self, model: str) -> str:
+        """Say where a model can be loaded from; empty where it is not committed."""
+        holder = self.plan.holders().get(model)
+        stage = None if holder is None else self.find(holder.name)
+        if stage is None or not stage.uri:
+            return ""
+        return f"{stage.uri}/{folder_of(model)}".rstrip("/")
 
     def find(self, name: str) -> StageFacts | None:
         """Find a stage by its name; None where the plan has none of that name."""

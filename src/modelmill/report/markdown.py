@@ -24,39 +24,44 @@ def report_md(document: ReportDocument) -> bytes:
     """Write the headline, the table of models, the gate's sentence and what failed."""
     table = summary_table(document)
     lines = [
-        f"# modelmill: run {_escaped(document.run)}",
+        f"# modelmill: run {escaped(document.run)}",
         "",
-        _escaped(document.headline),
+        escaped(document.headline),
         "",
-        _table_row(table.columns),
-        _table_row(["---" if name in _WORDY_COLUMNS else "---:" for name in table.columns]),
-        *(_table_row([_escaped(cell) for cell in row]) for row in table.rows),
+        table_row(table.columns),
+        table_row(["---" if name in _WORDY_COLUMNS else "---:" for name in table.columns]),
+        *(table_row([escaped(cell) for cell in row]) for row in table.rows),
         "",
         _LEGEND,
     ]
     if document.gate is not None:
-        lines += ["", _escaped(document.gate.sentence)]
+        lines += ["", escaped(document.gate.sentence)]
     failures = [stage for stage in document.stages if stage.status == "failed"]
     waiting = [stage for stage in document.stages if stage.status in ("skipped", "missing")]
     if failures or waiting:
         lines += ["", "## Not done", ""]
         lines += [_failure(stage) for stage in failures]
-        lines += [f"- {_escaped(stage.stage)}: {stage.status}" for stage in waiting]
+        lines += [f"- {escaped(stage.stage)}: {stage.status}" for stage in waiting]
+    if places := [model for model in document.models if model.uri]:
+        lines += ["", "## Where the models are", ""]
+        lines += [f"- {escaped(model.model)}: {escaped(model.uri)}" for model in places]
     if document.notes:
-        lines += ["", "## Notes", "", *(f"- {_escaped(note)}" for note in document.notes)]
+        lines += ["", "## Notes", "", *(f"- {escaped(note)}" for note in document.notes)]
     return "\n".join([*lines, ""]).encode()
 
 
 def _failure(stage: StageEntry) -> str:
-    told = f"- **{_escaped(stage.stage)}** failed"
+    told = f"- **{escaped(stage.stage)}** failed"
     if stage.exit_code is not None:
-        told += f" with {stage.exit_code}: {_escaped(meaning_of(stage.exit_code))}"
-    return f"{told} {_escaped(stage.message)}".rstrip()
+        told += f" with {stage.exit_code}: {escaped(meaning_of(stage.exit_code))}"
+    return f"{told} {escaped(stage.message)}".rstrip()
 
 
-def _table_row(cells: Sequence[str]) -> str:
+def table_row(cells: Sequence[str]) -> str:
+    """Write a row of a table."""
     return f"| {' | '.join(cells)} |"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Show foreign text as it is, on one line."""
     return _SPECIAL.sub(r"\\\1", words.one_line(text))

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from modelmill.spec.canonical import canonical_json, sha256_of
 from modelmill.spec.closed import Spec
-from modelmill.spec.names import DEVICE_DEPENDENT, ENVIRONMENT_OF, Environment, Kind
+from modelmill.spec.names import DEVICE_DEPENDENT, ENVIRONMENT_OF, Environment, Kind, is_fetch
 from modelmill.spec.profile import Facts
 from modelmill.spec.run import RunSpec
 from modelmill.spec.settings import (
@@ -91,6 +91,31 @@ class Plan(Spec):
             if stage.name == name:
                 return stage
         raise KeyError(name)
+
+    def holders(self) -> Mapping[str, Stage]:
+        """Name the stage whose artifact holds each model of the run, an adapter among them."""
+        whole = self.run.finetune is not None and self.run.finetune.method == "full"
+        names: Mapping[str, str] = {
+            "fetch-model": "base",
+            "fetch-adapter": "adapter",
+            # After the one it went on from, and so in its place.
+            "finetune": "finetuned" if whole else "adapter",
+            "merge": "merged",
+        }
+        return {
+            names.get(stage.name, stage.name.removeprefix("quantize-")): stage
+            for stage in self.stages
+            if stage.name in names or stage.kind == "quantize"
+        }
+
+    def made(self) -> Mapping[str, Stage]:
+        """Name the stage that makes each model; what was only fetched is left out."""
+        return {name: each for name, each in self.holders().items() if not is_fetch(each.kind)}
+
+
+def folder_of(model: str) -> str:
+    """Name the folder of an artifact that a model lies in; empty for all of it."""
+    return "adapter" if model == "adapter" else ""
 
 
 def plan_bytes(plan: Plan) -> bytes:

@@ -73,6 +73,12 @@ def attempt_prefix(kind: Kind, key: str, attempt: str) -> str:
     return f"{artifact_prefix(kind, key)}/attempts/{attempt}"
 
 
+def uri_of(store: Store, committed: Committed) -> str:
+    """Say where the files of an artifact are, for programs that read them in place."""
+    manifest = committed.manifest
+    return store.url_of(attempt_prefix(manifest.kind, manifest.key, manifest.attempt))
+
+
 def stage_files(
     store: Store,
     prefix: str,

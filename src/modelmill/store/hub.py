@@ -29,7 +29,7 @@ def pin_hub(address: str, retry_budget_seconds: float) -> Pin:
         ModelmillError: it is not there, not for us, or the hub does not answer.
     """
     asked = parse_hub(address)
-    hub = _open(asked, retry_budget_seconds)
+    hub = open_hub(asked, retry_budget_seconds)
     present = asked.at(hub.commit(asked))
     return Pin(address=str(present), digest=digest_of(hub.files(present)))
 
@@ -41,7 +41,7 @@ def hub_bytes(pin: Pin, retry_budget_seconds: float) -> int:
         ModelmillError: as for `pin_hub`.
     """
     pinned = parse_hub(pin.address)
-    return sum(file.size_bytes for file in _open(pinned, retry_budget_seconds).files(pinned))
+    return sum(file.size_bytes for file in open_hub(pinned, retry_budget_seconds).files(pinned))
 
 
 def look_hub(pin: Pin, retry_budget_seconds: float) -> tuple[DistantFile, ...]:
@@ -51,7 +51,7 @@ def look_hub(pin: Pin, retry_budget_seconds: float) -> tuple[DistantFile, ...]:
         ModelmillError: as for `pin_hub`.
     """
     pinned = parse_hub(pin.address)
-    hub = _open(pinned, retry_budget_seconds)
+    hub = open_hub(pinned, retry_budget_seconds)
 
     def distant(path: str, size_bytes: int) -> DistantFile:
         return DistantFile(path, size_bytes, lambda length: hub.beginning(pinned, path, length))
@@ -70,7 +70,7 @@ def pull_hub(
         ModelmillError: as for `pin_hub`.
     """
     pinned = parse_hub(pin.address)
-    hub = _open(pinned, retry_budget_seconds)
+    hub = open_hub(pinned, retry_budget_seconds)
     files = hub.files(pinned)
     if digest_of(files) != pin.digest:
         raise DataError(
@@ -88,7 +88,7 @@ def check_token(retry_budget_seconds: float) -> None:
     Raises:
         ModelmillError: there is none, it is refused, or the hub does not answer.
     """
-    hub = _open(None, retry_budget_seconds)
+    hub = open_hub(None, retry_budget_seconds)
     if not hub.token:
         raise PermissionRefused(
             "There is no token for the hub here", at=hub.endpoint, fix=HOW_TO_GIVE_ONE
@@ -96,7 +96,7 @@ def check_token(retry_budget_seconds: float) -> None:
     hub.whoami()
 
 
-def _open(at: HubAddress | None, retry_budget_seconds: float) -> Hub:
+def open_hub(at: HubAddress | None, retry_budget_seconds: float) -> Hub:
     """Read endpoint and token from where huggingface_hub's own commands find them."""
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
         if os.environ.get(variable, "").upper() in constants.ENV_VARS_TRUE_VALUES:

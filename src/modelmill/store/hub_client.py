@@ -35,6 +35,7 @@ class _Repository(BaseModel):
     """What is read of the hub's answer about a repository."""
 
     sha: Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+    private: bool = False
 
 
 class _Lfs(BaseModel):
@@ -71,25 +72,34 @@ class Hub:
             answer = get_session().get(url, headers=self.headers(), timeout=SILENCE_SECONDS)
             hf_raise_for_status(answer)
 
-        self._try(None, ask)
+        self.repeat(None, ask)
 
     def commit(self, address: HubAddress) -> str:
         """Resolve a revision."""
         revision = f"/revision/{quote(address.revision, safe='')}" if address.revision else ""
-        return self._try(address, lambda: self._repository(self._api(address) + revision)).sha
+        return self.repeat(address, lambda: self._repository(self.api(address) + revision)).sha
+
+    def is_private(self, address: HubAddress) -> bool:
+        """Tell whether only some may see a repository."""
+        return self.repeat(address, lambda: self._repository(self.api(address))).private
 
     def files(self, address: HubAddress) -> tuple[HubFile, ...]:
         """List what is wanted of a commit."""
-        folder, is_deep = folder_to_list(address)
-        url = f"{self._api(address)}/tree/{address.revision}"
+        return wanted_files(address, self.listing(address, *folder_to_list(address)))
+
+    def listing(
+        self, address: HubAddress, folder: str = "", is_deep: bool = True
+    ) -> tuple[HubFile, ...]:
+        """List all files of a revision, or of a folder in it."""
+        url = f"{self.api(address)}/tree/{address.revision}"
         listing: list[HubFile] = []
         parameters: Mapping[str, str] = {"recursive": str(is_deep).lower()}
         url += f"/{quote(folder)}" if folder else ""
         while parameters:
             now = parameters
-            page, parameters = self._try(address, lambda: self._page(url, now))  # noqa: B023
+            page, parameters = self.repeat(address, lambda: self._page(url, now))  # noqa: B023
             listing += page
-        return wanted_files(address, listing)
+        return tuple(listing)
 
     def beginning(self, address: HubAddress, path: str, length: int) -> bytes:
         """Read the first bytes of a file, and no more where the hub would send all of it."""
@@ -116,7 +126,7 @@ class Hub:
                         break
             return got[:length]
 
-        return self._try(address, read)
+        return self.repeat(address, read)
 
     def headers(self) -> dict[str, str]:
         """Say who asks; the client drops the token where it is led to another host."""
@@ -125,7 +135,8 @@ class Hub:
         headers = {"user-agent": agent, "accept-encoding": "identity"}
         return {**headers, "authorization": f"Bearer {self.token}"} if self.token else headers
 
-    def _api(self, address: HubAddress) -> str:
+    def api(self, address: HubAddress) -> str:
+        """Name where the hub is asked about a repository."""
         return f"{self.endpoint}/api/{address.kind}s/{address.repository}"
 
     def _repository(self, url: str) -> _Repository:
@@ -134,7 +145,7 @@ class Hub:
         try:
             return _Repository.model_validate_json(answer.content)
         except ValidationError as error:
-            raise self._not_a_hub() from error
+            raise self.not_a_hub() from error
 
     def _page(
         self, url: str, parameters: Mapping[str, str]
@@ -147,7 +158,7 @@ class Hub:
         try:
             entries = _LISTING.validate_json(answer.content)
         except ValidationError as error:
-            raise self._not_a_hub() from error
+            raise self.not_a_hub() from error
         files = [
             HubFile(each.path, each.size, each.oid, each.lfs.oid if each.lfs else "")
             for each in entries
@@ -160,14 +171,15 @@ class Hub:
             return files, {}
         return files, {**parameters, "cursor": unquote_plus(cursor.group(1))}
 
-    def _not_a_hub(self) -> HubUnreachable:
+    def not_a_hub(self) -> HubUnreachable:
+        """Say that an answer was none of a hub."""
         return HubUnreachable(
             "What answers there is not a hub",
             at=self.endpoint,
             fix="correct HF_ENDPOINT; a proxy may have answered in its place",
         )
 
-    def _try(self, at: HubAddress | None, request: Callable[[], T]) -> T:
+    def repeat(self, at: HubAddress | None, request: Callable[[], T]) -> T:
         """Repeat a request until it succeeds, cannot, or the budget is spent."""
         patience = Patience(self, at)
         while True:

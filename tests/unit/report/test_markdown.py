@@ -57,6 +57,16 @@ def test_markdown_shows_markup_as_text(small: RunFacts, fail: Callable[..., RunF
     assert text.startswith("# modelmill: run \\<b\\>\n")
 
 
+def test_pages_say_where_models_are(small: RunFacts, change: Callable[..., RunFacts]) -> None:
+    """Of each model that is committed, in Markdown and in the page; nothing where none is."""
+    uri = "s3://models/team/artifacts/merge/k/attempts/a"
+    document, pages = render(change(small, "merge", uri=uri))
+    assert {model.model: model.uri for model in document.models if model.uri} == {"merged": uri}
+    assert f"- merged: {uri}" in pages["report.md"].decode()
+    assert f"<code>{uri}</code>" in pages["report.html"].decode()
+    assert "Where the models are" not in render(small)[1]["report.md"].decode()
+
+
 def test_markdown_names_what_is_missing(small: RunFacts, fail: Callable[..., RunFacts]) -> None:
     """The failed stage with its cause, and what was skipped because of it."""
     text = render(fail(small, "quantize-nf4", "needs 9 GB, has 5"))[1]["report.md"].decode()

@@ -1,0 +1,199 @@
+"""A model on its way out of the store: committed files under other names, and words beside them.
+
+`SHA256SUMS` is written first, and says by its content which export a place holds: one that was
+interrupted goes on, another one is not overwritten.  Knows folders and buckets; `hub_upload`
+knows hubs.
+"""
+
+import hashlib
+import re
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Final
+
+from modelmill.spec.errors import WouldBeLost
+from modelmill.spec.records import FileRecord
+from modelmill.store.kept import KEPT, Kept
+from modelmill.store.keys import check_paths
+from modelmill.store.landing import final_name
+from modelmill.store.s3 import Store, open_source
+from modelmill.store.space import check_space
+from modelmill.store.transfer import download, download_many, upload
+
+SUMS: Final = "SHA256SUMS"
+
+_LINE: Final = re.compile(r"^[0-9a-f]{64}  (.+)$", re.MULTILINE)
+_SHOWN: Final = 3
+
+
+@dataclass(frozen=True)
+class Item:
+    """A committed file that leaves."""
+
+    record: FileRecord
+    """Its path is the one it gets outside."""
+    key: str
+    """Where it is in the store."""
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """Everything that leaves together."""
+
+    items: tuple[Item, ...]
+    words: Mapping[str, bytes]
+    """Small files that are made for whoever gets it, by path."""
+
+    def __post_init__(self) -> None:
+        """Refuse paths that cannot all exist side by side."""
+        check_paths([*self.paths, SUMS])
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Name every file but the sums."""
+        return (*(item.record.path for item in self.items), *self.words)
+
+    @property
+    def size_bytes(self) -> int:
+        """Add up all files but the sums."""
+        return sum(i.record.size_bytes for i in self.items) + sum(map(len, self.words.values()))
+
+    @cached_property
+    def sums(self) -> bytes:
+        """List all files the way `sha256sum -c` reads it."""
+        digests = {item.record.path: item.record.sha256 for item in self.items}
+        digests |= {path: hashlib.sha256(body).hexdigest() for path, body in self.words.items()}
+        return "".join(f"{digests[path]}  {path}\n" for path in sorted(digests)).encode()
+
+    def check_place(
+        self, present: Collection[str], sums: bytes | None, at: str, *, is_forced: bool
+    ) -> tuple[str, ...]:
+        """Find out what has to go from a place before this comes there.
+
+        Args:
+            present: names of the files that are there.
+            sums: what is there as `SHA256SUMS`.
+            at: the place, for messages.
+            is_forced: whether files of the same name may be replaced.
+
+        Returns:
+            What another export has brought there and this one does not replace: left lying, it
+            would be read beside this one.
+
+        Raises:
+            WouldBeLost: something else is there.
+        """
+        if not present or sums == self.sums:
+            return ()
+        if not is_forced:
+            names = sorted(present)
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            raise WouldBeLost(
+                f"There is something else already: {', '.join(names[:_SHOWN])}{more}",
+                at=at,
+                fix="choose another place, or say --force: it replaces an earlier export, and "
+                "files of the same names",
+            )
+        listed = _LINE.findall((sums or b"").decode(errors="replace"))
+        return tuple(sorted(set(listed) & set(present) - set(self.paths)))
+
+
+def into_folder(store: Store, parcel: Parcel, folder: Path, *, is_forced: bool = False) -> None:
+    """Bring a parcel into a folder and check every byte; interrupted, go on the next time.
+
+    Raises:
+        DoesNotFit: the folder's volume cannot hold it.
+        WouldBeLost: something else is there.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise WouldBeLost("There is a file of this name", at=str(folder), fix="choose another")
+    sums = (folder / SUMS).read_bytes() if (folder / SUMS).is_file() else None
+    for path in parcel.check_place(_names(folder), sums, str(folder), is_forced=is_forced):
+        (folder / path).unlink()
+    is_begun = sums == parcel.sums
+    left = [i for i in parcel.items if not (is_begun and _is_whole(folder, i.record))]
+    files, kept = [item.record for item in left], Kept(folder / KEPT)
+    needed_bytes = sum(file.size_bytes for file in files)
+    present_bytes = kept.present_bytes(files)
+    check_space(folder, needed_bytes, present_bytes=present_bytes)
+    _write(folder / SUMS, parcel.sums)
+    download_many(store, [(i.record, i.key, folder / i.record.path) for i in left], kept=kept)
+    for path, body in parcel.words.items():
+        _write(folder / path, body)
+    kept.drop(item.record for item in parcel.items)
+
+
+def into_bucket(
+    store: Store, parcel: Parcel, url: str, work: Path, *, is_forced: bool = False
+) -> None:
+    """Bring a parcel below an address of a bucket, file by file through this machine.
+
+    Every byte is checked on its way.  Interrupted, go on at the file the next time.
+
+    Args:
+        store: where the files are.
+        parcel: what leaves.
+        url: `s3://bucket/prefix`.
+        work: a folder for one file at a time.
+        is_forced: whether files of the same name may be replaced.
+
+    Raises:
+        DoesNotFit: the largest file has no room here.
+        WouldBeLost: something else is there, or it is a place of the store itself.
+    """
+    if f"{url.rstrip('/')}/".startswith(f"{store.url}/"):
+        raise WouldBeLost("This is inside the store", at=url, fix="choose a place outside of it")
+    bucket, name = open_source(url, retry_budget_seconds=store.retry_budget_seconds)
+    prefix = f"{name}/" if name else ""
+    found = {o.key.removeprefix(prefix): o.size_bytes for o in bucket.list(prefix)}
+    stored = bucket.get(prefix + SUMS)
+    sums = None if stored is None else stored.body
+    stale = parcel.check_place(found, sums, url, is_forced=is_forced)
+    bucket.delete(prefix + path for path in stale)
+    bucket.put(prefix + SUMS, parcel.sums)
+    for item in parcel.items:
+        # An object is there as a whole or not at all.
+        is_there = sums == parcel.sums and found.get(item.record.path) == item.record.size_bytes
+        if not is_there:
+            with brought(store, item, work) as file:
+                upload(bucket, prefix + item.record.path, file)
+    for path, body in parcel.words.items():
+        bucket.put(prefix + path, body)
+
+
+@contextmanager
+def brought(store: Store, item: Item, work: Path) -> Iterator[Path]:
+    """Have one file on this machine for a while, every byte of it checked.
+
+    Raises:
+        DoesNotFit: there is no room for it.
+    """
+    check_space(work, item.record.size_bytes)
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="export-", dir=work) as folder:
+        path = Path(folder) / "file"
+        download(store, item.key, path, item.record)
+        yield path
+
+
+def _names(folder: Path) -> tuple[str, ...]:
+    """List what is in a folder, but for what an interrupted transfer has kept there."""
+    below = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
+    return tuple(path.as_posix() for path in below if path.parts[0] != KEPT)
+
+
+def _is_whole(folder: Path, record: FileRecord) -> bool:
+    path = folder / record.path
+    if not path.is_file() or path.stat().st_size != record.size_bytes:
+        return False
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == record.sha256
+
+
+def _write(path: Path, body: bytes) -> None:
+    with final_name(path) as file:
+        file.write(body)
