@@ -31,7 +31,7 @@ from modelmill.models.weights import weight_files
 from modelmill.spec.errors import InternalError, ModelmillError, SpecError
 from modelmill.spec.figures import Inferred, Merged
 from modelmill.spec.finetune import FinetuneSpec
-from modelmill.spec.quantize import BitsandbytesSpec, QuantizeSpec, bits_of
+from modelmill.spec.quantize import BitnetSpec, BitsandbytesSpec, PackedSpec, QuantizeSpec, bits_of
 from modelmill.spec.run import MergeSpec
 from modelmill.spec.settings import (
     ContractSettings,
@@ -58,6 +58,7 @@ METHODS: Final[Mapping[str, QuantizeSpec]] = {
     "nf4": BitsandbytesSpec(method="bitsandbytes"),
     "fp4": BitsandbytesSpec(method="bitsandbytes", type="fp4"),
     "int8": BitsandbytesSpec(method="bitsandbytes", type="int8"),
+    "bitnet": BitnetSpec(method="bitnet"),
 }
 """What is tried on every family; another way of quantizing is another line."""
 
@@ -283,7 +284,7 @@ def _read(
 ) -> Iterator[tuple[str, float | str]]:
     """Open a file with every reader there is here, and compare logits."""
     readers = {"transformers": _by_transformers}
-    if not isinstance(spec, BitsandbytesSpec):
+    if isinstance(spec, PackedSpec):
         readers = {"transformers": _by_transformers_and_gptq, "GPTQModel": _by_gptqmodel}
     for name, opened in readers.items():
         try:

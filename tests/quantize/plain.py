@@ -5,7 +5,7 @@ All take and give weights as [outputs, inputs] in float32.
 
 import torch
 
-from modelmill.spec.quantize import BitsandbytesSpec, QuantizeSpec, RtnSpec
+from modelmill.spec.quantize import BitnetSpec, BitsandbytesSpec, QuantizeSpec, RtnSpec
 
 GROUP = 64
 
@@ -48,6 +48,12 @@ def by_output(weight: torch.Tensor) -> torch.Tensor:
     return (weight / step).round() * step
 
 
+def by_mean(weight: torch.Tensor) -> torch.Tensor:
+    """Round to -1, 0 and 1 times the mean absolute weight."""
+    mean = weight.abs().mean()
+    return (weight / mean).round().clamp(-1, 1) * mean
+
+
 def plain_weight(spec: QuantizeSpec, weight: torch.Tensor) -> torch.Tensor | None:
     """Compute what a method makes of a weight; None where that depends on data."""
     match spec:
@@ -57,4 +63,6 @@ def plain_weight(spec: QuantizeSpec, weight: torch.Tensor) -> torch.Tensor | Non
             return by_output(weight)
         case BitsandbytesSpec():
             return by_book(weight, NF4 if spec.type == "nf4" else FP4)
+        case BitnetSpec():
+            return by_mean(weight)
     return None
