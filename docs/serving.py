@@ -9,7 +9,7 @@ from docs.concepts import PLACE
 from modelmill.spec.profile import Facts
 from modelmill.spec.run import RunSpec
 from modelmill.spec.serving import serving_of
-from modelmill.spec.vllm import BORROWED, FAMILIES, UNSERVED
+from modelmill.spec.vllm import BORROWED, FAMILIES, PLAIN_ONLY, UNSERVED
 
 CUDA: Final = Facts(accelerator="cuda", dtype="bfloat16")
 
@@ -53,7 +53,8 @@ def _engines() -> str:
 
 def _families() -> str:
     kinds = {
-        "with a model of its own": FAMILIES,
+        "with a model of its own": FAMILIES - PLAIN_ONLY,
+        "with a model of its own, in 16 bits only": PLAIN_ONLY,
         "with transformers' code": BORROWED,
         "not at all": UNSERVED,
     }

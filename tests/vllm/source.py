@@ -23,6 +23,7 @@ LOCK = ROOT / "images/infer-vllm/requirements.lock"
 LAYERS = "vllm/model_executor/layers/quantization"
 KERNELS = "vllm/model_executor/kernels/linear/mixed_precision"
 REGISTRY = "vllm/model_executor/models/registry.py"
+BLOOM = "vllm/model_executor/models/bloom.py"
 FILES = (
     "vllm/scalar_type.py",
     f"{LAYERS}/auto_gptq.py",
@@ -32,6 +33,7 @@ FILES = (
     f"{KERNELS}/MPLinearKernel.py",
     f"{KERNELS}/marlin.py",
     REGISTRY,
+    BLOOM,
 )
 """What decides whether a checkpoint in GPTQ's format is read."""
 

@@ -3,10 +3,12 @@
 That code runs here, without a GPU and without vLLM's environment; `ask.py` says what is real.
 """
 
+import ast
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ from modelmill.spec.vllm import BORROWED, FAMILIES, UNSERVED, packing_problems
 from ..quantize.running import autoround, gptq, quantize, rtn
 from ..tiny_stages import make_model, make_rows, write_rows
 from .conftest import Ask
-from .source import REGISTRY
+from .source import BLOOM, REGISTRY
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engine's own
 
@@ -139,3 +141,22 @@ def test_families_are_as_in_the_registry(source: Path, ask: Ask) -> None:
         "            or transformers_model_cls._can_set_attn_implementation()\n"
     )
     assert condition in registry
+
+
+def test_bloom_is_read_in_16_bits_only(source: Path) -> None:
+    """Its loader reorders the first axis, which is the outputs of a plain weight alone."""
+    tree = ast.parse((source / BLOOM).read_text(encoding="utf-8"))
+    [loader] = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.name == "_repack_qkv"
+    ]
+    names: dict[str, Any] = {"torch": torch, "Iterable": Iterable}
+    exec(compile(ast.Module([loader], []), BLOOM, "exec"), names)  # noqa: S102 - a pinned source
+    model = SimpleNamespace(config=SimpleNamespace(num_attention_heads=4))
+    layer = "h.0.self_attention.query_key_value"
+    plain, packed = torch.zeros(768, 256), torch.zeros(32, 768, dtype=torch.int32)
+    [(_, read)] = names["_repack_qkv"](model, [(f"{layer}.weight", plain)])
+    assert read.shape == plain.shape
+    with pytest.raises(RuntimeError, match="invalid for input"):
+        list(names["_repack_qkv"](model, [(f"{layer}.qweight", packed)]))

@@ -59,7 +59,7 @@ def _servings(run: RunSpec, facts: Facts, shape: ModelShape | None) -> Iterator[
 def _plain(shape: ModelShape | None, *, is_gpu: bool) -> tuple[Engine, str]:
     if not is_gpu:
         return "transformers", _NO_GPU
-    problem = None if shape is None else model_problem(shape.model_type)
+    problem = None if shape is None else model_problem(shape.model_type, is_packed=False)
     if problem is not None:
         return "transformers", problem.reason
     return "vLLM", f"16-bit on CUDA{_doubt(shape)}"
@@ -72,7 +72,7 @@ def _quantized(spec: QuantizeSpec, shape: ModelShape | None, *, is_gpu: bool) ->
         return "transformers", f"{_NO_GPU}; unpacked once"
     problem = next(packing_problems(spec.bits, sym=spec.sym, reorders=spec.reorders), None)
     if problem is None and shape is not None:
-        problem = model_problem(shape.model_type) or layer_problem(shape, spec.bits)
+        problem = model_problem(shape.model_type, is_packed=True) or layer_problem(shape, spec.bits)
     if problem is not None:
         return "GPTQModel", problem.reason
     return "vLLM", f"{spec.bits}-bit symmetric GPTQ on CUDA{_doubt(shape)}"

@@ -32,6 +32,9 @@ BORROWED: Final = frozenset(
 UNSERVED: Final = frozenset({"codegen", "gpt_neo", "mpt", "openai-gpt", "rwkv", "xglm"})
 """Those that it has no model for, and whose code in transformers it cannot run."""
 
+PLAIN_ONLY: Final = frozenset({"bloom"})
+"""Those that it reads in 16 bits only: it reorders outputs where a packed weight has inputs."""
+
 _WORD: Final = 32
 _LEAVE_OUT: Final = "leave `vllm` out of compat"
 
@@ -63,15 +66,26 @@ def packing_problems(bits: int, *, sym: bool, reorders: bool) -> Iterator[Proble
         )
 
 
-def model_problem(model_type: str) -> Problem | None:
-    """Say why vLLM cannot run a family of models, whatever their weights are held in."""
-    if model_type not in UNSERVED:
-        return None
-    return Problem(
-        "compat",
-        f"vLLM has no model for {model_type}",
-        suggestion=f"{_LEAVE_OUT}, transformers runs it; or take a model of another family",
-    )
+def model_problem(model_type: str, *, is_packed: bool) -> Problem | None:
+    """Say why vLLM cannot run a family of models.
+
+    Args:
+        model_type: as its config calls it.
+        is_packed: whether its weights are in GPTQ's format.
+    """
+    if model_type in UNSERVED:
+        return Problem(
+            "compat",
+            f"vLLM has no model for {model_type}",
+            suggestion=f"{_LEAVE_OUT}, transformers runs it; or take a model of another family",
+        )
+    if is_packed and model_type in PLAIN_ONLY:
+        return Problem(
+            "compat",
+            f"vLLM reads {model_type} in 16 bits only",
+            suggestion=f"{_LEAVE_OUT}, GPTQModel runs it; or serve the 16-bit model",
+        )
+    return None
 
 
 def layer_problem(shape: ModelShape, bits: int) -> Problem | None:

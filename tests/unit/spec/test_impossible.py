@@ -89,6 +89,14 @@ def test_family_that_vllm_does_not_know_is_refused_for_it_only() -> None:
     refuse_impossible(run, llama(), "run")
 
 
+def test_packed_bloom_is_refused_for_vllm() -> None:
+    """The 16-bit model it is made from can be served."""
+    bloom = llama().model_copy(update={"model_type": "bloom"})
+    run = run_of(quantize=[{"method": "gptq", "compat": ["vllm"]}])
+    with pytest.raises(SpecError, match="vLLM reads bloom in 16 bits only"):
+        refuse_impossible(run, bloom, "run")
+
+
 def test_layer_whose_outputs_do_not_fill_a_word_is_refused_for_vllm() -> None:
     """Zero points are packed eight to a word at 4 bits; vLLM would make room for fewer."""
     config = {"num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 9, "hidden_size": 128}

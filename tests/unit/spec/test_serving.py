@@ -63,6 +63,13 @@ def test_family_without_a_model_in_vllm_is_served_by_others() -> None:
     assert found["gptq-4"] == ("GPTQModel", "vLLM has no model for codegen")
 
 
+def test_bloom_is_served_by_vllm_in_16_bits_only() -> None:
+    """Its loader there does not know packed weights."""
+    found = served(CUDA, llama().model_copy(update={"model_type": "bloom"}))
+    assert found["merged"] == ("vLLM", "16-bit on CUDA")
+    assert found["gptq-4"] == ("GPTQModel", "vLLM reads bloom in 16 bits only")
+
+
 def test_family_that_nothing_is_known_about_is_promised_nothing() -> None:
     """It is not refused, and the reason says what it depends on."""
     strange = llama().model_copy(update={"model_type": "strange"})

@@ -97,7 +97,7 @@ def _check_readers(settings: QuantizeSettings, folders: Folders) -> None:
     spec = settings.quantize
     if not isinstance(spec, PackedSpec) or "vllm" not in spec.compat:
         return
-    problem = model_problem(open_config(folders.inputs["model"]).model_type)
+    problem = model_problem(open_config(folders.inputs["model"]).model_type, is_packed=True)
     if problem is not None:
         raise SpecError("quantize", [problem])
 
