@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from modelmill.spec.plan import Stage
-from modelmill.spec.quantize import BitsandbytesSpec, PackedSpec
+from modelmill.spec.quantize import BitnetSpec, BitsandbytesSpec, PackedSpec
 from modelmill.spec.run import RunSpec
 from modelmill.spec.settings import QuantizeSettings
-
-_VLLM_BITS: Final = (4, 8)
-_NOT_IN_VLLM: Final = frozenset({"codegen"})
+from modelmill.spec.vllm import model_problem, packing_problems
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,11 @@ def needed(opening: Opening) -> tuple[str, ...]:
         return ("transformers", "torch", "peft")
     if not isinstance(settings, QuantizeSettings):
         return ("transformers", "torch")
-    if isinstance(settings.quantize, BitsandbytesSpec):
-        return ("transformers", "torch", "accelerate", "bitsandbytes")
+    match settings.quantize:
+        case BitsandbytesSpec():
+            return ("transformers", "torch", "accelerate", "bitsandbytes")
+        case BitnetSpec():
+            return ("transformers", "torch", "accelerate")
     return ("transformers", "torch", "optimum", "gptqmodel")
 
 
@@ -86,13 +87,19 @@ def vllm_line(opening: Opening) -> str:
 
 def _vllm_reads(opening: Opening) -> bool:
     """Tell whether vLLM has kernels for this format and code for this architecture."""
-    if opening.is_adapter or opening.model_type in _NOT_IN_VLLM:
+    if opening.is_adapter:
         return False
     settings = opening.holder.settings
     if not isinstance(settings, QuantizeSettings):
-        return True
+        return model_problem(opening.model_type, is_packed=False) is None
     spec = settings.quantize
-    return isinstance(spec, PackedSpec) and spec.bits in _VLLM_BITS and spec.sym
+    if not isinstance(spec, PackedSpec):
+        return False
+    in_the_way = (
+        model_problem(opening.model_type, is_packed=True),
+        *packing_problems(spec.bits, sym=spec.sym, reorders=spec.reorders),
+    )
+    return not any(in_the_way)
 
 
 def _literal(text: str) -> str:
