@@ -18,15 +18,26 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from .cml_jobs import (
+    INHERITED,
+    JOB_FIELDS,
+    PROJECT,
+    RUN_FIELDS,
+    Job,
+    Run,
+    end_pod,
+    new_id,
+    now,
+    signal_group,
+)
+
 KEY: Final = "4d9c7a51e0b2.canary"
-PROJECT: Final = "abcd-1234-efgh-5678"
 PAGE_ENTRIES: Final = 2
 """However many are asked for, so that every listing has several pages."""
 
@@ -35,72 +46,6 @@ Fault = Literal[
 ]
 """`drop`: the connection is closed without an answer; `page`: a proxy answers in the site's place;
 `lost`: it is done, and the answer never comes; `302`: it leads elsewhere on this site."""
-
-JOB_FIELDS: Final = frozenset(
-    {
-        *("name", "script", "cpu", "memory", "nvidia_gpu", "parent_job_id", "environment"),
-        *("arguments", "timeout", "kill_on_timeout", "runtime_identifier", "project_id"),
-        *("runtime_addon_identifiers", "accelerator_label_id", "kernel", "schedule", "parent_id"),
-    }
-)
-"""Of CreateJobRequest; another one is refused here, though a site ignores it."""
-RUN_FIELDS: Final = frozenset({"project_id", "job_id", "environment", "arguments"})
-"""Of CreateJobRunRequest."""
-
-INHERITED: Final = ("cpu", "memory", "nvidia_gpu", "runtime_identifier")
-
-
-@dataclass
-class Run:
-    """A run of a job."""
-
-    id: str
-    job: "Job"
-    environment: dict[str, str]
-    arguments: str
-    created_at: str
-    settings: dict[str, Any]
-    status: str = "ENGINE_SCHEDULING"
-    process: "subprocess.Popen[bytes] | None" = None
-    printed: Path | None = None
-    is_stopped: bool = False
-
-    @property
-    def is_active(self) -> bool:
-        """Whether it has not ended."""
-        return self.status.removeprefix("ENGINE_") in {
-            *("SCHEDULING", "STARTING", "RUNNING", "STOPPING"),
-        }
-
-    def document(self) -> dict[str, Any]:
-        """Write it as JobRun."""
-        return {
-            "id": self.id,
-            "project_id": PROJECT,
-            "job_id": self.job.id,
-            "created_at": self.created_at,
-            "status": self.status,
-            "environment": json.dumps(self.environment),
-            "arguments": self.arguments,
-            **self.settings,
-        }
-
-
-@dataclass
-class Job:
-    """A job."""
-
-    id: str
-    settings: dict[str, Any]
-    created_at: str
-    runs: list[Run] = field(default_factory=list)
-
-    def document(self) -> dict[str, Any]:
-        """Write it as Job."""
-        told = {**self.settings, "environment": json.dumps(self.settings.get("environment", {}))}
-        if "timeout" in told:
-            told["timeout"] = str(told["timeout"])  # int64, which JSON cannot be trusted with
-        return {"id": self.id, "created_at": self.created_at, **told}
 
 
 @dataclass
@@ -117,6 +62,8 @@ class CmlServer:
     scheduling_seconds: float = 0.1
     strips_blanks: bool = True
     """Of arguments; False for a control."""
+    gives_back: bool = True
+    """What a run was told, in listings; the description does not promise that."""
     jobs: dict[str, Job] = field(default_factory=dict)
     faults: list[tuple[str, Fault]] = field(default_factory=list)
     seen: list[str] = field(default_factory=list)
@@ -163,7 +110,7 @@ class CmlServer:
     def create_job(self, settings: dict[str, Any]) -> Job:
         """Create a job."""
         with self.lock:
-            job = Job(_id(), settings, _now())
+            job = Job(new_id(), settings, now())
             self.jobs[job.id] = job
             return job
 
@@ -171,7 +118,7 @@ class CmlServer:
         """Start a run, or record that it was skipped."""
         with self.lock:
             settings = {name: job.settings[name] for name in INHERITED if name in job.settings}
-            run = Run(secrets.token_hex(8), job, environment, arguments, _now(), settings)
+            run = Run(secrets.token_hex(8), job, environment, arguments, now(), settings)
             if any(each.is_active for each in job.runs):
                 run.status = "ENGINE_SKIPPED"
             job.runs.append(run)
@@ -190,8 +137,8 @@ class CmlServer:
             process = run.process
         if process is None:
             return
-        _signal(process, signal.SIGTERM)
-        kill = threading.Timer(self.stop_grace_seconds, _signal, (process, signal.SIGKILL))
+        signal_group(process, signal.SIGTERM)
+        kill = threading.Timer(self.stop_grace_seconds, signal_group, (process, signal.SIGKILL))
         kill.daemon = True
         kill.start()
 
@@ -223,7 +170,7 @@ class CmlServer:
             status = end[run.process.wait(seconds) == 0]
         except subprocess.TimeoutExpired:
             status = "ENGINE_TIMEDOUT"
-        _end_pod(run.id)
+        end_pod(run.id)
         run.process.wait()
         with self.lock:
             run.status = "ENGINE_STOPPED" if run.is_stopped else status
@@ -309,7 +256,10 @@ class _Handler(BaseHTTPRequestHandler):
                 del self.site.jobs[self._job(job).id]
                 return {}
             case ["GET", "api", "v2", "projects", _, "jobs", job, "runs"]:
-                return _page("job_runs", [run.document() for run in self._job(job).runs], query)
+                runs = [run.document() for run in self._job(job).runs]
+                if not self.site.gives_back:
+                    runs = [{**run, "environment": ""} for run in runs]
+                return _page("job_runs", runs, query)
             case ["POST", "api", "v2", "projects", _, "jobs", job, "runs"]:
                 return self._start(self._job(job), body)
             case ["POST", "api", "v2", "projects", _, "jobs", job, "runs", run] if run.endswith(
@@ -389,25 +339,3 @@ def _page(name: str, found: list[dict[str, Any]], query: Mapping[str, str]) -> d
     ]
     token = {"next_page_token": str(end)} if end < len(found) else {}
     return {name: entries, **token}
-
-
-def _id() -> str:
-    return "-".join(secrets.token_hex(2) for _ in range(4))
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
-
-
-def _end_pod(run: str) -> None:
-    """Kill whatever a run has started, as the end of its pod does."""
-    marks = f"CDSW_ENGINE_ID={run}\0".encode()
-    for folder in Path("/proc").iterdir():
-        with suppress(OSError):
-            if folder.name.isdecimal() and marks in (folder / "environ").read_bytes():
-                os.kill(int(folder.name), signal.SIGKILL)
-
-
-def _signal(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)

@@ -31,7 +31,8 @@ from ..workshop import Workshop
 from . import backend_contract
 from .backend_contract import *  # noqa: F403 - the tests of every backend
 from .backend_contract import Bench
-from .cml_server import KEY, PROJECT, CmlServer, Fault
+from .cml_jobs import PROJECT
+from .cml_server import KEY, CmlServer, Fault
 from .conftest import Preparer, wait_until
 
 SCRIPTS = Path(__file__).parents[2] / "examples" / "cml"
@@ -215,6 +216,16 @@ def test_other_conductor_sees_what_lives_and_not_what_failed_before(
     attempt = bench.begun(bench.backend.start(bench.order("infer-base", 2)))
     other = backend_of(site, bench.given)
     assert [(each.id, each.is_live) for each in other.attempts()] == [(attempt.id, True)]
+
+
+def test_attempt_is_seen_although_the_site_does_not_give_back_what_it_was_told(
+    bench: Bench, site: CmlServer
+) -> None:
+    """Otherwise a conductor would start another one at every look."""
+    site.gives_back, site.scheduling_seconds = False, 60
+    attempt = bench.backend.start(bench.order("infer-base"))
+    [seen] = bench.backend.attempts()
+    assert (seen.id, seen.key, seen.is_live) == (attempt.id, attempt.key, True)
 
 
 def test_runs_of_another_run_are_not_ours(bench: Bench, site: CmlServer) -> None:

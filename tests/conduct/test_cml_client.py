@@ -12,7 +12,8 @@ from modelmill.conduct.cml_client import JobRequest, Project, RunSeen, open_proj
 from modelmill.spec.errors import ModelmillError, PermissionRefused, SpecError
 from modelmill.spec.project import ProjectPlace
 
-from .cml_server import KEY, PROJECT, CmlServer, Fault
+from .cml_jobs import PROJECT
+from .cml_server import KEY, CmlServer, Fault
 from .conftest import wait_until
 
 WANTED = JobRequest(

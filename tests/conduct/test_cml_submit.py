@@ -13,7 +13,8 @@ from modelmill.store.runs import read_run
 from modelmill.store.s3 import Store
 
 from ..workshop import Answer, Workshop
-from .cml_server import KEY, PROJECT, CmlServer
+from .cml_jobs import PROJECT
+from .cml_server import KEY, CmlServer
 from .conftest import wait_until
 
 SCRIPTS = Path(__file__).parents[2] / "examples" / "cml"

@@ -69,6 +69,8 @@ class CmlBackend:
     _watched: set[str] = field(default_factory=set)
     """Attempts that this conductor has started or seen alive: the failures of others, before
     somebody wished to try again, do not count."""
+    _started: dict[str, Started] = field(default_factory=dict)
+    """By run: what was started here, should a site not give back what it was told."""
     _over: dict[str, Attempt] = field(default_factory=dict)
     _end_at: dict[str, float] = field(default_factory=dict)
     """By run: when the site is to end what does not end by itself."""
@@ -77,7 +79,7 @@ class CmlBackend:
         """List the attempts that matter to this conductor, oldest first."""
         found = []
         for run in self._look():
-            started = read_started(run.variables, self.run)
+            started = self._which(run)
             if started is None or run.status == "ENGINE_SKIPPED":
                 continue
             if run.is_live:
@@ -100,7 +102,7 @@ class CmlBackend:
         self._watched.add(attempt)
         environment = stage_environment(order, attempt, self.run, self.profile)
         try:
-            self.project.create_run(self._free_job(order).id, environment)
+            run = self.project.create_run(self._free_job(order).id, environment)
         except Unavailable as error:
             raise NotNow(f"The site does not answer: {error}") from None
         except (Conflict, NotThere) as error:
@@ -113,7 +115,9 @@ class CmlBackend:
             ) from None
         finally:
             self._looked = None
-        return Attempt(attempt, order.stage, order.key, order.number, is_live=True, has_begun=False)
+        started = Started(attempt, order.stage, order.key, order.number)
+        self._started[run.id] = started
+        return replace(_attempt(started), is_live=True, has_begun=False)
 
     def stop(self, attempt: Attempt) -> None:
         """Ask the attempt to end by itself; after its grace period the site ends it."""
@@ -198,10 +202,13 @@ class CmlBackend:
 
     def _runs_of(self, attempt: Attempt) -> tuple[RunSeen, ...]:
         def is_its(run: RunSeen) -> bool:
-            started = read_started(run.variables, self.run)
+            started = self._which(run)
             return started is not None and started.attempt == attempt.id
 
         return tuple(run for run in self._look() if run.is_live and is_its(run))
+
+    def _which(self, run: RunSeen) -> Started | None:
+        return read_started(run.variables, self.run) or self._started.get(run.id)
 
     def _end_if_due(self, run: RunSeen) -> None:
         end_at = self._end_at.get(run.id)
