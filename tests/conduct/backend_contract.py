@@ -67,8 +67,13 @@ class Bench:
         return told if told is not None and told.attempt == attempt.id else None
 
     def wait_for_progress(self, attempt: Attempt) -> Progress:
-        """Wait until an attempt has told how far it is."""
-        wait_until(lambda: (told := self.progress(attempt)) is not None and told.done > 0)
+        """Wait until an attempt has told how far its work is; a slow one tells of pulling first."""
+
+        def is_told() -> bool:
+            told = self.progress(attempt)
+            return told is not None and told.part == "work" and told.done > 0
+
+        wait_until(is_told)
         told = self.progress(attempt)
         assert told is not None
         return told
@@ -122,7 +127,7 @@ def test_live_attempt_can_be_watched_and_stopped(bench: Bench) -> None:
     attempt = bench.begun(bench.backend.start(bench.order("infer-base")))
     progress = bench.wait_for_progress(attempt)
     assert (progress.stage, progress.part, progress.total) == ("infer-base", "work", 6000)
-    assert b"dawdling" in bench.backend.log(attempt)
+    wait_until(lambda: b"dawdling" in bench.backend.log(attempt))
     assert [each.is_live for each in bench.attempts(attempt)] == [True]
 
     bench.backend.stop(attempt)

@@ -1,4 +1,4 @@
-"""Commands that change a run on a cluster: submit, resume, cancel, rm."""
+"""Commands that change a run on a cluster or in a project: submit, resume, cancel, rm."""
 
 import sys
 from collections.abc import Callable
@@ -20,9 +20,11 @@ from modelmill.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from modelmill.conduct.launching import Launch
     from modelmill.conduct.standing import PlanRow
     from modelmill.conduct.submit import Submission, Submitted
     from modelmill.spec.records import RunRecord
+    from modelmill.store.s3 import Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -52,8 +54,18 @@ def cluster_options(command: F) -> F:
     metavar="S3_URL",
     help="As this machine reaches it; the profile's when absent.",
 )
+@click.option(
+    "--backend",
+    type=click.Choice(["kubernetes", "cml"]),
+    default="kubernetes",
+    envvar="MODELMILL_BACKEND",
+    show_default=True,
+    show_envvar=True,
+    help="What runs the stages; cml is Cloudera AI.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would run, and change nothing.")
 @click.option("--wait", is_flag=True, help="Go on until the run has ended; exit as it did.")
+@click.option("--here", is_flag=True, help="Drive it from this machine; only with cml.")
 @click.option("--take-over", is_flag=True, help="Take the name of a run that belongs elsewhere.")
 @output_option
 def submit(
@@ -66,48 +78,82 @@ def submit(
     namespace: str,
     context: str | None,
     store_url: str | None,
+    backend: str,
     dry_run: bool,
     wait: bool,
+    here: bool,
     take_over: bool,
     output: str,
 ) -> None:
-    """Start FILE on a cluster, or go on with it there; the laptop may be switched off then."""
-    from modelmill.conduct.helm import find_helm
+    """Start FILE elsewhere, or go on with it there; the laptop may be switched off then."""
     from modelmill.conduct.place import opened_as_pods_see_it
-    from modelmill.conduct.release import owner_in
+
+    if here and backend != "cml":
+        raise click.UsageError("--here is for --backend cml")
+    submission = _submission(file, overrides, name, profile, backend)
+    asked = replace(submission.asked, again=again, repin=repin, take_over=take_over)
+    submission = replace(submission, asked=asked)
+    with opened_as_pods_see_it(submission.profile, store_url) as store:
+        if backend == "cml":
+            _submit_to_project(store, submission, output, dry_run=dry_run, here=here)
+        else:
+            where = (namespace, context)
+            _submit_to_namespace(store, submission, output, where, dry_run=dry_run)
+        if (wait or here) and not dry_run:
+            sys.exit(wait_for(store, asked.name))
+
+
+def _submit_to_namespace(
+    store: "Store",
+    submission: "Submission",
+    output: str,
+    where: tuple[str, str | None],
+    *,
+    dry_run: bool,
+) -> None:
+    from modelmill.conduct.launching import Namespace, launch_in_namespace
+
+    launch = launch_in_namespace(Namespace(*where), submission.asked.name)
+    _submit(store, submission, launch, output, dry_run=dry_run)
+
+
+def _submit_to_project(
+    store: "Store", submission: "Submission", output: str, *, dry_run: bool, here: bool
+) -> None:
+    from modelmill.conduct.in_project import drive, log_to_stderr
+    from modelmill.conduct.launching import launch_in_project
+
+    launch, project = launch_in_project(store, submission.profile, is_driven_here=here)
+    _submit(store, submission, launch, output, dry_run=dry_run)
+    if here and not dry_run:
+        log_to_stderr()
+        drive(store, submission.asked.name, project)
+
+
+def _submit(
+    store: "Store", submission: "Submission", launch: "Launch", output: str, *, dry_run: bool
+) -> None:
     from modelmill.conduct.submit import rows_of
     from modelmill.conduct.submit import submit as submit_run
 
-    submission = _submission(file, overrides, name, profile)
-    helm = find_helm(namespace, context)
-    run = submission.asked.name
-    asked = replace(
-        submission.asked,
-        again=again,
-        repin=repin,
-        owner=owner_in(namespace, context, run),
-        take_over=take_over,
-    )
-    submission = replace(submission, asked=asked)
-    with opened_as_pods_see_it(submission.profile, store_url) as store:
-        if dry_run:
-            _print_plan(rows_of(store, submission), output)
-            return
-        _print_submitted(submit_run(store, submission, helm), output)
-        if wait:
-            sys.exit(wait_for(store, run))
+    submission = replace(submission, asked=replace(submission.asked, owner=launch.owner))
+    if dry_run:
+        _print_plan(rows_of(store, submission), output)
+    else:
+        _print_submitted(submit_run(store, submission, launch.launcher), output)
 
 
 def _submission(
-    file: Path, overrides: tuple[str, ...], name: str | None, profile: Path | None
+    file: Path, overrides: tuple[str, ...], name: str | None, profile: Path | None, backend: str
 ) -> "Submission":
     from modelmill.conduct.prepare import Asked, check_run_name, run_name
     from modelmill.conduct.submit import Submission
     from modelmill.spec.loading import load_profile, load_run
-    from modelmill.spec.profile import check_cluster, cluster_facts
+    from modelmill.spec.profile import check_cluster, check_project, cluster_facts
 
     spec, place = load_run(file, overrides), load_profile(profile)
-    check_cluster(place, str(profile or "--profile"))
+    check = check_project if backend == "cml" else check_cluster
+    check(place, str(profile or "--profile"))
     run = check_run_name(name or run_name(file))
     return Submission(spec, place, Asked(run, file.resolve().parent, facts=cluster_facts(place)))
 
@@ -133,7 +179,7 @@ def _print_submitted(submitted: "Submitted", output: str) -> None:
         _print_plan(submitted.rows, output)
     else:
         click.echo("Its conductor will ask the hub which state of the sources it is.", err=True)
-    click.echo(f"Run '{submitted.run}' is in namespace {submitted.namespace}.", err=True)
+    click.echo(f"Run '{submitted.run}' is in {submitted.place}.", err=True)
     next_commands = (
         ("where it is", f"modelmill status {submitted.run}"),
         ("its logs", f"modelmill logs -f {submitted.run}"),
@@ -164,16 +210,16 @@ def resume(
     again: tuple[str, ...],
     repin: bool,
 ) -> None:
-    """Go on with RUN on its cluster, from what is committed."""
-    from modelmill.conduct.helm import find_helm
+    """Go on with RUN on its cluster or in its project, from what is committed."""
+    from modelmill.conduct.launching import Namespace, launch_again
     from modelmill.conduct.place import opened
     from modelmill.conduct.prepare import Asked
-    from modelmill.conduct.release import owner_in
     from modelmill.conduct.submit import resume as resume_run
 
-    helm, owner = find_helm(namespace, context), owner_in(namespace, context, run)
     with opened(home, store_url) as place:
-        resume_run(place.store, Asked(run, None, again, repin, owner=owner), helm)
+        launch = launch_again(place.store, run, Namespace(namespace, context))
+        asked = Asked(run, None, again, repin, owner=launch.owner)
+        resume_run(place.store, asked, launch.launcher)
     click.echo(f"Going on: modelmill status {run}", err=True)
 
 
@@ -202,19 +248,19 @@ def cancel(run: str, patience_seconds: float, home: Path, store_url: str | None)
 
 @click.command(cls=ClusterCommand)
 @click.argument("run", shell_complete=complete_run)
-@click.option("--force", is_flag=True, help="Forget it although its cluster cannot be asked.")
+@click.option("--force", is_flag=True, help="Forget it although its place cannot be asked.")
 @context_option
 @store_options
 def rm(run: str, force: bool, context: str | None, home: Path, store_url: str | None) -> None:
-    """Forget RUN: its release, record, logs and reports; what its stages made stays."""
+    """Forget RUN: its release or jobs, record, logs and reports; what its stages made stays."""
     from modelmill.conduct.place import opened
     from modelmill.conduct.submit import remove
 
     def uninstall(record: "RunRecord") -> None:
         if record.owner:
-            from modelmill.conduct.release import uninstall_release
+            from modelmill.conduct.launching import uninstall_run
 
-            uninstall_release(record, context, is_forced=force)
+            uninstall_run(record, context, is_forced=force)
 
     with opened(home, store_url) as place:
         remove(place.store, run, uninstall)

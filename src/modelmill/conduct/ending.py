@@ -1,14 +1,24 @@
 """How a run ended, once its report is there."""
 
+import contextlib
+import logging
+import os
+import tempfile
 from pathlib import Path
 
-from modelmill.conduct.conductor import Verdict
+from modelmill.conduct.clock import now
+from modelmill.conduct.conductor import LAST_WORDS_SECONDS, Conductor, Verdict
+from modelmill.conduct.webhook import ended_run, tell
 from modelmill.report.document import ReportDocument
-from modelmill.spec.errors import GateFailed
+from modelmill.spec.errors import GateFailed, ModelmillError
+from modelmill.spec.records import RunRecord
 from modelmill.store.artifact import Committed, pull
-from modelmill.store.s3 import Store
+from modelmill.store.runs import update_run
+from modelmill.store.s3 import Store, open_store
 
 REPORT_JSON = "report.json"
+
+logger = logging.getLogger("modelmill")
 
 
 def read_report(
@@ -35,3 +45,38 @@ def final_code(verdict: Verdict, document: ReportDocument) -> int:
     if document.gate is not None and document.gate.outcome == "failed":
         return GateFailed.exit_code
     return next((problem.exit_code for problem in document.problems), 0)
+
+
+def conclude(conductor: Conductor, verdict: Verdict) -> int:
+    """Log how a run ended, write it down, tell whoever asks, and return its exit code.
+
+    For a conductor that nobody watches; the store is all it leaves.
+    """
+    given, document = conductor.given, None
+    for stage, ending in verdict.failures.items():
+        logger.error("%s failed with %d: %s", stage, ending.exit_code, ending.message)
+    if verdict.report is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            document, _ = read_report(given.store, verdict.report, Path(folder), (REPORT_JSON,))
+        for problem in document.problems:
+            logger.error("%s", problem.message)
+    code = verdict.exit_code if document is None else final_code(verdict, document)
+    conductor.leave(code)
+    if untold := tell(os.environ, ended_run(given, code, verdict, document)):
+        logger.warning("%s", untold)
+    logger.info("the run has ended with %d; `modelmill report %s` shows it", code, given.run)
+    return code
+
+
+def give_up(store_url: str, run: str, owner: str, code: int, words: str) -> None:
+    """Write down why a conductor could not drive a run, where `modelmill status` reads it."""
+
+    def left(present: RunRecord | None) -> RunRecord:
+        record = present or RunRecord(name=run, created=now(), owner=owner)
+        if record.owner not in ("", owner):
+            return record
+        return record.model_copy(update={"conductor": "", "exit_code": code, "message": words})
+
+    with contextlib.suppress(ModelmillError):
+        store = open_store(store_url, retry_budget_seconds=LAST_WORDS_SECONDS)
+        update_run(store, run, left)

@@ -33,6 +33,11 @@ class Helm:
     namespace: str
     context: str | None
 
+    @property
+    def place(self) -> str:
+        """Say where releases go."""
+        return f"namespace {self.namespace}"
+
     def install(self, release: str, values: Mapping[str, JsonValue]) -> str:
         """Install a run, or upgrade it to these values; returns what Helm says.
 

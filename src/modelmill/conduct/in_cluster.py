@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,19 +19,16 @@ from typing import Final
 from pydantic import JsonValue, TypeAdapter
 
 from modelmill.conduct.answers import Conflict, NotThere, Refused, Unavailable
-from modelmill.conduct.clock import now
 from modelmill.conduct.cluster import ClusterBackend
-from modelmill.conduct.conductor import LAST_WORDS_SECONDS, Conducted, Conductor, Verdict
+from modelmill.conduct.conductor import Conducted, Conductor
 from modelmill.conduct.decide import State
-from modelmill.conduct.ending import REPORT_JSON, final_code, read_report
+from modelmill.conduct.ending import conclude, give_up
 from modelmill.conduct.jobs import Release
 from modelmill.conduct.kubernetes import Namespace, in_cluster
 from modelmill.conduct.prepare import Asked, prepare
 from modelmill.conduct.reasons import why_stopped
 from modelmill.conduct.seen import JobSeen
-from modelmill.conduct.webhook import ended_run, tell
 from modelmill.conduct.words import event_words
-from modelmill.report.document import ReportDocument
 from modelmill.spec.errors import (
     DeviceFault,
     InternalError,
@@ -55,11 +51,11 @@ from modelmill.spec.names import (
     LABEL_REVISION,
 )
 from modelmill.spec.profile import Profile, check_cluster, cluster_facts
-from modelmill.spec.records import Ending, Event, Progress, RunRecord
+from modelmill.spec.records import Ending, Event, Progress
 from modelmill.spec.run import RunSpec
 from modelmill.store.probe import check_conditional_writes
-from modelmill.store.runs import read_run, update_run
-from modelmill.store.s3 import Store, open_store
+from modelmill.store.runs import read_run
+from modelmill.store.s3 import open_store
 
 CONFIG: Final = Path("/etc/modelmill")
 EVENT_CHARACTERS: Final = 1000
@@ -206,13 +202,7 @@ def drive(told: Told, namespace: Namespace) -> int:
             logger.info("another revision has taken over")
             return 0
         # An older revision wrote its name over ours a moment before it saw that it is old.
-    document = _read_document(verdict, store)
-    code = _code_of(verdict, document)
-    conductor.leave(code)
-    untold = tell(os.environ, ended_run(conductor.given, code, verdict, document))
-    if untold:
-        logger.warning("%s", untold)
-    logger.info("the run has ended with %d; `modelmill report %s` shows it", code, told.run)
+    code = conclude(conductor, verdict)
     logger.info("%d requests to the API server", namespace.requests)
     return code
 
@@ -237,19 +227,8 @@ def _check_metrics(spec: RunSpec) -> None:
 
 
 def _tell_run(told: Told, namespace: Namespace, code: int, words: str) -> None:
-    """Write down why this conductor gave up, where `modelmill status` reads it."""
-
-    def give_up(present: RunRecord | None) -> RunRecord:
-        record = present or RunRecord(name=told.run, created=now(), owner=owner)
-        if record.owner not in ("", owner):
-            return record
-        left = {"conductor": "", "exit_code": code, "message": words}
-        return record.model_copy(update=left)
-
-    with contextlib.suppress(ModelmillError, NotThere, Refused, Unavailable):
-        owner = namespace.owner_of(told.run)
-        store = open_store(told.store, retry_budget_seconds=LAST_WORDS_SECONDS)
-        update_run(store, told.run, give_up)
+    with contextlib.suppress(NotThere, Refused, Unavailable):
+        give_up(told.store, told.run, namespace.owner_of(told.run), code, words)
 
 
 def _is_ours(given: Conducted, backend: ClusterBackend) -> bool:
@@ -272,24 +251,6 @@ class Stopped(BaseException):
 def _handle_stop(_number: int, _frame: object) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Stopped
-
-
-def _read_document(verdict: Verdict, store: Store) -> ReportDocument | None:
-    if verdict.report is None:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        document, _ = read_report(store, verdict.report, Path(folder), (REPORT_JSON,))
-    return document
-
-
-def _code_of(verdict: Verdict, document: ReportDocument | None) -> int:
-    for stage, ending in verdict.failures.items():
-        logger.error("%s failed with %d: %s", stage, ending.exit_code, ending.message)
-    if document is None:
-        return verdict.exit_code
-    for problem in document.problems:
-        logger.error("%s", problem.message)
-    return final_code(verdict, document)
 
 
 @dataclass(frozen=True)

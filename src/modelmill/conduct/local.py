@@ -57,6 +57,20 @@ LOOK_SECONDS: Final = 0.2
 GRACE_SECONDS: Final = 20.0
 """A stage needs it to save what can be resumed; a native call may hold it up."""
 
+LIBRARIES: Final[Mapping[str, str]] = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    # OpenMP threads that spin at barriers starve each other as soon as anything else
+    # wants a core: 13.6 CPU seconds per training step instead of 5.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+    "PYTHONUNBUFFERED": "1",
+    # Set, it makes every stage compile its libraries anew: 12 s of a training start.
+    "PYTHONDONTWRITEBYTECODE": "",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""What libraries are told that a stage loads."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -124,7 +138,7 @@ class LocalBackend:
         process = self._find(attempt)
         if process.attempt.is_live and process.kill_at is None:
             process.kill_at = time.monotonic() + self.grace_seconds
-            _signal(process.handle, signal.SIGTERM)
+            signal_group(process.handle, signal.SIGTERM)
 
     def log(self, attempt: Attempt) -> bytes:
         """Read what an attempt has printed so far."""
@@ -155,7 +169,7 @@ class LocalBackend:
 
     def _environment(self, order: Order, attempt: str, folder: Path) -> dict[str, str]:
         return {
-            **_environment_for(kind_of(order.stage)),
+            **environment_for(kind_of(order.stage)),
             **self.place.store_environment,
             ENV_STORE: self.place.store_url,
             ENV_RUN: self.run,
@@ -171,16 +185,7 @@ class LocalBackend:
             ENV_CHECKPOINT_SECONDS: str(self.profile.checkpoint_seconds),
             ENV_GRACE_SECONDS: str(int(self.grace_seconds)),
             ENV_HUNG_AFTER_SECONDS: str(self.profile.hung_after_seconds),
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-            "DO_NOT_TRACK": "1",
-            # OpenMP threads that spin at barriers starve each other as soon as anything else
-            # wants a core: 13.6 CPU seconds per training step instead of 5.
-            "OMP_WAIT_POLICY": "PASSIVE",
-            "GOMP_SPINCOUNT": "0",
-            "PYTHONUNBUFFERED": "1",
-            # Set, it makes every stage compile its libraries anew: 12 s of a training start.
-            "PYTHONDONTWRITEBYTECODE": "",
-            "TOKENIZERS_PARALLELISM": "false",
+            **LIBRARIES,
         }
 
     def _observe(self, process: _Process) -> None:
@@ -190,7 +195,7 @@ class LocalBackend:
         if code is None:
             process.memory.look()
             if process.kill_at is not None and time.monotonic() > process.kill_at:
-                _signal(process.handle, signal.SIGKILL)
+                signal_group(process.handle, signal.SIGKILL)
             return
         process.log.close()
         was = process.attempt
@@ -202,7 +207,7 @@ class LocalBackend:
             was.number,
             is_live=False,
             exit_code=DoesNotFit.exit_code if is_oom else code,
-            message=process.memory.words() if is_oom else _last_words(process.folder, code),
+            message=process.memory.words() if is_oom else last_words(process.folder, code),
             is_oom=is_oom,
         )
 
@@ -210,7 +215,7 @@ class LocalBackend:
         return next(each for each in self._processes if each.attempt.id == attempt.id)
 
 
-def _environment_for(kind: Kind) -> dict[str, str]:
+def environment_for(kind: Kind) -> dict[str, str]:
     """Pass the user's variables on; the hub and its token are for fetch, the webhook for none."""
     hidden = {ENV_WEBHOOK_URL, ENV_WEBHOOK_SECRET, *(() if is_fetch(kind) else HUB_TOKENS)}
     kept = {name: value for name, value in os.environ.items() if name not in hidden}
@@ -274,14 +279,16 @@ _PROOF: Final[Mapping[Environment, tuple[str, ...]]] = {
 """Packages whose presence shows that an environment will do."""
 
 
-def _signal(handle: subprocess.Popen[bytes], number: signal.Signals) -> None:
+def signal_group(handle: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    """Send a signal to a process and to whatever it has started."""
     try:
         os.killpg(handle.pid, number)
     except ProcessLookupError:
         return
 
 
-def _last_words(folder: Path, code: int) -> str:
+def last_words(folder: Path, code: int) -> str:
+    """Read why an attempt failed, or what its exit code means; nothing where it has not."""
     try:
         text = (folder / "termination").read_text(encoding="utf-8")
         return Ending.model_validate_json(text).message

@@ -1,4 +1,4 @@
-"""Whose run it is: a release in a namespace that no other cluster has.
+"""Whose run it is: a release in a namespace that no other cluster has, or a project of a site.
 
 Pure; run.json holds it as text, which people read too.
 """
@@ -28,3 +28,24 @@ def parse_owner(text: str) -> Owner | None:
 
 
 _FORM: Final = re.compile(r"release (\S+) in namespace (\S+) \((\S+)\)")
+
+
+@dataclass(frozen=True)
+class ProjectOwner:
+    """A project of a Cloudera AI site."""
+
+    project_id: str
+    url: str
+
+    def __str__(self) -> str:
+        """Write it as run.json does."""
+        return f"project {self.project_id} at {self.url}"
+
+
+def parse_project_owner(text: str) -> ProjectOwner | None:
+    """Read what `str` writes; None for a run that no project owns."""
+    match = _PROJECT_FORM.fullmatch(text)
+    return None if match is None else ProjectOwner(*match.groups())
+
+
+_PROJECT_FORM: Final = re.compile(r"project (\S+) at (\S+)")

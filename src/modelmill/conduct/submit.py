@@ -1,15 +1,17 @@
-"""What a laptop does to a run on a cluster: submit it, go on with it, cancel it.
+"""What a laptop does to a run elsewhere, on a cluster or in a project: submit, go on, cancel.
 
 The store comes first: local sources, pins and the plan are written there before anything
-is asked of the cluster, so a half-done submission is simply submitted again.
+is asked of that place, so a half-done submission is simply submitted again.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Protocol
 
-from modelmill.conduct.helm import Helm
+from pydantic import JsonValue
+
+from modelmill.conduct.owner import parse_project_owner
 from modelmill.conduct.prepare import Asked, preview, record_plan
 from modelmill.conduct.standing import PlanRow, find_run, is_driven, live_plan, plan_rows
 from modelmill.spec.errors import InputMissing, WouldBeLost
@@ -25,9 +27,26 @@ ANSWER_SECONDS: Final = 1.0
 """Between two looks whether a conductor has done what was asked."""
 
 
+class Launcher(Protocol):
+    """Starts conductors in one place: Helm in a namespace, or a project."""
+
+    @property
+    def place(self) -> str:
+        """Say where runs go."""
+        ...
+
+    def install(self, run: str, values: Mapping[str, JsonValue], /) -> object:
+        """Let a run be driven by these values from now on."""
+        ...
+
+    def upgrade(self, run: str, /) -> object:
+        """Let a new conductor drive a run by the values it has."""
+        ...
+
+
 @dataclass(frozen=True)
 class Submission:
-    """A run for a cluster."""
+    """A run for another place."""
 
     spec: RunSpec
     profile: Profile
@@ -39,42 +58,42 @@ class Submitted:
     """What became of a submission."""
 
     run: str
-    namespace: str
+    place: str
     plan_sha256: str
     """Empty where the conductor has sources on a hub to pin before there is a plan."""
     rows: tuple[PlanRow, ...]
     """What is committed already, and what will run; empty where there is no plan yet."""
 
 
-def submit(store: Store, submission: Submission, helm: Helm) -> Submitted:
-    """Make the run the release's, and start or change the release.
+def submit(store: Store, submission: Submission, launcher: Launcher) -> Submitted:
+    """Make the run that place's, and start a conductor there or change what it drives.
 
-    Doing it twice is one run: a new revision adopts what the one before has started.
+    Doing it twice is one run: a new conductor adopts what the one before has started.
 
     Raises:
-        ModelmillError: a source is missing, the name is taken, or the cluster refuses.
+        ModelmillError: a source is missing, the name is taken, or the place refuses.
     """
     asked = replace(submission.asked, asks_hub=False)
     check_conditional_writes(store)
     recorded = record_plan(store, submission.spec, submission.profile, asked)
     values = Values(run=submission.spec, profile=submission.profile, submitted=True)
-    helm.install(asked.name, values.model_dump(mode="json"))
+    launcher.install(asked.name, values.model_dump(mode="json"))
     if recorded is None:
-        return Submitted(asked.name, helm.namespace, "", ())
+        return Submitted(asked.name, launcher.place, "", ())
     plan, sha256 = recorded
-    return Submitted(asked.name, helm.namespace, sha256, plan_rows(store, plan))
+    return Submitted(asked.name, launcher.place, sha256, plan_rows(store, plan))
 
 
-def resume(store: Store, asked: Asked, helm: Helm) -> None:
-    """Start a new revision of a run as it is, perhaps with stages to compute again.
+def resume(store: Store, asked: Asked, launcher: Launcher) -> None:
+    """Start a new conductor of a run as it is, perhaps with stages to compute again.
 
     Raises:
         InputMissing: there is no such run.
-        ModelmillError: a stage to compute again is none of the run's, or the cluster refuses.
+        ModelmillError: a stage to compute again is none of the run's, or the place refuses.
     """
     plan = live_plan(store, find_run(store, asked.name))
     record_plan(store, plan.run, Profile(), replace(asked, facts=plan.facts, asks_hub=False))
-    helm.upgrade(asked.name)
+    launcher.upgrade(asked.name)
 
 
 def rows_of(store: Store, submission: Submission) -> tuple[PlanRow, ...]:
@@ -93,11 +112,10 @@ def cancel(store: Store, run: str, patience_seconds: float) -> bool:
     record = find_run(store, run)
     conductor = record.conductor
     if not is_driven(record):
-        raise InputMissing(
-            f"Nobody drives run '{run}'",
-            at=store.url,
-            fix=f"if pods of it are left: helm uninstall {run}",
-        )
+        left = f"if pods of it are left: helm uninstall {run}"
+        if parse_project_owner(record.owner) is not None:
+            left = f"if jobs of it still run: modelmill rm {run}"
+        raise InputMissing(f"Nobody drives run '{run}'", at=store.url, fix=left)
 
     def ask(present: RunRecord | None) -> RunRecord:
         assert present is not None

@@ -190,6 +190,12 @@ class ClusterUnreachable(StoreUnreachable):
     advice = "Look at the kubeconfig, its context and the network."
 
 
+class SiteUnreachable(StoreUnreachable):
+    """The site of a project does not answer."""
+
+    advice = "Look at the address of the site, its state and the network."
+
+
 class Interrupted(ModelmillError):
     """Asked to stop; what can be resumed is saved, and nothing half-done is published."""
 

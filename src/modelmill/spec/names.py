@@ -94,6 +94,16 @@ ENV_TERMINATION: Final = "MODELMILL_TERMINATION"
 ENV_PARENT_PID: Final = "MODELMILL_PARENT_PID"
 """A process whose death the stage must not survive."""
 
+ENV_KEY: Final = "MODELMILL_KEY"
+"""In a project: the key of the stage, by which a conductor finds the attempt again."""
+ENV_NUMBER: Final = "MODELMILL_NUMBER"
+"""In a project: the number of the attempt, likewise."""
+
+ENV_CONDUCTOR: Final = "MODELMILL_CONDUCTOR"
+"""For a conductor in a project: its name, so that a later one can take over."""
+ENV_HOME: Final = "MODELMILL_HOME"
+"""The folder of the environments; `.modelmill` when absent."""
+
 HUB_TOKENS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """Variables that hold a token of the hub: for fetch, and no other stage."""
 

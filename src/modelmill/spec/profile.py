@@ -25,6 +25,7 @@ from modelmill.spec.cluster import (
 )
 from modelmill.spec.errors import Problem, SpecError
 from modelmill.spec.names import DEVICE_DEPENDENT, Kind
+from modelmill.spec.project import ProjectPlace
 
 
 class Profile(Spec):
@@ -60,6 +61,7 @@ class Profile(Spec):
     proxy: Proxy = Proxy()
     pods: PodSettings = PodSettings()
     conductor: ConductorPod = ConductorPod()
+    cml: ProjectPlace = ProjectPlace()
     stages: Mapping[Kind, StagePods] = Field({}, validate_default=True)
     """By kind of stage, laid over the defaults of the kind."""
 
@@ -116,6 +118,22 @@ def check_cluster(profile: Profile, source: str) -> Profile:
     """
     needed = {"images.registry": profile.images.registry, "store.url": profile.store.url}
     missing = [Problem(key, "required on Kubernetes") for key, value in needed.items() if not value]
+    if missing:
+        raise SpecError(source, missing)
+    return profile
+
+
+def check_project(profile: Profile, source: str) -> Profile:
+    """Return the profile unchanged if it has what a project cannot do without.
+
+    Raises:
+        SpecError: naming everything that is missing.
+    """
+    needed = {
+        "cml.runtimes.light": profile.cml.runtimes.get("light"),
+        "store.url": profile.store.url,
+    }
+    missing = [Problem(key, "required on CML") for key, value in needed.items() if not value]
     if missing:
         raise SpecError(source, missing)
     return profile

@@ -206,3 +206,10 @@ class Ending(Record):
             words = words[: len(words) * 9 // 10]
             ending = self.model_copy(update={"message": f"{words}..."})
         return text
+
+
+class MailedEnding(Ending):
+    """Last words that go through the store: the platform does not tell how a process ended."""
+
+    is_oom: bool = False
+    """It was killed for its memory."""

@@ -11,16 +11,17 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from modelmill.spec.canonical import canonical_json
 from modelmill.spec.errors import DataError, DigestMismatch, InputMissing
 from modelmill.spec.names import run_prefix
 from modelmill.spec.records import Event, Progress, Record, RunRecord
+from modelmill.spec.values import Values
 from modelmill.store.crew import THREADS
 from modelmill.store.s3 import PreconditionFailed, Store
 
-R = TypeVar("R", bound=Record)
+R = TypeVar("R", bound=BaseModel)
 
 
 def read_run(store: Store, run: str) -> RunRecord | None:
@@ -104,6 +105,28 @@ def get_plan(store: Store, run: str, sha256: str) -> bytes:
             fix="start the run again: modelmill run FILE",
         )
     return stored.body
+
+
+def put_values(store: Store, run: str, values: Values) -> None:
+    """Overwrite what a run was last asked to be, for a conductor that nothing else tells."""
+    store.put(_values_key(run), canonical_json(values.model_dump(mode="json")))
+
+
+def read_values(store: Store, run: str) -> Values:
+    """Read what a run was last asked to be.
+
+    Raises:
+        InputMissing: nobody has submitted it.
+    """
+    key = _values_key(run)
+    stored = store.get(key)
+    if stored is None:
+        raise InputMissing(
+            f"Nobody has submitted run '{run}' to a project",
+            at=store.url_of(key),
+            fix="modelmill submit --backend cml FILE",
+        )
+    return _parse(Values, store, key, stored.body)
 
 
 def append_event(store: Store, run: str, event: Event) -> None:
@@ -194,6 +217,10 @@ def _plan_key(run: str, sha256: str) -> str:
 
 def _progress_key(run: str, stage: str) -> str:
     return f"{run_prefix(run)}/progress/{stage}.json"
+
+
+def _values_key(run: str) -> str:
+    return f"{run_prefix(run)}/values.json"
 
 
 def _log_key(run: str, stage: str, attempt: str) -> str:

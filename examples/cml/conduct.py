@@ -1,0 +1,7 @@
+"""Drive the run that this job's environment names."""
+
+import os
+import subprocess
+
+python = os.environ.get("MODELMILL_PYTHON", ".modelmill/environments/light/bin/python")
+subprocess.run([python, "-m", "modelmill.conduct.in_project", "conduct"], check=True)
