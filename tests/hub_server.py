@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar, Literal, Self
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
-from .hub_writes import Uploads, answer_write
+from .hub_writes import Uploads, answer_write, needs_token
 
 Kind = Literal["model", "dataset"]
 Fault = Literal["503", "429", "cut", "flip", "whole", "drop"]
@@ -230,7 +230,7 @@ class _Front(_Handler):
             self._tree(route, {name: values[0] for name, values in parse_qs(url.query).items()})
         elif route := _RESOLVE.fullmatch(url.path):
             self._resolve(route, fault)
-        elif self.command == "POST" and self._token() not in self.hub.writers:
+        elif needs_token(self.command, url.path) and self._token() not in self.hub.writers:
             self.fail(HTTPStatus.FORBIDDEN, words="this token may not write")
         elif self.command == "POST":
             answer = answer_write(self.hub, url.path, self.body)

@@ -52,6 +52,11 @@ class Written:
     status: int = HTTPStatus.OK
 
 
+def needs_token(method: str, path: str) -> bool:
+    """Tell what not everybody may ask; where parts are put together the address is signed."""
+    return method == "POST" and _COMPLETE.fullmatch(path) is None
+
+
 def answer_write(hub: "HubServer", path: str, body: bytes) -> Written | None:
     """Answer a request that writes; None where there is no such route."""
     if path == "/api/repos/create":
@@ -135,7 +140,9 @@ def _commit(hub: "HubServer", name: str, lines: list[dict[str, Any]]) -> Written
                     return Written({"error": "no such object"}, HTTPStatus.BAD_REQUEST)
                 files[value["path"]] = content
     commit = repository.commit(files)
-    return Written({"success": True, "commitOid": commit, "commitUrl": f"{hub.url}/{commit}"})
+    return Written(
+        {"success": True, "commitOid": commit, "commitUrl": f"{hub.url}/{name}/commit/{commit}"}
+    )
 
 
 _NAME = r"(?P<name>[^/]+/[^/]+)"
