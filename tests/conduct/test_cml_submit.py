@@ -152,6 +152,16 @@ def test_new_submission_takes_over_from_the_conductor_that_drives(
     assert command(workshop, store, "cancel", "twice").returncode == 0
 
 
+def test_dry_run_shows_the_plan_and_asks_nothing_of_the_site(
+    workshop: Workshop, profile: Path, site: CmlServer, store: Store
+) -> None:
+    """Neither is anything written."""
+    answer = submit(workshop, profile, "--name", "planned", "--dry-run")
+    assert answer.returncode == 0, answer.stderr
+    assert "infer-base" in answer.stdout
+    assert (site.seen, read_run(store, "planned")) == ([], None)
+
+
 def test_key_that_the_site_does_not_accept_ends_with_words(
     workshop: Workshop, profile: Path, site: CmlServer
 ) -> None:
