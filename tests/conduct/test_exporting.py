@@ -8,6 +8,7 @@ import pytest
 
 from modelmill.conduct.conductor import Conducted
 from modelmill.conduct.exporting import Asked, Exported, export
+from modelmill.conduct.glance import Glance
 from modelmill.conduct.standing import run_row
 from modelmill.evaluate.scale import SCALES
 from modelmill.report.document import (
@@ -322,6 +323,13 @@ def test_status_says_where_each_model_is_committed(good: Conducted, store: Store
     for model, uri in places.items():
         bucket, key = open_source(uri)
         assert bucket.head(f"{key}/{config.get(model, 'config.json')}") is not None
+
+
+def test_shell_completes_models_that_were_made(good: Conducted, store: Store) -> None:
+    """Those that can be exported, so not the base."""
+    glance = Glance(Path("/nowhere"), store.url, 120)
+    assert set(glance.models(good.run)) == {"adapter", "merged", "nf4"}
+    assert glance.models("no-such-run") == ()
 
 
 def test_model_goes_to_a_hub(
