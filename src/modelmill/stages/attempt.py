@@ -121,6 +121,8 @@ def carry_out(given: Assignment, pulse: LivePulse) -> Published:
             files = _push(given.store, prefix, folders.output, ahead, pulse)
     published = _publish(given, inputs, _Made(outcome, files), pulse, started)
     pulse.keeper.settle()
+    # It says who works on the key, beside the checkpoints: nobody does any more.
+    pulse.end()
     drop_checkpoints(given.store, given.stage.key)
     if given.workplace.kept is not None:
         given.workplace.kept.drop(pulled)

@@ -93,6 +93,10 @@ class LivePulse:
         trace: TracebackType | None,
     ) -> None:
         """Tell no more."""
+        self.end()
+
+    def end(self) -> None:
+        """Tell no more; what is being told now is told when this returns."""
         self._over.set()
         self._thread.join()
 

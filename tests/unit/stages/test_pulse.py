@@ -1,5 +1,7 @@
 """The pulse of a stage: what a request to stop interrupts, and what is kept of the work."""
 
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -96,3 +98,33 @@ def test_last_words_of_a_hung_stage_say_where_it_was() -> None:
         failure = live.as_hung(3600.4)
     assert failure.what.startswith("No progress for 3600 s in 'work', 12 of 1,000 steps; the log")
     assert "hung_after_seconds" in failure.fix
+
+
+@dataclass
+class SlowEar(Ear):
+    """Hears of progress only when it may."""
+
+    begun: threading.Event = field(default_factory=threading.Event)
+    may_hear: threading.Event = field(default_factory=threading.Event)
+    heard: int = 0
+
+    def progress(self, progress: Progress) -> None:
+        """Wait, then count."""
+        self.begun.set()
+        assert self.may_hear.wait(10)
+        self.heard += 1
+
+
+def test_nothing_is_told_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is anything on its way: it would say that somebody works on what is committed."""
+    monkeypatch.setattr(pulse, "FILE_SECONDS", 0.001)
+    monkeypatch.setattr(pulse, "STORE_SECONDS", 0)
+    told = SlowEar()
+    with make(told) as live:
+        assert told.begun.wait(10)
+        threading.Timer(0.05, told.may_hear.set).start()
+        live.end()
+        heard = told.heard
+    assert heard
+    time.sleep(0.02)
+    assert told.heard == heard
