@@ -7,6 +7,7 @@ nothing about buckets and keys.
 
 import hashlib
 import logging
+import os
 import random
 import re
 import threading
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 import boto3
-from botocore.exceptions import BotoCoreError, FlexibleChecksumError
+from botocore.exceptions import CredentialRetrievalError, FlexibleChecksumError
 from botocore.parsers import ResponseParserError
 
 from modelmill.store.client import READ_SECONDS, Checksums, make_client
@@ -38,6 +39,9 @@ T = TypeVar("T")
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 10.0
+
+TOKEN_FILE = "AWS_WEB_IDENTITY_TOKEN_FILE"  # noqa: S105 - a name
+"""Where a pod's identity is that an STS exchanges for keys."""
 
 _MD5 = re.compile(r"[0-9a-f]{32}")
 
@@ -178,6 +182,11 @@ def _readable(request: Callable[[], T]) -> T:
     """Make a request, and call it damage on the way if its answer cannot be parsed."""
     try:
         return request()
+    except OSError as error:
+        # The SDK opens the file for every exchange, and has no words for its absence.
+        if error.filename is None or error.filename != os.environ.get(TOKEN_FILE):
+            raise
+        raise CredentialRetrievalError(provider=TOKEN_FILE, error_msg=str(error)) from error
     except (ResponseParserError, ValueError) as error:
         raise FlexibleChecksumError(error_msg=f"the answer cannot be read: {error}") from error
 
@@ -186,6 +195,6 @@ def _frozen(session: boto3.session.Session) -> "ReadOnlyCredentials | None":
     try:
         found = session.get_credentials()
         return None if found is None else found.get_frozen_credentials()
-    except BotoCoreError:
-        # A file that is being written at this moment.
+    except FAILURES:
+        # A file that is being written at this moment, or a token whose time is over.
         return None

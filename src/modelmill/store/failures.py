@@ -103,6 +103,9 @@ _REFUSED = {
     "403": "The credentials do not allow this",
 }
 
+_EXCHANGE = "AssumeRoleWithWebIdentity"
+"""Asked of an STS, which lies elsewhere than the store."""
+
 _FIX_CREDENTIALS = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _FIX_REFUSED = {
     "AuthorizationHeaderMalformed": "set AWS_REGION to the bucket's region",
@@ -256,6 +259,12 @@ def translate(error: Exception, at: str, endpoint: str, tried_seconds: float) ->
         )
     if isinstance(error, SSLError):
         return _translate_tls(error, at, endpoint)
+    if isinstance(error, ClientError) and error.operation_name == _EXCHANGE:
+        return PermissionRefused(
+            f"The cloud does not give keys for the identity of this process ({_reason(error)})",
+            at=at,
+            fix="compare AWS_ROLE_ARN, the role's trust policy and the ServiceAccount",
+        )
     if code == "RequestTimeTooSkewed":
         return PermissionRefused(
             "The clock here and the store's clock differ too much for a signed request",
