@@ -15,6 +15,7 @@ from modelmill.report.document import ReportDocument
 from modelmill.report.facts import RunFacts
 from modelmill.report.judge import judge
 from modelmill.report.markdown import report_md
+from modelmill.report.openmetrics import metrics_prom
 from modelmill.report.page import report_html
 
 
@@ -28,14 +29,15 @@ def render(
         plugins: the metric plug-ins it asks for.
 
     Returns:
-        The document, and by name the files `report.json`, `report.md` and `report.html`,
-        each drawn from it.
+        The document, and by name the files `report.json`, `report.md`, `report.html` and
+        `metrics.prom`, each drawn from it.
     """
     document = report_document(facts, judge(facts, plugins))
     return document, {
         "report.json": report_json(document),
         "report.md": report_md(document),
         "report.html": report_html(document),
+        "metrics.prom": metrics_prom(document),
     }
 
 
