@@ -117,17 +117,14 @@ def test_conductor_and_stage_see_one_place_alike(render: Render) -> None:
 
 
 def test_conductor_alone_knows_whom_to_tell_of_the_end(render: Render) -> None:
-    """From a Secret that need not be there: a run does not wait for it."""
+    """From files of a Secret that need not be there: a run does not wait for it."""
     conductor, stage = one(render(values(EVERYTHING)), "Job"), stage_of(EVERYTHING)
-    told = {
-        each["name"]: each["valueFrom"]["secretKeyRef"]
-        for each in pod_of(conductor)["containers"][0]["env"]
-        if "WEBHOOK" in each["name"]
-    }
-    assert told == {
-        f"MODELMILL_WEBHOOK_{key.upper()}": {"name": "hook", "key": key, "optional": True}
-        for key in ("url", "secret")
-    }
+    folder = environment_of(conductor)["MODELMILL_WEBHOOK_FOLDER"]
+    pod = pod_of(conductor)
+    [mount] = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "webhook"]
+    [volume] = [each for each in pod["volumes"] if each["name"] == "webhook"]
+    assert (mount["mountPath"], mount["readOnly"]) == (folder, True)
+    assert volume["secret"] == {"secretName": "hook", "optional": True}
     assert not any("WEBHOOK" in name for name in environment_of(stage))
 
 

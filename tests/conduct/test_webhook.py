@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,6 +151,19 @@ def test_setting_that_cannot_be_used_is_named_and_not_shown(
     assert name in words
     assert value not in words
     assert not receiver.heard
+
+
+def test_secret_is_read_from_the_files_that_a_pod_is_given(
+    receiver: Receiver, tmp_path: Path
+) -> None:
+    """Without them, nobody asks to be told."""
+    environment = {"MODELMILL_WEBHOOK_FOLDER": str(tmp_path)}
+    assert tell(environment, ENDED) == ""
+    assert not receiver.heard
+    (tmp_path / "url").write_text(f"{receiver.url}\n", encoding="utf-8")
+    (tmp_path / "secret").write_text(f"{SECRET}\n", encoding="utf-8")
+    assert tell(environment, ENDED) == ""
+    assert receiver.notice()["data"]["run"] == "quick"
 
 
 def test_run_tells_how_it_ended_and_stages_are_told_nothing(

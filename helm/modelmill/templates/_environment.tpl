@@ -43,6 +43,9 @@
 {{- if $hub.token_secret }}
 {{- $settings = append $settings (list "HF_TOKEN_PATH" "/run/modelmill/hub/token") }}
 {{- end }}
+{{- if .Values.profile.webhook.secret }}
+{{- $settings = append $settings (list "MODELMILL_WEBHOOK_FOLDER" "/run/modelmill/webhook") }}
+{{- end }}
 {{- if or $proxy.http_proxy $proxy.https_proxy $proxy.no_proxy }}
 {{- /* Kubernetes fills in the API server's address, which no proxy must be asked for. */}}
 {{- $settings = append $settings (list "NO_PROXY" (list $proxy.no_proxy "$(KUBERNETES_SERVICE_HOST)" | compact | join ",")) }}

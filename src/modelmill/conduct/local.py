@@ -39,11 +39,10 @@ from modelmill.spec.names import (
     ENV_STAGE,
     ENV_STORE,
     ENV_TERMINATION,
-    ENV_WEBHOOK_SECRET,
-    ENV_WEBHOOK_URL,
     ENV_WORK,
     ENVIRONMENT_OF,
     HUB_TOKENS,
+    WEBHOOK_VARIABLES,
     Environment,
     Kind,
     is_fetch,
@@ -217,7 +216,7 @@ class LocalBackend:
 
 def environment_for(kind: Kind) -> dict[str, str]:
     """Pass the user's variables on; the hub and its token are for fetch, the webhook for none."""
-    hidden = {ENV_WEBHOOK_URL, ENV_WEBHOOK_SECRET, *(() if is_fetch(kind) else HUB_TOKENS)}
+    hidden = {*WEBHOOK_VARIABLES, *(() if is_fetch(kind) else HUB_TOKENS)}
     kept = {name: value for name, value in os.environ.items() if name not in hidden}
     return kept if is_fetch(kind) else {**kept, "HF_HUB_OFFLINE": "1"}
 

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -17,7 +18,12 @@ from modelmill.conduct.clock import now
 from modelmill.conduct.conductor import Conducted, Verdict
 from modelmill.report.document import ReportDocument
 from modelmill.spec.errors import meaning_of
-from modelmill.spec.names import ENV_WEBHOOK_SECRET, ENV_WEBHOOK_URL, artifact_prefix
+from modelmill.spec.names import (
+    ENV_WEBHOOK_FOLDER,
+    ENV_WEBHOOK_SECRET,
+    ENV_WEBHOOK_URL,
+    artifact_prefix,
+)
 from modelmill.spec.notice import (
     EndedModel,
     EndedRun,
@@ -48,22 +54,30 @@ class Webhook:
 
 
 def read_webhook(environment: Mapping[str, str]) -> Webhook | None:
-    """Read where to tell it; None where nobody asks.
+    """Read where to tell it, from variables or from files; None where nobody asks.
 
     Raises:
         ValueError: naming the variable that is wrong, and not its value.
     """
-    url = environment.get(ENV_WEBHOOK_URL, "").strip()
+    folder = environment.get(ENV_WEBHOOK_FOLDER)
+    told = _mounted(Path(folder)) if folder else environment
+    url = told.get(ENV_WEBHOOK_URL, "").strip()
     if not url:
         return None
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"{ENV_WEBHOOK_URL}: must be an http(s) URL")
-    secret = environment.get(ENV_WEBHOOK_SECRET, "")
+    secret = told.get(ENV_WEBHOOK_SECRET, "")
     try:
         return Webhook(url, signing_key(secret) if secret else None)
     except ValueError as error:
         raise ValueError(f"{ENV_WEBHOOK_SECRET}: {error}") from error
+
+
+def _mounted(folder: Path) -> Mapping[str, str]:
+    """Read a mounted Secret; of one that is not there, nothing."""
+    files = {ENV_WEBHOOK_URL: folder / "url", ENV_WEBHOOK_SECRET: folder / "secret"}
+    return {name: each.read_text(encoding="utf-8") for name, each in files.items() if each.exists()}
 
 
 def ended_run(

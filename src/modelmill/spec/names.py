@@ -107,10 +107,15 @@ ENV_HOME: Final = "MODELMILL_HOME"
 HUB_TOKENS: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 """Variables that hold a token of the hub: for fetch, and no other stage."""
 
+ENV_WEBHOOK_FOLDER: Final = "MODELMILL_WEBHOOK_FOLDER"
+"""Where the next two are files `url` and `secret`, as a pod is given them."""
 ENV_WEBHOOK_URL: Final = "MODELMILL_WEBHOOK_URL"
 """Whom a conductor tells that a run has ended."""
 ENV_WEBHOOK_SECRET: Final = "MODELMILL_WEBHOOK_SECRET"  # noqa: S105 - a name
 """What it signs that with: `whsec_` and base64."""
+
+WEBHOOK_VARIABLES: Final = (ENV_WEBHOOK_FOLDER, ENV_WEBHOOK_URL, ENV_WEBHOOK_SECRET)
+"""For conductors, and no stage."""
 
 ENV_NAMESPACE: Final = "MODELMILL_NAMESPACE"
 """For a conductor on Kubernetes: the namespace it and its stages are in."""
