@@ -33,11 +33,10 @@ def test_live_run_is_seen_from_other_commands(workshop: Workshop, store: Store) 
     follower = workshop.start("logs", "watched", "-f")
     listing = workshop.start("artifacts", "ls")
     table = workshop.modelmill("status", "watched").stdout.splitlines()
-    assert [line.split()[1] for line in table[1:]] == [
-        *["committed"] * 3,
-        "running",
-        "waiting",
-    ]
+    stages, models = table[1 : table.index("")], table[table.index("") + 1 :]
+    assert [line.split()[1] for line in stages] == [*["committed"] * 3, "running", "waiting"]
+    assert [line.split()[0] for line in models] == ["base"]
+    assert models[0].split()[1].startswith("s3://modelmill/artifacts/fetch-model/")
     assert "/6000 steps" in table[4]
     assert listing.communicate()[0].splitlines()[0].split()[:2] == ["key", "stage"]
 
