@@ -23,7 +23,6 @@ from transformers import (
 )
 from transformers.integrations.bitnet import unpack_weights
 
-from docs.quantizers import absmean as absmean_of_the_page
 from modelmill.conduct.fitting import shape_in
 from modelmill.models.bitnet import absmean, check_files, pack, ternary, unpack
 from modelmill.models.families import expected_linears
@@ -36,6 +35,7 @@ from modelmill.stages.infer.opened import open_any
 from modelmill.store.sources import look_local
 
 from ..tiny_stages import RecordingPulse, make_model, make_tokenizer
+from .plain import by_mean
 from .running import FILES, ModelOf, quantize
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
@@ -82,13 +82,11 @@ def make(family: str, folder: Path) -> Path:
 
 
 def meant(original: Path) -> nn.Module:
-    """Make the plain model that the files must mean, in a few lines of numpy."""
+    """Make the plain model that the files must mean, in plain arithmetic."""
     model = AutoModelForCausalLM.from_pretrained(original, dtype=torch.float32)
     for name in expected_linears(open_config(original)):
         layer = model.get_submodule(name)
-        layer.weight.data = torch.from_numpy(
-            absmean_of_the_page(layer.weight.detach().double().numpy())
-        ).float()
+        layer.weight.data = by_mean(layer.weight.detach().double()).float()
     return model.eval()
 
 
@@ -337,8 +335,8 @@ def test_weights_on_a_grid_keep_their_signs(values: torch.Tensor, size: float) -
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_weights_are_rounded_by_their_mean(dtype: torch.dtype) -> None:
-    """As the page about quantization computes it; zeros are no division by zero."""
+    """As plain arithmetic computes it; zeros are no division by zero."""
     weight = torch.randn(1200, 16, generator=torch.Generator().manual_seed(1)).to(dtype)
-    expected = absmean_of_the_page(weight.double().numpy())
-    assert np.allclose(ternary(weight).numpy() * absmean(weight), expected, rtol=1e-6)
+    expected = by_mean(weight.double())
+    assert torch.allclose(ternary(weight) * absmean(weight), expected.float(), rtol=1e-6)
     assert not ternary(torch.zeros(4, 4)).any()
