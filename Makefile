@@ -57,7 +57,7 @@ lint: dev ## Check format, style, types and import contracts
 
 .PHONY: families
 families: dev ## Prove every way of quantizing on tiny models of every family, for docs/families.md
-	@.venv/bin/python -m tests.quantize.families
+	@.venv/bin/python -m tests.models.families
 
 .PHONY: generate
 generate: dev ## Write what is derived from the code: schemas, reference, values, example Jobs

@@ -1,6 +1,6 @@
 """Fill the tables of docs/families.md from `measured/families.json`, which `make families` writes.
 
-Knows numbers only; `tests/quantize/families.py` knows the models.
+Knows numbers only; `tests/models/families.py` knows the models.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

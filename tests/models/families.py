@@ -1,6 +1,6 @@
 """Prove family by family what each way of quantizing makes of a model that was fine-tuned.
 
-    python -m tests.quantize.families [--family NAME ...] [--method NAME ...]
+    python -m tests.models.families [--family NAME ...] [--method NAME ...]
 
 from the root of the checkout.  Tiny random models go through the stages themselves: LoRA on NF4,
 merge, every method, infer.  What comes out is compared with the merged model, with rounding in
@@ -44,9 +44,9 @@ from modelmill.stages.entrypoint import as_failure
 from modelmill.stages.infer.opened import open_any
 from modelmill.stages.stage import Folders
 
+from ..quantize.plain import plain_weight
+from ..quantize.running import autoround, gptq, quantize, rtn
 from ..tiny_stages import Family, RecordingPulse, make_model, make_rows, write_rows
-from .plain import plain_weight
-from .running import autoround, gptq, quantize, rtn
 
 RECORD: Final = Path(__file__).parents[2] / "docs/measured/families.json"
 

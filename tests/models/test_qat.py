@@ -26,8 +26,8 @@ from modelmill.stages.infer.opened import open_any
 from modelmill.stages.quantize.qat import pack
 from modelmill.stages.stage import Folders
 
+from ..quantize.running import FILES, ModelOf, qat, quantize, rtn, shape_of
 from ..tiny_stages import Family, RecordingPulse, make_model, make_row, write_rows
-from .running import FILES, ModelOf, qat, quantize, rtn, shape_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engines' own
 
