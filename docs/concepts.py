@@ -4,7 +4,7 @@ Knows `quantizers`, `network` and the files in `measured/`; the words are in `qu
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -22,10 +22,9 @@ from docs.quantizers import (
     gptq,
     nearest,
 )
+from docs.tables import filled, table
 
 MEASURED: Final = Path(__file__).parent / "measured"
-
-PLACE: Final = "<!-- table: {} -->"
 
 
 class _Read(BaseModel):
@@ -72,19 +71,7 @@ def quantization_page(text: str) -> str:
         "ternary": lambda: _run("bitnet"),
         "wikisql": lambda: _run("wikisql"),
     }
-    for name, make in tables.items():
-        before, place, after = text.partition(PLACE.format(name))
-        if not place:
-            raise ValueError(name)
-        text = f"{before}{make()}{after}"
-    if "<!-- table:" in text:
-        raise ValueError(text[text.index("<!-- table:") :][:40])
-    return text
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return filled(text, tables)
 
 
 def _share(value: float) -> str:
@@ -102,7 +89,7 @@ def _grid() -> str:
     asymmetric = np.clip(np.round(weights / wide) + zero, 0, 7)
     back, back_too = symmetric * scale, (asymmetric - zero) * wide
     numbers = [f"{each:g}" for each in weights]
-    return _table(
+    return table(
         ["weights", *numbers, "scale", "zero point", "rms error"],
         [
             [
@@ -124,7 +111,7 @@ def _rms(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
 def _methods() -> str:
     layer = example_layer()
     weights, seen = layer.weights, layer.calibration
-    return _table(
+    return table(
         ["bits", "round to nearest", "GPTQ", "AutoRound"],
         [
             [
@@ -151,7 +138,7 @@ def _calibration() -> str:
         for count in (8, 32, 128, 384)
     ]
     rows.append(("384 samples of another kind", gptq(layer.weights, layer.other, 3)))
-    return _table(
+    return table(
         ["GPTQ at 3 bits, calibrated on", "output lost"],
         [[name, _share(layer.error(quantized))] for name, quantized in rows],
     )
@@ -164,7 +151,7 @@ def _books() -> str:
         "FP4": np.concatenate([FP4, -FP4]),
         "NF4": NF4,
     }
-    return _table(
+    return table(
         ["code book", "rms error", "bits per weight", "with double quantization"],
         [
             [
@@ -206,7 +193,7 @@ def _rank() -> str:
                     f"{16 * parameters / 2**30:.1f} GiB",
                 ]
             )
-    return _table(
+    return table(
         [
             *("LoRA on all linear layers", "trained", "of all", "adapter file"),
             *("weights, gradients, Adam", "the same for full fine-tuning"),
@@ -217,7 +204,7 @@ def _rank() -> str:
 
 def _training() -> str:
     network = Network().train(plain, 2000)
-    return _table(
+    return table(
         ["bits", "rounded after training", "trained while rounded"],
         [
             [
@@ -237,7 +224,7 @@ def _trained_on(network: Network, seen: Seen) -> float:
 def _bitnet() -> str:
     network = Network().train(plain, 2000)
     layer = example_layer()
-    return _table(
+    return table(
         ["weights", "one layer's output lost", "the network's error"],
         [
             ["as trained", "0 %", _share(network.error(plain))],
@@ -270,7 +257,7 @@ def _run(name: str) -> str:
         ]
         for model in found.models
     ]
-    return _table(["model", "bits", "size", "bits per weight", *metrics, "verdict"], rows)
+    return table(["model", "bits", "size", "bits per weight", *metrics, "verdict"], rows)
 
 
 def _interval(metric: str, score: MeasuredScore | None) -> str:

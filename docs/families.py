@@ -3,13 +3,14 @@
 Knows numbers only; `tests/models/families.py` knows the models.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict
 
-from docs.concepts import PLACE
+from docs.tables import filled, table
 
 RECORD: Final = Path(__file__).parent / "measured" / "families.json"
 
@@ -71,17 +72,7 @@ def families_page(text: str) -> str:
         "models": _models,
         "versions": _versions,
     }
-    for name, make in tables.items():
-        before, place, after = text.partition(PLACE.format(name))
-        if not place:
-            raise ValueError(name)
-        text = f"{before}{make(record)}{after}"
-    return text
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [columns, ["---", *["---:"] * (len(columns) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return filled(text, {name: partial(make, record) for name, make in tables.items()})
 
 
 def _percent(share: float | None) -> str:
@@ -91,7 +82,7 @@ def _percent(share: float | None) -> str:
 
 def _lost(record: Record) -> str:
     methods = record.methods()
-    return _table(
+    return table(
         ("family", *methods),
         (
             (family.family, *(_outcome(family.cell(method)) for method in methods))
@@ -124,7 +115,7 @@ def _plain(record: Record) -> str:
             (cell := each.cell(method)) and cell.from_plain is not None for each in record.families
         )
     ]
-    return _table(
+    return table(
         ("family", *told),
         (
             (
@@ -141,7 +132,7 @@ def _plain(record: Record) -> str:
 
 def _readers(record: Record) -> str:
     readers = ("transformers", "GPTQModel")
-    return _table(
+    return table(
         ("method", *(words for each in readers for words in (each, "cannot open"))),
         (
             (method, *(words for each in readers for words in _read(record, method, each)))
@@ -164,7 +155,7 @@ def _read(record: Record, method: str, reader: str) -> tuple[str, str]:
 
 
 def _models(record: Record) -> str:
-    return _table(
+    return table(
         ("family", "layers", "class", "merged model differs from adapter model by"),
         (
             (

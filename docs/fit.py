@@ -5,13 +5,14 @@ The measurements are in `measured/peaks.json`; every estimate is made here, by t
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from docs.concepts import PLACE
+from docs.tables import filled, table
 from modelmill.spec.estimate import group_of
 from modelmill.spec.finetune import FinetuneSpec, LoadIn
 from modelmill.spec.footprint import (
@@ -103,18 +104,7 @@ def fit_page(text: str) -> str:
         "origin": _origin,
         "training": _training,
     }
-    for name, make in tables.items():
-        before, place, after = text.partition(PLACE.format(name))
-        if not place:
-            raise ValueError(name)
-        text = f"{before}{make(peaks)}{after}"
-    return text
-
-
-def _table(columns: tuple[str, ...], rows: Iterator[tuple[str, ...]], words: int = 1) -> str:
-    rule = [*["---"] * words, *["---:"] * (len(columns) - words)]
-    lines = [columns, rule, *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return filled(text, {name: partial(make, peaks) for name, make in tables.items()})
 
 
 def estimate(shape: ModelShape, stage: MeasuredStage, rows: Rows) -> Memory:
@@ -149,7 +139,7 @@ def _percent(error: float) -> str:
 
 
 def _runs(peaks: Peaks) -> str:
-    return _table(
+    return table(
         ("run", "model", "stage", "estimate", "measured", "error"),
         (
             (
@@ -174,7 +164,7 @@ def _summary(peaks: Peaks) -> str:
 
 
 def _written(peaks: Peaks) -> str:
-    return _table(
+    return table(
         ("run", "stage", "estimate", "measured", "error"),
         (
             (
@@ -202,7 +192,7 @@ def _weights(shape: ModelShape, settings: StageSettings) -> int:
 
 
 def _origin(peaks: Peaks) -> str:
-    return _table(
+    return table(
         ("model", "what", "assumed", "estimate", "told", "if GB", "if GiB"),
         (
             (
@@ -245,7 +235,7 @@ def _told_bytes(shape: ModelShape, told: Told) -> int:
 
 
 def _training(peaks: Peaks) -> str:
-    return _table(
+    return table(
         ("model", "held in", *(f"{tokens} tokens" for tokens in TRAINED_TOKENS), "told"),
         (
             (

@@ -5,7 +5,7 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from docs.concepts import PLACE
+from docs.tables import filled, table
 from modelmill.spec.profile import Facts
 from modelmill.spec.run import RunSpec
 from modelmill.spec.serving import serving_of
@@ -24,12 +24,7 @@ ASKED: Final[Sequence[tuple[str, dict[str, JsonValue]]]] = (
 
 def serving_page(text: str) -> str:
     """Put every table in its place; a table without a place is an error."""
-    for name, table in (("engines", _engines()), ("families", _families())):
-        before, place, after = text.partition(PLACE.format(name))
-        if not place:
-            raise ValueError(name)
-        text = f"{before}{table}{after}"
-    return text
+    return filled(text, {"engines": _engines, "families": _families})
 
 
 def _engines() -> str:
@@ -48,7 +43,7 @@ def _engines() -> str:
     found = serving_of(run, CUDA, None)
     names = ["16 bits: `merged`, `finetuned`, `base`", *(name for name, _ in ASKED)]
     rows = [[name, each.engine, each.why] for name, each in zip(names, found, strict=True)]
-    return _table(["what is written", "fastest on CUDA", "why"], rows)
+    return table(["what is written", "fastest on CUDA", "why"], rows, words=3)
 
 
 def _families() -> str:
@@ -59,9 +54,4 @@ def _families() -> str:
         "not at all": UNSERVED,
     }
     rows = [[kind, ", ".join(sorted(names))] for kind, names in kinds.items()]
-    return _table(["vLLM runs", "`model_type`"], rows)
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [columns, ["---"] * len(columns), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return table(["vLLM runs", "`model_type`"], rows, words=2)
