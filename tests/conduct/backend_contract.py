@@ -3,6 +3,7 @@
 A test module of a backend imports these tests and has a `bench` of its own.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,11 +12,13 @@ import pytest
 from modelmill.conduct.backend import Attempt, Backend, Order
 from modelmill.conduct.conductor import Conducted
 from modelmill.spec.errors import meaning_of
+from modelmill.spec.names import ENVIRONMENT_OF, kind_of
 from modelmill.spec.records import Progress
 from modelmill.store.artifact import read_manifest
 from modelmill.store.checkpoint import read_live
 from modelmill.store.runs import read_progress
 
+from ..workshop import Workshop
 from .conftest import wait_until
 
 
@@ -27,6 +30,22 @@ class Behave(Protocol):
 
     def script(self, stage: str, script: str) -> None:
         """Let a shell script run instead of the stage."""
+
+
+@dataclass(frozen=True)
+class LocalBehaviour:
+    """Tells stand-ins by the environment, or puts a script in their interpreter's place."""
+
+    workshop: Workshop
+    patch: pytest.MonkeyPatch
+
+    def __call__(self, stage: str, asked: dict[str, Any]) -> None:
+        """Let a stand-in do what is asked of it."""
+        self.patch.setenv("MODELMILL_STAND_IN", json.dumps({stage: asked}))
+
+    def script(self, stage: str, script: str) -> None:
+        """Let a shell script run instead of the stage."""
+        self.workshop.write_environment(ENVIRONMENT_OF[kind_of(stage)], script)
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,8 @@
 """The backend of docs/backends.md keeps the contract, and is as short as the page says."""
 
-import json
 import random
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -14,32 +12,15 @@ import pytest
 from modelmill.conduct.backend import Order
 from modelmill.conduct.conductor import Conducted
 from modelmill.spec.errors import DeviceFault, InputMissing
-from modelmill.spec.names import ENVIRONMENT_OF, kind_of
 
 from ..workshop import Workshop
 from .backend_contract import *  # noqa: F403 - the tests of every backend
-from .backend_contract import Bench
+from .backend_contract import Bench, LocalBehaviour
 from .conftest import Preparer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "backend" / "containers.py"
 ENGINE = Path(__file__).with_name("containers.py")
 LINES = 200
-
-
-@dataclass(frozen=True)
-class ContainerBehaviour:
-    """Tells stand-ins by the environment that containers are given, or changes an image."""
-
-    workshop: Workshop
-    patch: pytest.MonkeyPatch
-
-    def __call__(self, stage: str, asked: dict[str, Any]) -> None:
-        """Let a stand-in do what is asked of it."""
-        self.patch.setenv("MODELMILL_STAND_IN", json.dumps({stage: asked}))
-
-    def script(self, stage: str, script: str) -> None:
-        """Let a shell script run instead of the stage."""
-        self.workshop.write_environment(ENVIRONMENT_OF[kind_of(stage)], script)
 
 
 @pytest.fixture
@@ -73,7 +54,7 @@ def bench(
     backend = _example().ContainerBackend(
         given.run, given.store.url, images, engine.parent / "left", str(engine), grace_seconds=15
     )
-    yield Bench(given, backend, ContainerBehaviour(workshop, monkeypatch))
+    yield Bench(given, backend, LocalBehaviour(workshop, monkeypatch))
     backend.close()
     workshop.lay_out_environments()
 

@@ -1,45 +1,25 @@
 """Processes of this machine keep the contract of backends, and what more is said of them."""
 
-import json
 import os
 import random
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from modelmill.conduct.conductor import Conducted, Conductor
 from modelmill.conduct.local import LocalBackend, Place
-from modelmill.spec.names import ENVIRONMENT_OF, kind_of
 from modelmill.store.kept import KEPT
 
 from ..processes import processes_of, wait_for
 from ..workshop import STAND_IN, Workshop
 from .backend_contract import *  # noqa: F403 - the tests of every backend
-from .backend_contract import Bench
+from .backend_contract import Bench, LocalBehaviour
 from .conftest import Preparer, wait_until
 
 GRACE_SECONDS = 3.0
-
-
-@dataclass(frozen=True)
-class LocalBehaviour:
-    """Tells stand-ins by their environment, or puts a script in their interpreter's place."""
-
-    workshop: Workshop
-    patch: pytest.MonkeyPatch
-
-    def __call__(self, stage: str, asked: dict[str, Any]) -> None:
-        """Let a stand-in do what is asked of it."""
-        self.patch.setenv("MODELMILL_STAND_IN", json.dumps({stage: asked}))
-
-    def script(self, stage: str, script: str) -> None:
-        """Let a shell script run instead of the stage."""
-        self.workshop.write_environment(ENVIRONMENT_OF[kind_of(stage)], script)
 
 
 @pytest.fixture
