@@ -28,14 +28,14 @@ def gguf_name(name: str, gguf: Gguf) -> str:
 
 @contextmanager
 def as_gguf(
-    store: Store, committed: Committed, path: str, gguf: Gguf, work: Path
+    store: Store, committed: Committed, name: str, gguf: Gguf, work: Path
 ) -> Iterator[Made]:
     """Convert a model, and have the file while others read it.
 
     Args:
         store: where the model is.
         committed: the model, in 16 bits.
-        path: what the file is called where it goes.
+        name: what people call the model; the file is called after it.
         gguf: how weights are held.
         work: a folder for the model and the file.
 
@@ -62,7 +62,7 @@ def as_gguf(
             folder = Path(fetched)
             pull(store, committed, folder, settings)
             # Before gigabytes are fetched that nothing can be made of.
-            outline = read_outline(folder, PurePosixPath(path).stem)
+            outline = read_outline(folder, name)
             check_space(work, 2 * weights_bytes)
             pull(store, committed, folder, weights)
             check_model(folder)
@@ -71,5 +71,7 @@ def as_gguf(
         read_gguf_header(file)
         with file.open("rb") as bytes_of:
             digest = hashlib.file_digest(bytes_of, "sha256").hexdigest()
-        record = FileRecord(path=path, size_bytes=file.stat().st_size, sha256=digest)
+        record = FileRecord(
+            path=gguf_name(name, gguf), size_bytes=file.stat().st_size, sha256=digest
+        )
         yield Made(record, file)

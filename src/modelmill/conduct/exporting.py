@@ -107,7 +107,7 @@ def export(store: Store, asked: Asked, work: Path) -> Exported:
         licence=_licence(store, base),
         report=report,
     )
-    with _content(store, committed, opening.gguf_file, asked, work) as items:
+    with _content(store, committed, asked, work) as items:
         parcel = Parcel((*items, *_licences(base)), {CARD: card_md(leaving)})
         at = _bring(store, parcel, target, asked, work)
     return Exported(at, len(parcel.paths) + 1, parcel.size_bytes)
@@ -217,14 +217,15 @@ def _check_verdict(asked: Asked, report: ReportDocument | None, at: str) -> None
 
 @contextmanager
 def _content(
-    store: Store, committed: Committed, gguf_file: str, asked: Asked, work: Path
+    store: Store, committed: Committed, asked: Asked, work: Path
 ) -> Iterator[tuple[Item | Made, ...]]:
     """Have what a reader needs: the files that are committed, or what is made of them."""
     if asked.gguf is None:
         yield tuple(_needed(committed))
         return
     contract = [each for each in _needed(committed) if each.record.path == PROMPT]
-    with as_gguf(store, committed, gguf_file, asked.gguf, work) as made:
+    name = _name(_target(asked.destination))
+    with as_gguf(store, committed, name, asked.gguf, work) as made:
         yield (made, *contract)
 
 
