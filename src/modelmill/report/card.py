@@ -155,7 +155,7 @@ def _warning(leaving: Leaving) -> Iterator[str]:
         yield f"> **Measurably worse than allowed.**  {gate}; see below."
     elif entry.gated and entry.verdict != "good":
         yield "> **The gate is undecided.**  The test rows cannot tell whether it is good enough."
-    if leaving.opening.gguf is not None:
+    if leaving.opening.gguf is not None and entry is not None and not entry.problem:
         yield f"> **Judged before it was converted.**  {_unjudged(leaving.opening.gguf)}"
 
 
