@@ -8,17 +8,18 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from modelmill.spec.errors import InputMissing
-from modelmill.spec.names import Gguf
+from modelmill.spec.names import MEASUREMENTS, Gguf
 from modelmill.spec.records import FileRecord
 from modelmill.store.artifact import Committed, pull
 from modelmill.store.gguf import read_gguf_header
-from modelmill.store.hub_files import MODEL_SUFFIXES
 from modelmill.store.parcel import Made
 from modelmill.store.s3 import Store
 from modelmill.store.safety import check_model
 from modelmill.store.space import check_space
 
 WEIGHTS: Final = ".safetensors"
+READ: Final = frozenset({".json", ".jinja"})
+"""Beside weights: config, tokenizer and its chat templates."""
 
 
 def gguf_name(name: str, gguf: Gguf) -> str:
@@ -53,7 +54,11 @@ def as_gguf(
         ) from error
     files = committed.manifest.files
     weights_bytes = sum(each.size_bytes for each in files if each.path.endswith(WEIGHTS))
-    settings = tuple(f.path for f in files if PurePosixPath(f.path).suffix in MODEL_SUFFIXES)
+    settings = tuple(
+        file.path
+        for file in files
+        if PurePosixPath(file.path).suffix in READ and file.path != MEASUREMENTS
+    )
     weights = tuple(file.path for file in files if file.path.endswith(WEIGHTS))
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="export-", dir=work) as made:
