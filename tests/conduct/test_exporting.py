@@ -1,10 +1,16 @@
 """Which model of a run may leave, which files go with it, and what is said where it may not."""
 
 import json
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 
 from modelmill.conduct.conductor import Conducted
 from modelmill.conduct.exporting import Asked, Exported, export
@@ -31,6 +37,7 @@ from modelmill.store.artifact import (
     record_input,
     stage_bytes,
 )
+from modelmill.store.gguf import read_gguf_header
 from modelmill.store.parcel import SUMS
 from modelmill.store.removal import withdraw
 from modelmill.store.s3 import Store, open_source
@@ -47,6 +54,44 @@ MODEL = {
     "prompt.json": b"{}",
     "measurements.json": b"where and how long",
 }
+
+
+def tiny_llama() -> Mapping[str, bytes]:
+    """Make a llama of one block, and a tokenizer of bytes, without a model library."""
+    hidden, inner, pieces = 32, 64, sorted(ByteLevel.alphabet())
+    config = {
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "vocab_size": len(pieces),
+        "max_position_embeddings": 64,
+        "tie_word_embeddings": True,
+    }
+    shapes = {
+        **{f"self_attn.{name}_proj": (hidden, hidden) for name in "qkvo"},
+        **{f"mlp.{name}_proj": (inner, hidden) for name in ("gate", "up")},
+        "mlp.down_proj": (hidden, inner),
+        **{f"{name}_layernorm": (hidden,) for name in ("input", "post_attention")},
+    }
+    named = {
+        **{f"model.layers.0.{name}.weight": shape for name, shape in shapes.items()},
+        "model.embed_tokens.weight": (len(pieces), hidden),
+        "model.norm.weight": (hidden,),
+    }
+    draw = np.random.default_rng(0)
+    weights = {n: draw.standard_normal(shape).astype(np.float16) for n, shape in named.items()}
+    core = Tokenizer(BPE(vocab={piece: n for n, piece in enumerate(pieces)}, merges=[]))
+    core.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    return {
+        **MODEL,
+        "config.json": json.dumps(config).encode(),
+        "model.safetensors": save(weights),
+        "tokenizer.json": core.to_str().encode(),
+    }
+
+
 FILES: Mapping[str, Mapping[str, bytes]] = {
     "fetch-model": {
         **MODEL,
@@ -61,7 +106,7 @@ FILES: Mapping[str, Mapping[str, bytes]] = {
         "probe.jsonl": b"rows of the data",
         "measurements.json": b"where and how long",
     },
-    "merge": {**MODEL, "merge-proof.jsonl": b"what was proved"},
+    "merge": {**tiny_llama(), "merge-proof.jsonl": b"what was proved"},
     "quantize-nf4": {**MODEL, "model.safetensors": b"fewer bits"},
 }
 OF_A_MODEL = {
@@ -345,4 +390,50 @@ def test_model_goes_to_a_hub(
     assert repository.is_private
     assert set(files) == {*OF_A_MODEL, ".gitattributes"}
     assert 'AutoTokenizer.from_pretrained("org/sql-writer")' in files["README.md"].decode()
-    assert json.loads(files["config.json"]) == {"model_type": "llama"}
+    assert json.loads(files["config.json"])["model_type"] == "llama"
+
+
+def test_model_leaves_as_one_gguf_file(good: Conducted, tmp_path: Path) -> None:
+    """With the contract, the base's licence and a card; the sums hold, and nothing is left over."""
+    asked = Asked(good.run, "merged", str(tmp_path / "sql-writer"), gguf="q8_0")
+    exported = export(good.store, asked, tmp_path / "work")
+    file = "sql-writer-Q8_0.gguf"
+    assert names_in(tmp_path / "sql-writer") == {
+        *(file, "prompt.json", "LICENSE.txt", "README.md", SUMS)
+    }
+    assert exported.files == 5
+    subprocess.run(["sha256sum", "-c", "--strict", SUMS], cwd=tmp_path / "sql-writer", check=True)
+    header = read_gguf_header(tmp_path / "sql-writer" / file)
+    assert header.settings["general.name"] == "sql-writer"
+    card = (tmp_path / "sql-writer" / "README.md").read_text(encoding="utf-8")
+    assert f"llama-cli -m ./sql-writer/{file}" in card
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_gguf_file_goes_to_a_hub(
+    good: Conducted, hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The same bytes as into a folder."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for place in (str(tmp_path / "llama"), "hf:org/llama"):
+        export(good.store, Asked(good.run, "merged", place, gguf="f16"), tmp_path / "work")
+    expected = (tmp_path / "llama" / "llama-F16.gguf").read_bytes()
+    repository = hub.repositories["model", "org/llama"]
+    assert repository.commits[repository.branches["main"]]["llama-F16.gguf"] == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("nf4", "quantized already.*; export merged with --gguf"),
+        ("adapter", "no model without its base; export merged with --gguf"),
+    ],
+)
+def test_model_that_no_gguf_file_is_made_of(
+    good: Conducted, tmp_path: Path, model: str, words: str
+) -> None:
+    """Said with the way out, before anything is fetched."""
+    asked = Asked(good.run, model, str(tmp_path / "out"), is_forced=True, gguf="q4_0")
+    with pytest.raises(SpecError, match=words):
+        export(good.store, asked, tmp_path / "work")
+    assert list(tmp_path.iterdir()) == []

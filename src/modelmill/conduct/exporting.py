@@ -6,12 +6,14 @@ here; how it is brought there is `store/parcel.py`'s and `store/hub_upload.py`'s
 
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from pydantic import BaseModel, ValidationError
 
+from modelmill.conduct.converting import WEIGHTS, as_gguf, gguf_name
 from modelmill.conduct.ending import REPORT_JSON, read_report
 from modelmill.conduct.standing import find_run, live_plan
 from modelmill.gather.run import sound_commits
@@ -26,17 +28,16 @@ from modelmill.spec.errors import (
     Problem,
     SpecError,
 )
-from modelmill.spec.names import MEASUREMENTS, report_key
+from modelmill.spec.names import MEASUREMENTS, PROMPT, Gguf, report_key
 from modelmill.spec.plan import Plan, Stage, report_digest
 from modelmill.spec.records import FileRecord, RunRecord
 from modelmill.spec.sources import HubAddress, is_hub, is_local, parse_hub
 from modelmill.store.artifact import Committed, attempt_prefix, pull, read_manifest
 from modelmill.store.hub_files import MODEL_SUFFIXES
-from modelmill.store.parcel import Item, Parcel, into_bucket, into_folder
+from modelmill.store.parcel import Item, Made, Parcel, into_bucket, into_folder
 from modelmill.store.s3 import Store
 
 CARD: Final = "README.md"
-WEIGHTS: Final = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ class Asked:
     """Also a model that the gate does not let go, and where something else is."""
     is_public: bool = False
     """A new repository of a hub is for everybody."""
+    gguf: Gguf | None = None
+    """As one GGUF file with weights of this type; None as it is committed."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +77,14 @@ def export(store: Store, asked: Asked, work: Path) -> Exported:
         GateFailed: it failed the gate.
         InputMissing: it is not made, or not judged.
         NoSuchRun: there is no such run.
-        SpecError: the run makes no such model.
+        SpecError: the run makes no such model, or none that can leave as it is asked for.
         WouldBeLost: something else is where it is to go.
     """
     target = _target(asked.destination)
     record = find_run(store, asked.run)
     plan = live_plan(store, record)
     holder = _holder(plan, asked)
+    _check_convertible(plan, holder, asked)
     commits = sound_commits(store, plan)
     if holder.name not in commits:
         raise InputMissing(
@@ -92,7 +96,7 @@ def export(store: Store, asked: Asked, work: Path) -> Exported:
     if not asked.is_forced:
         _check_verdict(asked, report, store.url)
     committed, base = commits[holder.name], commits["fetch-model"]
-    opening = _opening(store, plan, holder, committed if _is_model(committed) else base, target)
+    opening = _opening(store, plan, holder, committed if _is_model(committed) else base, asked)
     leaving = Leaving(
         name=_name(target),
         model=asked.model,
@@ -103,8 +107,9 @@ def export(store: Store, asked: Asked, work: Path) -> Exported:
         licence=_licence(store, base),
         report=report,
     )
-    parcel = Parcel((*_needed(committed), *_licences(base)), {CARD: card_md(leaving)})
-    at = _bring(store, parcel, target, asked, work)
+    with _content(store, committed, asked, work) as items:
+        parcel = Parcel((*items, *_licences(base)), {CARD: card_md(leaving)})
+        at = _bring(store, parcel, target, asked, work)
     return Exported(at, len(parcel.paths) + 1, parcel.size_bytes)
 
 
@@ -154,6 +159,21 @@ def _holder(plan: Plan, asked: Asked) -> Stage:
     raise SpecError("MODEL", [Problem("", reason, suggestion=choice)])
 
 
+def _check_convertible(plan: Plan, holder: Stage, asked: Asked) -> None:
+    """Convert nothing that has lost bits already, and nothing that is half a model."""
+    if asked.gguf is None:
+        return
+    whole = next((each for each in ("merged", "finetuned") if each in plan.made()), "")
+    choice = f"export {whole} with --gguf" if whole else "export it without --gguf"
+    if holder.kind == "quantize":
+        reason = f"{asked.model} is quantized already, and rounding it again loses more"
+    elif asked.model == "adapter":
+        reason = "an adapter is no model without its base"
+    else:
+        return
+    raise SpecError("--gguf", [Problem("", reason, suggestion=choice)])
+
+
 def _report(
     store: Store, record: RunRecord, commits: Mapping[str, Committed]
 ) -> ReportDocument | None:
@@ -193,6 +213,20 @@ def _check_verdict(asked: Asked, report: ReportDocument | None, at: str) -> None
             at=at,
             fix=f"modelmill status {asked.run}; {anyway}",
         )
+
+
+@contextmanager
+def _content(
+    store: Store, committed: Committed, asked: Asked, work: Path
+) -> Iterator[tuple[Item | Made, ...]]:
+    """Have what a reader needs: the files that are committed, or what is made of them."""
+    if asked.gguf is None:
+        yield tuple(_needed(committed))
+        return
+    contract = [each for each in _needed(committed) if each.record.path == PROMPT]
+    name = _name(_target(asked.destination))
+    with as_gguf(store, committed, name, asked.gguf, work) as made:
+        yield (made, *contract)
 
 
 def _needed(committed: Committed) -> Iterator[Item]:
@@ -245,8 +279,13 @@ def _is_model(committed: Committed) -> bool:
 
 
 def _opening(
-    store: Store, plan: Plan, holder: Stage, configured: Committed, target: Path | str | HubAddress
+    store: Store,
+    plan: Plan,
+    holder: Stage,
+    configured: Committed,
+    asked: Asked,
 ) -> Opening:
+    target = _target(asked.destination)
     base = plan.pins[plan.run.model.source].address
     pinned = parse_hub(base) if is_hub(base) else None
     try:
@@ -265,6 +304,8 @@ def _opening(
         model_type=model_type,
         base="./base" if pinned is None else pinned.repository,
         base_revision="" if pinned is None else pinned.revision,
+        gguf=asked.gguf,
+        gguf_file="" if asked.gguf is None else gguf_name(_name(target), asked.gguf),
     )
 
 

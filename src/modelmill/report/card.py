@@ -13,8 +13,9 @@ from modelmill.report import words
 from modelmill.report.document import ModelEntry, ReportDocument, scale_of
 from modelmill.report.licence import UNKNOWN, Licence
 from modelmill.report.markdown import escaped, table_row
-from modelmill.report.opening import Opening, needed, transformers_lines, vllm_line
+from modelmill.report.opening import Opening, llama_lines, needed, transformers_lines, vllm_line
 from modelmill.report.table import method_words, metric_names
+from modelmill.spec.names import Gguf
 from modelmill.spec.plan import Plan
 from modelmill.spec.quantize import bits_of
 from modelmill.spec.records import Manifest
@@ -66,16 +67,21 @@ def card_md(leaving: Leaving) -> bytes:
         + ".",
         _block("yaml", yaml_text([_recipe(leaving)]).removeprefix("---\n")),
         "## Files",
-        _files(leaving.manifest),
+        _files(leaving),
     ]
     return ("\n\n".join(parts) + "\n").encode()
 
 
-def _files(manifest: Manifest) -> str:
+def _files(leaving: Leaving) -> str:
+    manifest, gguf = leaving.manifest, leaving.opening.gguf
     return (
-        "`sha256sum -c SHA256SUMS` checks every file.  The weights are those of the artifact "
-        f"`{manifest.key}` ({manifest.stage}, {manifest.created[:10]})."
+        f"`sha256sum -c SHA256SUMS` checks every file.  The weights are {_made(gguf)}those of the "
+        f"artifact `{manifest.key}` ({manifest.stage}, {manifest.created[:10]})."
     )
+
+
+def _made(gguf: Gguf | None) -> str:
+    return "" if gguf is None else f"made, as {gguf.upper()}, of "
 
 
 def _front(leaving: Leaving) -> Iterator[tuple[str, JsonValue]]:
@@ -94,9 +100,15 @@ def _front(leaving: Leaving) -> Iterator[tuple[str, JsonValue]]:
     data = [each for pin in pins if is_hub(pin.address) for each in [parse_hub(pin.address)]]
     if names := sorted({each.repository for each in data if each.kind == "dataset"}):
         yield "datasets", [*names]
-    yield "library_name", "peft" if leaving.opening.is_adapter else "transformers"
+    yield "library_name", _library(leaving.opening)
     yield "pipeline_tag", "text-generation"
     yield "tags", ["modelmill", *_tags(leaving)]
+
+
+def _library(opening: Opening) -> str:
+    if opening.gguf is not None:
+        return "gguf"
+    return "peft" if opening.is_adapter else "transformers"
 
 
 def _relation(leaving: Leaving) -> str:
@@ -106,11 +118,14 @@ def _relation(leaving: Leaving) -> str:
 
 
 def _is_quantized(leaving: Leaving) -> bool:
-    return isinstance(leaving.opening.holder.settings, QuantizeSettings)
+    is_rounded = leaving.opening.gguf not in (None, "f16")
+    return is_rounded or isinstance(leaving.opening.holder.settings, QuantizeSettings)
 
 
 def _tags(leaving: Leaving) -> Sequence[str]:
-    settings = leaving.opening.holder.settings
+    settings, gguf = leaving.opening.holder.settings, leaving.opening.gguf
+    if gguf is not None:
+        return ["gguf", gguf]
     if isinstance(settings, QuantizeSettings):
         return [settings.quantize.method, f"{bits_of(settings.quantize)}-bit"]
     return ["lora"] if leaving.opening.is_adapter else []
@@ -120,8 +135,10 @@ def _summary(leaving: Leaving) -> str:
     entry = leaving.entry
     held = "" if entry is None else f", {method_words(entry)}, {words.size(entry.size_bytes)}"
     note = leaving.plan.run.model.note
+    gguf = leaving.opening.gguf
+    form = "" if gguf is None else f", as a GGUF file of type {gguf.upper()}"
     return (
-        f"The model *{escaped(leaving.model)}* of the run *{escaped(leaving.run)}*{held}, "
+        f"The model *{escaped(leaving.model)}* of the run *{escaped(leaving.run)}*{held}{form}, "
         f"made with modelmill.{f'  {escaped(note)}' if note else ''}"
     )
 
@@ -138,10 +155,29 @@ def _warning(leaving: Leaving) -> Iterator[str]:
         yield f"> **Measurably worse than allowed.**  {gate}; see below."
     elif entry.gated and entry.verdict != "good":
         yield "> **The gate is undecided.**  The test rows cannot tell whether it is good enough."
+    if leaving.opening.gguf is not None and entry is not None and not entry.problem:
+        yield f"> **Judged before it was converted.**  {_unjudged(leaving.opening.gguf)}"
+
+
+def _unjudged(gguf: Gguf) -> str:
+    """Say what happened to the weights that no test row has seen."""
+    lost = "Rounding" if gguf != "f16" else "Writing"
+    return (
+        f"Its quality below is the 16-bit model's.  {lost} its weights as {gguf.upper()}, "
+        "and how llama.cpp answers, nothing has measured."
+    )
 
 
 def _use(leaving: Leaving) -> Iterator[str]:
     opening = leaving.opening
+    if opening.gguf is not None:
+        answer, server = llama_lines(opening)
+        yield "With llama.cpp:"
+        yield _block("sh", answer)
+        yield "Or as a server with OpenAI's interface:"
+        yield _block("sh", server)
+        yield _contract(leaving)
+        return
     packages = ", ".join(_with_version(name, leaving.manifest) for name in needed(opening))
     # Measured on two busy cores: 4 minutes, once for a machine.
     compiles = "gptqmodel" in needed(opening)

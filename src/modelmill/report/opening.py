@@ -7,6 +7,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Final
 
+from modelmill.spec.names import Gguf
 from modelmill.spec.plan import Stage
 from modelmill.spec.quantize import BitnetSpec, BitsandbytesSpec, PackedSpec
 from modelmill.spec.run import RunSpec
@@ -28,6 +29,9 @@ class Opening:
     base: str
     """Of an adapter: the repository of its base on a hub, or what stands for it."""
     base_revision: str = ""
+    gguf: Gguf | None = None
+    """The type of its weights, where it leaves as a GGUF file."""
+    gguf_file: str = ""
 
     @property
     def is_adapter(self) -> bool:
@@ -77,6 +81,24 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_t
 """
 
 
+def llama_lines(opening: Opening) -> tuple[str, str]:
+    """Write the commands with which llama.cpp answers one prompt, and serves."""
+    assert opening.gguf is not None
+    is_here = opening.address.startswith("./")
+    file = shlex.quote(
+        f"{opening.address}/{opening.gguf_file}"
+        if is_here
+        else f"{opening.address}:{opening.gguf.upper()}"
+    )
+    model = f"{'-m' if is_here else '-hf'} {file} -c {opening.run.data.max_length}"
+    tokens, prompt = opening.run.infer.max_new_tokens, shlex.quote(_prompt(opening.run))
+    program, mode = (
+        ("llama-cli", "--jinja -st") if _is_chat(opening) else ("llama-completion", "-no-cnv")
+    )
+    answer = f"{program} {model} -n {tokens} --temp 0 {mode} -p {prompt}\n"
+    return answer, f"llama-server {model}{' --jinja' if _is_chat(opening) else ''}\n"
+
+
 def vllm_line(opening: Opening) -> str:
     """Write the command that serves it; empty where vLLM cannot read it."""
     if not _vllm_reads(opening):
@@ -114,12 +136,15 @@ def _prompt(run: RunSpec) -> str:
 
 
 def _encoding(opening: Opening) -> str:
-    """Turn the prompt into ids as training did: the tokenizer's chat template holds the rules."""
+    """Turn the prompt into ids as training did."""
+    return _CHAT if _is_chat(opening) else 'inputs = tokenizer(prompt, return_tensors="pt")'
+
+
+def _is_chat(opening: Opening) -> bool:
+    """Tell whether the tokenizer's chat template holds the rules that training followed."""
     run = opening.run
-    is_tuned = run.finetune is not None
-    if is_tuned or (run.data.format == "messages" and run.data.chat_template == "tokenizer"):
-        return _CHAT
-    return 'inputs = tokenizer(prompt, return_tensors="pt")'
+    is_asked = run.data.format == "messages" and run.data.chat_template == "tokenizer"
+    return run.finetune is not None or is_asked
 
 
 _IMPORTS: Final = "from transformers import AutoModelForCausalLM, AutoTokenizer"

@@ -58,6 +58,11 @@ IMAGE_OF: Final[dict[Kind, Image]] = {
 DEVICE_DEPENDENT: Final[frozenset[Kind]] = frozenset({"finetune", "quantize", "infer"})
 """Kinds whose numbers depend on the accelerator class.  A merge is exact arithmetic."""
 
+Gguf = Literal["f16", "q8_0", "q4_0"]
+"""How weights are held in a GGUF file that is exported, in llama.cpp's words."""
+
+GGUFS: Final[tuple[Gguf, ...]] = get_args(Gguf)
+
 CONDUCTOR_ACCOUNT: Final = "modelmill-conductor"
 STAGE_ACCOUNT: Final = "modelmill-stage"
 """ServiceAccounts, once per namespace; workload identity binds to fixed names."""

@@ -24,7 +24,7 @@ from modelmill.store.crew import PART_BYTES
 from modelmill.store.hub import open_hub
 from modelmill.store.hub_client import SILENCE_SECONDS, Hub
 from modelmill.store.hub_failures import HOW_TO_GIVE_ONE
-from modelmill.store.parcel import SUMS, Item, Parcel, brought
+from modelmill.store.parcel import SUMS, Item, Made, Parcel, brought
 from modelmill.store.s3 import Store
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class _Sending:
             {"content-type": "application/x-ndjson"},
         )
 
-    def _modes(self, items: Sequence[Item]) -> Mapping[str, str]:
+    def _modes(self, items: Sequence[Item | Made]) -> Mapping[str, str]:
         """Ask which files are large in the hub's eyes."""
         asked = [
             {
@@ -179,11 +179,14 @@ class _Sending:
         answer = self._ask(f"{self.hub.api(self.at)}/preupload/{BRANCH}", _json({"files": asked}))
         return {each.path: each.mode for each in self._parsed(_Modes, answer).files}
 
-    def _sample(self, item: Item) -> bytes:
+    def _sample(self, item: Item | Made) -> bytes:
+        if isinstance(item, Made):
+            with item.file.open("rb") as file:
+                return file.read(SAMPLE_BYTES)
         found = self.store.read_range(item.key, 0, SAMPLE_BYTES) if item.record.size_bytes else None
         return b"" if found is None else found.body
 
-    def _send_large(self, items: Sequence[Item]) -> None:
+    def _send_large(self, items: Sequence[Item | Made]) -> None:
         asked = {
             "operation": "upload",
             "transfers": ["basic", "multipart"],

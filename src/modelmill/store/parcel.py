@@ -1,5 +1,7 @@
 """A model on its way out of the store: committed files under other names, and words beside them.
 
+A file may also be made for its journey, on this machine.
+
 `SHA256SUMS` is written first, and says by its content which export a place holds: one that was
 interrupted goes on, another one is not overwritten.  Knows folders and buckets; `hub_upload`
 knows hubs.
@@ -7,6 +9,7 @@ knows hubs.
 
 import hashlib
 import re
+import shutil
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,10 +44,19 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Made:
+    """A file that is made of committed ones, and leaves in their place."""
+
+    record: FileRecord
+    file: Path
+    """Where it is on this machine."""
+
+
+@dataclass(frozen=True)
 class Parcel:
     """Everything that leaves together."""
 
-    items: tuple[Item, ...]
+    items: tuple[Item | Made, ...]
     words: Mapping[str, bytes]
     """Small files that are made for whoever gets it, by path."""
 
@@ -121,7 +133,12 @@ def into_folder(store: Store, parcel: Parcel, folder: Path, *, is_forced: bool =
     present_bytes = kept.present_bytes(files)
     check_space(folder, needed_bytes, present_bytes=present_bytes)
     _write(folder / SUMS, parcel.sums)
-    download_many(store, [(i.record, i.key, folder / i.record.path) for i in left], kept=kept)
+    committed = [item for item in left if isinstance(item, Item)]
+    download_many(store, [(i.record, i.key, folder / i.record.path) for i in committed], kept=kept)
+    for item in left:
+        if isinstance(item, Made):
+            with item.file.open("rb") as made, final_name(folder / item.record.path) as file:
+                shutil.copyfileobj(made, file)
     for path, body in parcel.words.items():
         _write(folder / path, body)
     kept.drop(item.record for item in parcel.items)
@@ -166,12 +183,15 @@ def into_bucket(
 
 
 @contextmanager
-def brought(store: Store, item: Item, work: Path) -> Iterator[Path]:
+def brought(store: Store, item: Item | Made, work: Path) -> Iterator[Path]:
     """Have one file on this machine for a while, every byte of it checked.
 
     Raises:
         DoesNotFit: there is no room for it.
     """
+    if isinstance(item, Made):
+        yield item.file
+        return
     check_space(work, item.record.size_bytes)
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="export-", dir=work) as folder:

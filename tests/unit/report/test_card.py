@@ -13,7 +13,8 @@ from modelmill.report.compose import render
 from modelmill.report.document import ReportDocument
 from modelmill.report.facts import RunFacts
 from modelmill.report.licence import Licence, licence_of
-from modelmill.report.opening import Opening, transformers_lines, vllm_line
+from modelmill.report.opening import Opening, llama_lines, transformers_lines, vllm_line
+from modelmill.spec.names import Gguf
 from modelmill.spec.run import RunSpec
 from modelmill.spec.settings import Pin
 
@@ -69,6 +70,49 @@ def test_front_matter_is_what_hubs_read(facts: RunFacts, document: ReportDocumen
         "pipeline_tag": "text-generation",
         "tags": ["modelmill"],
     }
+
+
+@pytest.mark.parametrize(
+    ("gguf", "relation"), [("f16", "finetune"), ("q8_0", "quantized"), ("q4_0", "quantized")]
+)
+def test_card_of_a_gguf_file(
+    facts: RunFacts, document: ReportDocument, gguf: Gguf, relation: str
+) -> None:
+    """It says how llama.cpp opens the file, and first of all that nothing has judged it."""
+    leaving = on_a_hub(leave(facts, document, "merged"))
+    file = f"sql-writer-{gguf.upper()}.gguf"
+    opening = replace(leaving.opening, gguf=gguf, gguf_file=file)
+    text = card(replace(leaving, opening=opening))
+    front = YAML(typ="safe").load(text.split("---\n")[1])
+    assert front["base_model_relation"] == relation
+    assert front["library_name"] == "gguf"
+    assert front["tags"] == ["modelmill", "gguf", gguf]
+    assert text.index("> **Judged before it was converted.**") < text.index("## Use")
+    assert f"as {gguf.upper()}, and how llama.cpp answers, nothing has measured" in text
+    assert f"llama-cli -m ./sql-writer/{file} -c " in text
+    assert f"llama-server -m ./sql-writer/{file} -c " in text
+    assert "from transformers" not in text
+    assert "vllm serve" not in text
+
+
+def test_gguf_file_on_a_hub_is_named_by_its_type(facts: RunFacts, document: ReportDocument) -> None:
+    """llama.cpp fetches the repository's file that has the type in its name."""
+    opening = leave(facts, document, "merged").opening
+    moved = replace(opening, address="org/sql-writer", gguf="q4_0", gguf_file="x-Q4_0.gguf")
+    answer, server = llama_lines(moved)
+    assert answer.startswith("llama-cli -hf org/sql-writer:Q4_0 -c ")
+    assert server.startswith("llama-server -hf org/sql-writer:Q4_0 -c ")
+
+
+def test_model_that_nobody_tuned_goes_on_with_a_text(
+    facts: RunFacts, document: ReportDocument
+) -> None:
+    """There is no chat template of ours in it, and llama.cpp's own would change the prompt."""
+    opening = leave(facts, document, "merged").opening
+    run = opening.run.model_copy(update={"finetune": None})
+    answer, _ = llama_lines(replace(opening, run=run, gguf="f16", gguf_file="x-F16.gguf"))
+    assert answer.startswith("llama-completion ")
+    assert " -no-cnv " in answer
 
 
 def test_card_of_a_run_that_is_not_finished(facts: RunFacts) -> None:
