@@ -175,6 +175,9 @@ class Inferred(Record):
     parameters: int
     prompt_form: str
     """`contract`, `chat` or `3-shot`."""
+    shards: int = 1
+    """Attempts that the rows were dealt out to; seconds are summed over all of them, so the speed
+    is that of one."""
 
 
 class Reported(Record):
