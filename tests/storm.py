@@ -104,8 +104,8 @@ class Place:
         """The fine-tune."""
         return self.given.plan.stage("finetune")
 
-    def start(self, stage: str = "finetune") -> Attempt:
-        """Start a process."""
+    def start(self, stage: str = "finetune", **more: str) -> Attempt:
+        """Start a process, with more variables."""
         attempt = attempt_id()
         folder = self.home / self.given.run / attempt
         folder.mkdir(parents=True)
@@ -121,6 +121,7 @@ class Place:
             ENV_GRACE_SECONDS: str(self.grace_seconds),
             "OMP_WAIT_POLICY": "PASSIVE",
             "HF_HUB_OFFLINE": "1",
+            **more,
         }
         with (folder / "log").open("wb") as log:
             handle = subprocess.Popen(

@@ -179,6 +179,11 @@ class Inferred(Record):
     """Attempts that the rows were dealt out to; seconds are summed over all of them, so the speed
     is that of one."""
 
+    @property
+    def place(self) -> str:
+        """What the speed is that of."""
+        return self.device if self.shards == 1 else f"{self.device}, one of {self.shards} shards"
+
 
 class Reported(Record):
     """What the report covers."""
