@@ -165,13 +165,13 @@ def _has_finally_failed(attempts: tuple[Attempt, ...], max_attempts: int) -> tup
     """Look at each shard apart: evicted together they were interrupted once."""
     for shard in {each.shard: None for each in attempts if each.shard is not None} or (None,):
         of_shard = (each for each in attempts if each.shard in (shard, None))
-        failed, code = _have_finally_failed(of_shard, max_attempts)
+        failed, code = _shard_has_finally_failed(of_shard, max_attempts)
         if failed:
             return True, code
     return False, 0
 
 
-def _have_finally_failed(attempts: Iterable[Attempt], max_attempts: int) -> tuple[bool, int]:
+def _shard_has_finally_failed(attempts: Iterable[Attempt], max_attempts: int) -> tuple[bool, int]:
     counted = free = halvings = 0
     for attempt in attempts:
         code = attempt.exit_code
