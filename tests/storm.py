@@ -104,8 +104,8 @@ class Place:
         """The fine-tune."""
         return self.given.plan.stage("finetune")
 
-    def start(self, stage: str = "finetune") -> Attempt:
-        """Start a process."""
+    def start(self, stage: str = "finetune", **more: str) -> Attempt:
+        """Start a process, with more variables."""
         attempt = attempt_id()
         folder = self.home / self.given.run / attempt
         folder.mkdir(parents=True)
@@ -121,6 +121,7 @@ class Place:
             ENV_GRACE_SECONDS: str(self.grace_seconds),
             "OMP_WAIT_POLICY": "PASSIVE",
             "HF_HUB_OFFLINE": "1",
+            **more,
         }
         with (folder / "log").open("wb") as log:
             handle = subprocess.Popen(
@@ -196,16 +197,16 @@ class Place:
         )
 
 
-def lay_out(folder: Path, epochs: int) -> None:
-    """Write a tiny model, rows and a run."""
+def lay_out(folder: Path, epochs: int, tests: int = 8, more: str = "") -> None:
+    """Write a tiny model, rows and a run, with more lines at its end."""
     make_model("llama", folder / "model")
-    for name, count, seed in (("train", ROWS, 1), ("test", 8, 2)):
+    for name, count, seed in (("train", ROWS, 1), ("test", tests, 2)):
         rows = (
             json.dumps({"prompt": row.prompt, "completion": row.completion})
             for row in make_rows(count, seed)
         )
         (folder / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
-    (folder / "run.yaml").write_text(RUN.format(epochs=epochs), encoding="utf-8")
+    (folder / "run.yaml").write_text(RUN.format(epochs=epochs) + more, encoding="utf-8")
 
 
 def fetched(folder: Path, name: str, checkpoint_seconds: int) -> Place:

@@ -8,8 +8,22 @@ from hypothesis import strategies as st
 
 from modelmill.spec.names import PREDICTIONS
 from modelmill.spec.records import Prediction, Row
-from modelmill.stages.infer.batches import answer_of, make_batches, pad_left, pad_right
-from modelmill.stages.infer.ledger import Ledger, write_predictions
+from modelmill.stages.infer.batches import (
+    Batch,
+    answer_of,
+    batches_of,
+    make_batches,
+    pad_left,
+    pad_right,
+)
+from modelmill.stages.infer.ledger import (
+    Ledger,
+    answered_in,
+    form_of,
+    predictions_of,
+    seconds_of,
+    write_predictions,
+)
 from modelmill.stages.infer.own_prompt import choose_shots, judged_rows, score
 
 SEQUENCES = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=8), min_size=1, max_size=6)
@@ -51,22 +65,23 @@ def prediction(row: int, **changes: object) -> Prediction:
 
 
 BATCHES = ((3, 1), (0, 2))
+FORM = "contract"
 
 
 def test_ledger_goes_on_after_a_torn_line(tmp_path: Path) -> None:
     """A batch of which one line is torn is not there; the one before it is."""
-    ledger = Ledger(tmp_path, BATCHES)
+    ledger = Ledger(tmp_path, BATCHES, FORM)
     ledger.add(BATCHES[0], [prediction(3), prediction(1)], 2.0)
     ledger.add(BATCHES[1], [prediction(0), prediction(2)], 1.0)
     path = tmp_path / PREDICTIONS
     path.write_bytes(path.read_bytes()[:-9])
-    again = Ledger(tmp_path, BATCHES)
+    again = Ledger(tmp_path, BATCHES, FORM)
     assert list(again.done) == [BATCHES[0]]
-    assert again.generate_seconds == 2.0
+    assert seconds_of(again.done) == 2.0
     again.add(BATCHES[1], [prediction(0), prediction(2)], 4.0)
-    whole = Ledger(tmp_path, BATCHES)
-    assert [each.row for each in whole.predictions] == [3, 1, 0, 2]
-    assert whole.generate_seconds == 6.0
+    whole = Ledger(tmp_path, BATCHES, FORM)
+    assert [each.row for each in predictions_of(whole.done)] == [3, 1, 0, 2]
+    assert seconds_of(whole.done) == 6.0
 
 
 @given(cut=st.integers(0, 400))
@@ -74,14 +89,70 @@ def test_ledger_cut_anywhere_holds_whole_batches_only(cut: int) -> None:
     """However much of the file a crash left, what is read was written whole."""
     with TemporaryDirectory() as name:
         folder = Path(name)
-        ledger = Ledger(folder, BATCHES)
+        ledger = Ledger(folder, BATCHES, FORM)
         for batch in BATCHES:
             ledger.add(batch, [prediction(row) for row in batch], 1.0)
         path = folder / PREDICTIONS
         path.write_bytes(path.read_bytes()[:cut])
-        again = Ledger(folder, BATCHES)
-        assert len(again.predictions) == 2 * len(again.done)
-        assert again.generate_seconds == len(again.done)
+        again = Ledger(folder, BATCHES, FORM)
+        assert again.rows == 2 * len(again.done)
+        assert seconds_of(again.done) == len(again.done)
+
+
+@given(
+    lengths=st.dictionaries(st.integers(0, 999), st.integers(1, 99), max_size=60),
+    size=st.integers(1, 9),
+    shards=st.integers(1, 12),
+)
+def test_shards_share_the_batches_of_the_plan(
+    lengths: dict[int, int], size: int, shards: int
+) -> None:
+    """Each batch is one shard's, as whole and in the order it has without shards."""
+    batches = make_batches(lengths, size)
+    dealt = [batches_of(batches, shard, shards) for shard in range(shards)]
+    assert sorted(batch for each in dealt for batch in each) == sorted(batches)
+    assert all(list(each) == sorted(each, key=batches.index) for each in dealt)
+    assert max(map(len, dealt)) - min(map(len, dealt)) <= 1
+    rows = sorted(row for each in dealt for batch in each for row in batch)
+    assert rows == sorted(lengths)
+
+
+def kept(folder: Path, *batches: Batch, form: str = FORM, word: str = "o") -> Path:
+    """Keep some batches in a folder."""
+    folder.mkdir()
+    ledger = Ledger(folder, batches, form)
+    for batch in batches:
+        ledger.add(batch, [prediction(row, output=f"{word}{row}") for row in batch], 1.0)
+    return folder
+
+
+def test_answers_of_several_attempts_add_up(tmp_path: Path) -> None:
+    """A ledger takes what others hold of its own batches, and keeps it for the next."""
+    one, two = kept(tmp_path / "one", BATCHES[0]), kept(tmp_path / "two", BATCHES[1])
+    assert list(answered_in((two, one), BATCHES, FORM)) == list(BATCHES)
+    (tmp_path / "mine").mkdir()
+    ledger = Ledger(tmp_path / "mine", BATCHES[:1], FORM, (two, one))
+    assert list(ledger.done) == [BATCHES[0]]
+    assert list(answered_in((tmp_path / "mine",), BATCHES, FORM)) == [BATCHES[0]]
+
+
+def test_batch_is_never_put_together_from_two_attempts(tmp_path: Path) -> None:
+    """A batch of which two attempts hold half each was answered by nobody; one of two is taken."""
+    other = ((3, 0), (1, 2))
+    halves = kept(tmp_path / "halves", other[0]), kept(tmp_path / "rest", other[1])
+    assert list(answered_in(halves, BATCHES, FORM)) == []
+    twice = kept(tmp_path / "a", *BATCHES, word="a"), kept(tmp_path / "b", *BATCHES, word="b")
+    answers = predictions_of(answered_in(twice, BATCHES, FORM))
+    assert {each.output[0] for each in answers} == {"a"}
+
+
+def test_answers_in_another_form_are_not_taken(tmp_path: Path) -> None:
+    """Rows asked by a chat template are no rows of a few-shot prompt."""
+    chat = kept(tmp_path / "chat", *BATCHES, form="chat")
+    assert form_of(chat) == "chat"
+    assert answered_in((chat,), BATCHES, FORM) == {}
+    (chat / "form.txt").unlink()  # as earlier versions left it
+    assert list(answered_in((chat,), BATCHES, FORM)) == list(BATCHES)
 
 
 def test_predictions_are_written_in_the_order_of_rows(tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def infer(
     folders.output.mkdir(parents=True)
     folders.resume.mkdir(parents=True)
     outcome = run(InferSettings.model_validate(asked), folders, RecordingPulse())
+    assert outcome is not None
     assert isinstance(outcome.figures, Inferred)
     lines = (folders.output / PREDICTIONS).read_text(encoding="utf-8").splitlines()
     return outcome.figures, [Prediction.model_validate_json(line) for line in lines]

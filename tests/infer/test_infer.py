@@ -59,6 +59,7 @@ def infer(
         folder.mkdir(parents=True, exist_ok=True)
     folders = Folders({"model": model, "test": data, "data": data}, output, resume)
     outcome = run(settings or settings_for(), folders, pulse or RecordingPulse())
+    assert outcome is not None
     lines = (output / PREDICTIONS).read_text(encoding="utf-8").splitlines()
     return outcome, [Prediction.model_validate_json(line) for line in lines]
 

@@ -6,8 +6,10 @@ from modelmill.store.checkpoint import (
     has_checkpoint,
     put_live,
     read_live,
+    restore_all,
     restore_checkpoints,
     save_checkpoint,
+    save_shard,
 )
 from modelmill.store.s3 import Store
 
@@ -133,3 +135,46 @@ def test_drop_checkpoints(store: Store, tmp_path: Path) -> None:
     drop_checkpoints(store, "key")
 
     assert list(store.list()) == []
+
+
+def _save_shard(store: Store, root: Path, text: str, attempt: str) -> int:
+    root.mkdir(exist_ok=True)
+    (root / "rows").write_text(text)
+    return save_shard(store, "key", attempt, root)
+
+
+def _texts(folders: tuple[Path, ...]) -> set[str]:
+    return {(folder / "rows").read_text() for folder in folders}
+
+
+def test_shards_add_up(store: Store, tmp_path: Path) -> None:
+    """A shard replaces what itself has saved, whole states and other shards keep theirs."""
+    for text, attempt in (("a1", "a"), ("b1", "b"), ("a2", "a"), ("c1", "c"), ("d1", "d")):
+        _save_shard(store, tmp_path / "in", text, attempt)
+    for _ in range(3):
+        (tmp_path / "in" / "rows").write_text("whole")
+        save_checkpoint(store, "key", "w", tmp_path / "in")
+    found = restore_all(store, "key", tmp_path / "out")
+    assert _texts(found) == {"a2", "b1", "c1", "d1", "whole"}
+    assert all(has_checkpoint(store, "key", attempt) for attempt in "abcdw")
+    drop_checkpoints(store, "key")
+    assert list(store.list("checkpoints/key/")) == []
+
+
+def test_shard_that_is_damaged_or_incomplete_is_passed_over(store: Store, tmp_path: Path) -> None:
+    """Nothing is left of it here, and what was fetched before is not fetched again."""
+    for attempt in "abc":
+        _save_shard(store, tmp_path / "in", attempt, attempt)
+    store.put("checkpoints/key/a/shard-000001/rows", b"A")
+    store.delete(["checkpoints/key/b/shard-000001/COMMITTED.json"])
+    assert _texts(restore_all(store, "key", tmp_path / "out")) == {"c"}
+    assert len(list((tmp_path / "out").iterdir())) == 1
+    store.put("checkpoints/key/c/shard-000001/rows", b"C")
+    assert _texts(restore_all(store, "key", tmp_path / "out")) == {"c"}
+
+
+def test_state_that_goes_while_it_is_read_is_passed_over(store: Store, tmp_path: Path) -> None:
+    """Whoever has committed takes the states away, under the eyes of a slower shard."""
+    _save_shard(store, tmp_path / "in", "a", "a")
+    store.delete(["checkpoints/key/a/shard-000001/rows"])
+    assert restore_all(store, "key", tmp_path / "out") == ()

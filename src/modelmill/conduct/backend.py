@@ -47,6 +47,15 @@ class Attempt:
     """It was killed for its memory limit."""
     has_saved: bool = False
     """It left a state that the next attempt can go on from."""
+    shard: int | None = None
+    """It was one shard of an attempt that several processes share; what counts against it counts
+    against that shard alone."""
+    processes: frozenset[str] = frozenset()
+    """Ids of the processes that share it, where several do: one of them commits."""
+
+    def is_by(self, process: str) -> bool:
+        """Tell whether it is, or consists of, what has called itself so."""
+        return process == self.id or process in self.processes
 
 
 class NotNow(Exception):

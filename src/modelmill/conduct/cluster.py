@@ -5,23 +5,32 @@ stages.  Keeps no state that matters: another conductor sees the same Jobs.
 """
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from modelmill.conduct.answers import Conflict, NotThere, Refused, Unavailable
+from modelmill.conduct.as_attempts import (
+    attempt_of,
+    ended,
+    ended_without_pod,
+    have_succeeded,
+    owners,
+    shards_of,
+    shared,
+    shared_ended,
+    stopping,
+)
 from modelmill.conduct.backend import Attempt, NotNow, Order
 from modelmill.conduct.jobs import Release, job_name, shape_of, stage_job
 from modelmill.conduct.kubernetes import Mirror, Namespace
-from modelmill.conduct.reasons import Ended, how_it_ended, why_it_waits, why_refused
-from modelmill.conduct.seen import JobSeen, ObjectSeen, PodSeen
-from modelmill.spec.errors import DeviceFault, Interrupted
+from modelmill.conduct.reasons import why_it_waits, why_refused
+from modelmill.conduct.seen import JobSeen, PodSeen
 from modelmill.spec.names import (
     ANNOTATION_SHAPE,
     CONTAINER,
     ENVIRONMENT_OF,
-    LABEL_ATTEMPT,
     LABEL_KEY,
     LABEL_REVISION,
     LABEL_RUN,
@@ -87,8 +96,8 @@ class ClusterBackend:
         jobs = [job for job in self._all_jobs() if self._is_ours(job)]
         of_jobs = [attempt for job in jobs for attempt in self._attempts_of(job, present)]
         uids = {job.metadata.uid for job in self._all_jobs()}
-        orphans = [pod for pod in present.values() if not uids & _owners(pod)]
-        return (*map(_orphan, orphans), *of_jobs)
+        orphans = [pod for pod in present.values() if not uids & owners(pod)]
+        return (*stopping(orphans), *of_jobs)
 
     def start(self, order: Order) -> Attempt:
         """Create the Job of an attempt, or find that it is there already.
@@ -111,7 +120,7 @@ class ClusterBackend:
             if job.is_live:
                 self._made[job.metadata.uid] = job
                 self._watched.add(job.metadata.uid)
-                return replace(_attempt(job, job.metadata.uid), is_live=True, has_begun=False)
+                return replace(attempt_of(job, job.metadata.uid), is_live=True, has_begun=False)
             order = replace(order, number=order.number + 1)
 
     def stop(self, attempt: Attempt) -> None:
@@ -129,8 +138,13 @@ class ClusterBackend:
     def log(self, attempt: Attempt) -> bytes:
         """Read what an attempt has printed so far; nothing once its pod is gone."""
         pod = self._known.get(attempt.id)
-        if pod is None:
-            return b""
+        if pod is not None:
+            return self._log_of(pod)
+        pods = shards_of(self._known[uid] for uid in attempt.processes if uid in self._known)
+        logs = {pod.index or 0: self._log_of(pod) for pod in pods}
+        return b"".join(b"== shard %d ==\n%b" % (n + 1, log) for n, log in logs.items() if log)
+
+    def _log_of(self, pod: PodSeen) -> bytes:
         try:
             return self.namespace.log_of(pod, CONTAINER)
         except (NotThere, Refused, Unavailable):
@@ -175,35 +189,49 @@ class ClusterBackend:
         return (*seen, *self._made.values())
 
     def _is_ours(self, job: JobSeen) -> bool:
-        return self.release.anchor_uid in _owners(job)
+        return self.release.anchor_uid in owners(job)
 
     def _attempts_of(self, job: JobSeen, present: Mapping[str, PodSeen]) -> Iterator[Attempt]:
-        pods = [pod for pod in self._known.values() if job.metadata.uid in _owners(pod)]
+        pods = [pod for pod in self._known.values() if job.metadata.uid in owners(pod)]
         pods.sort(key=lambda pod: pod.age)
-        newest = pods.pop() if pods else None
-        # A pod that has succeeded is the end: its Job says so 2 s later.
-        is_live = job.is_live and (newest is None or not newest.has_succeeded)
+        shards = shards_of(pods)
+        is_live = job.is_live and not have_succeeded(job, shards)
         if is_live:
             self._watched.add(job.metadata.uid)
         elif not self._counts(job):
             return
-        yield from (_ended(job, pod) for pod in pods)
+        yield from (ended(job, pod) for pod in pods if pod not in shards)
+        if job.is_shared:
+            yield self._live_shared(job, shards) if is_live else shared_ended(job, shards)
+            return
+        newest = shards[0] if shards else None
         if is_live:
             # Until the Job has replaced a pod, or said that it will not, the newest pod
             # stands for it, whether or not it still runs.
             pod = newest if newest is not None and newest.metadata.uid in present else None
             has_begun = pod is not None and pod.has_begun
             yield replace(
-                _attempt(job, job.metadata.uid if newest is None else newest.metadata.uid),
+                attempt_of(job, job.metadata.uid if newest is None else newest.metadata.uid),
                 is_live=True,
                 has_begun=has_begun,
                 is_stale=not has_begun and self._is_stale(job),
                 message=self._why(job, pod),
             )
         elif newest is not None:
-            yield _ended(job, newest)
+            yield ended(job, newest)
         else:
-            yield _ended_without_pod(job)
+            yield ended_without_pod(job)
+
+    def _live_shared(self, job: JobSeen, shards: Sequence[PodSeen]) -> Attempt:
+        """Say of an attempt that pods share that it lives; it has begun when one of them has."""
+        has_begun = any(pod.has_begun for pod in shards)
+        return replace(
+            shared(job, shards),
+            is_live=True,
+            has_begun=has_begun,
+            is_stale=not has_begun and self._is_stale(job),
+            message="" if has_begun else self._why(job, shards[0] if shards else None),
+        )
 
     def _counts(self, job: JobSeen) -> bool:
         created = job.metadata.creation_timestamp
@@ -211,7 +239,7 @@ class ClusterBackend:
         return is_new or job.metadata.uid in self._watched
 
     def _is_stale(self, job: JobSeen) -> bool:
-        attempt = _attempt(job, "")
+        attempt = attempt_of(job, "")
         environment = ENVIRONMENT_OF[kind_of(attempt.stage)]
         order = Order(attempt.stage, attempt.key, environment, attempt.number, "")
         shape = job.metadata.annotations.get(ANNOTATION_SHAPE)
@@ -253,7 +281,7 @@ class ClusterBackend:
     def _job_of(self, attempt: Attempt) -> JobSeen | None:
         wanted = (attempt.stage, attempt.key, attempt.number)
         for job in self._all_jobs():
-            found = _attempt(job, "")
+            found = attempt_of(job, "")
             if self._is_ours(job) and (found.stage, found.key, found.number) == wanted:
                 return job
         return None
@@ -271,56 +299,6 @@ class ClusterBackend:
                 continue
             with contextlib.suppress(NotThere, Conflict, Unavailable):
                 for job in self._jobs.all():
-                    if job.metadata.uid in _owners(pod):
+                    if job.metadata.uid in owners(pod):
                         self.namespace.delete_job(job)
                 self.namespace.delete_pod_by_force(pod)
-
-
-def _owners(seen: ObjectSeen) -> set[str]:
-    return {owner.uid for owner in seen.metadata.owner_references}
-
-
-def _attempt(seen: JobSeen | PodSeen, id_: str) -> Attempt:
-    """Read from its labels, which a Job and its pods share, which attempt an object is."""
-    return Attempt(
-        id=id_,
-        stage=seen.metadata.labels[LABEL_STAGE],
-        key=seen.metadata.annotations[LABEL_KEY],
-        number=int(seen.metadata.labels[LABEL_ATTEMPT]),
-        is_live=False,
-    )
-
-
-def _orphan(pod: PodSeen) -> Attempt:
-    """Say of a pod whose Job was deleted that it lives, until it is gone."""
-    ended = how_it_ended(pod)
-    return replace(
-        _attempt(pod, pod.metadata.uid),
-        is_live=True,
-        exit_code=None if ended is None else ended.exit_code,
-        message="Being stopped",
-    )
-
-
-def _ended(job: JobSeen, pod: PodSeen) -> Attempt:
-    """Say how a pod ended; one that vanished while it ran was evicted or deleted."""
-    ended = how_it_ended(pod)
-    gone = Interrupted(f"Its pod {pod.metadata.name} was deleted while it ran")
-    if ended is None:
-        ended = Ended(gone.exit_code, str(gone))
-    return replace(
-        _attempt(job, pod.metadata.uid),
-        exit_code=ended.exit_code,
-        message=ended.message,
-        is_oom=ended.is_oom,
-    )
-
-
-def _ended_without_pod(job: JobSeen) -> Attempt:
-    """Say how a Job ended whose pods nobody has seen."""
-    attempt = _attempt(job, job.metadata.uid)
-    failed = job.condition("Failed")
-    if failed is None:
-        return replace(attempt, exit_code=0)
-    fault = DeviceFault(f"Job {job.metadata.name} failed ({failed.reason}): {failed.message}")
-    return replace(attempt, exit_code=fault.exit_code, message=str(fault))

@@ -216,8 +216,10 @@ class Conductor:
         if attempt.is_live or code is None or retry_for(code) is Retry.NEVER:
             return False
         if attempt.id not in self._saved:
-            saved = has_checkpoint(self.given.store, attempt.key, attempt.id)
-            self._saved[attempt.id] = saved
+            self._saved[attempt.id] = any(
+                has_checkpoint(self.given.store, attempt.key, process)
+                for process in (attempt.id, *attempt.processes)
+            )
         return self._saved[attempt.id]
 
     def _look(self, attempts: tuple[Attempt, ...]) -> None:
@@ -250,7 +252,7 @@ class Conductor:
             self._broken[stage.name] = str(error)
             return
         self._sound[stage.name] = committed
-        mine = next((each for each in attempts if each.id == committed.manifest.attempt), None)
+        mine = next((each for each in attempts if each.is_by(committed.manifest.attempt)), None)
         if mine is not None:
             self._history.committed(mine)
         elif committed.manifest.run != self.given.run:

@@ -5,7 +5,7 @@ anywhere, or run twice, and the next decision is still right.  Knows no store, n
 and no backend.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -162,6 +162,16 @@ def _attempts_of(stage: str, key: str, view: View) -> tuple[Attempt, ...]:
 
 
 def _has_finally_failed(attempts: tuple[Attempt, ...], max_attempts: int) -> tuple[bool, int]:
+    """Look at each shard apart: evicted together they were interrupted once."""
+    for shard in {each.shard: None for each in attempts if each.shard is not None} or (None,):
+        of_shard = (each for each in attempts if each.shard in (shard, None))
+        failed, code = _shard_has_finally_failed(of_shard, max_attempts)
+        if failed:
+            return True, code
+    return False, 0
+
+
+def _shard_has_finally_failed(attempts: Iterable[Attempt], max_attempts: int) -> tuple[bool, int]:
     counted = free = halvings = 0
     for attempt in attempts:
         code = attempt.exit_code
@@ -190,7 +200,7 @@ def _stops(view: View, states: Mapping[str, State]) -> Iterator[Stop]:
     wanted = {(stage.name, stage.key) for stage in view.stages}
     wanted.add((REPORT, view.report_key))
     for attempt in view.attempts:
-        if not attempt.is_live or view.committed.get(attempt.stage) == attempt.id:
+        if not attempt.is_live or attempt.is_by(view.committed.get(attempt.stage, "")):
             # Who has just committed ends by itself.
             continue
         is_planned = (attempt.stage, attempt.key) in wanted

@@ -97,6 +97,8 @@ class Follower:
             if text:
                 yield Printed(pod.metadata.labels[LABEL_STAGE], pod.metadata.uid, text)
         present = {pod.metadata.uid for pod in pods}
+        # An attempt that several pods share is called after its Job.
+        present |= {each.uid for pod in pods for each in pod.metadata.owner_references}
         for stage, attempt in list_logs(self.store, self.run, self.stage):
             if attempt in present:
                 continue

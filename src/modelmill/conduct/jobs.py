@@ -94,9 +94,7 @@ def _job(order: Order, release: Release, shape: str) -> Manifest:
             "ownerReferences": [_owner(release)],
         },
         "spec": {
-            "backoffLimit": 0,
-            "completions": 1,
-            "parallelism": 1,
+            **_pods_at_once(pods.shards, profile.max_attempts),
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {"rules": _failure_rules()},
             "template": {
@@ -160,6 +158,23 @@ def _owner(release: Release) -> JsonValue:
         "uid": release.anchor_uid,
         "controller": False,
         "blockOwnerDeletion": False,
+    }
+
+
+def _pods_at_once(shards: int, max_attempts: int) -> dict[str, JsonValue]:
+    """Let one pod do all, or each shard have a pod whose failure is no other's business.
+
+    Only the conductor decides about other attempts, so the Job of one pod has none.  With shards
+    that would end all pods with the first that fails; so Kubernetes replaces it, as often as the
+    conductor would.
+    """
+    if shards == 1:
+        return {"backoffLimit": 0, "completions": 1, "parallelism": 1}
+    return {
+        "backoffLimitPerIndex": max_attempts - 1,
+        "completionMode": "Indexed",
+        "completions": shards,
+        "parallelism": shards,
     }
 
 

@@ -12,6 +12,7 @@ from pydantic import JsonValue
 from modelmill.conduct.backend import Order
 from modelmill.spec.cluster import PodPlace, StagePods, merged_place
 from modelmill.spec.names import (
+    ANNOTATION_INDEX,
     CONTAINER,
     ENV_ATTEMPT,
     ENV_CHECKPOINT_SECONDS,
@@ -20,6 +21,8 @@ from modelmill.spec.names import (
     ENV_HUNG_AFTER_SECONDS,
     ENV_PLAN_SHA256,
     ENV_RUN,
+    ENV_SHARD,
+    ENV_SHARDS,
     ENV_STAGE,
     ENV_STORE,
     ENV_TERMINATION,
@@ -163,7 +166,11 @@ def _told(order: Order, run: str, pods: StagePods, profile: Profile) -> list[Jso
     if pods.work_volume == "emptyDir":
         # Over this limit the kubelet evicts; the file system would show the node's space.
         told[ENV_WORK_BYTES] = str(whole_bytes(pods.work))
-    return [*_values(told), _from_pod(ENV_ATTEMPT, "metadata.uid")]
+    from_pod = [_from_pod(ENV_ATTEMPT, "metadata.uid")]
+    if pods.shards > 1:
+        told[ENV_SHARDS] = str(pods.shards)
+        from_pod.append(_from_pod(ENV_SHARD, f"metadata.annotations['{ANNOTATION_INDEX}']"))
+    return [*_values(told), *from_pod]
 
 
 def _libraries(kind: Kind, pods: StagePods) -> list[JsonValue]:

@@ -10,7 +10,7 @@ from datetime import datetime
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
-from modelmill.spec.names import CONDUCTOR_CONTAINER, CONTAINER
+from modelmill.spec.names import ANNOTATION_INDEX, CONDUCTOR_CONTAINER, CONTAINER
 
 
 class Seen(BaseModel):
@@ -63,9 +63,11 @@ class Condition(Seen):
 
 
 class JobSpec(Seen):
-    """What is asked of a Job, as far as it changes while it lives."""
+    """What is asked of a Job, as far as it is looked at."""
 
     suspend: bool = False
+    completions: int = 1
+    """How many pods have to succeed, each with an index of its own where there are several."""
 
 
 class JobStatus(Seen):
@@ -83,6 +85,11 @@ class JobSeen(ObjectSeen):
     def condition(self, kind: str) -> Condition | None:
         """Find a condition that is true."""
         return _true(self.status.conditions, kind)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several pods share its work."""
+        return self.spec.completions > 1
 
     @property
     def is_being_deleted(self) -> bool:
@@ -172,6 +179,12 @@ class PodSeen(ObjectSeen):
     def condition(self, kind: str) -> Condition | None:
         """Find a condition that is true."""
         return _true(self.status.conditions, kind)
+
+    @property
+    def index(self) -> int | None:
+        """Which part of a shared Job's work it does; None where it does all."""
+        index = self.metadata.annotations.get(ANNOTATION_INDEX)
+        return None if index is None else int(index)
 
     @property
     def has_ended(self) -> bool:

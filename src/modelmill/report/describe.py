@@ -105,7 +105,7 @@ def _model(facts: RunFacts, judged: JudgedModel, flips: tuple[Flips, ...]) -> Mo
         answering=cost_of([stage] if (stage := _answering(facts, judged)) is not None else []),
         engine=inferred.engine if inferred is not None else "",
         dtype=inferred.dtype if inferred is not None else "",
-        device=inferred.device if inferred is not None else "",
+        device=inferred.place if inferred is not None else "",
         batch_size=inferred.batch_size if inferred is not None else None,
         problem=judged.problem,
         uri=facts.uri_of(judged.model),

@@ -167,7 +167,7 @@ def _held(facts: RunFacts, model: str, asked: Asked | None) -> Held:
         tokens_per_second=inferred.tokens_per_second if inferred is not None else None,
         made=cost_of(made),
         answering=cost_of([stage] if stage is not None else []),
-        device=inferred.device if inferred is not None else "",
+        device=inferred.place if inferred is not None else "",
         prompt=asked.shown.form if asked is not None else "",
         problem=unfinished_words(infer) if asked is None and infer is not None else "",
     )

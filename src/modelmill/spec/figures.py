@@ -175,6 +175,14 @@ class Inferred(Record):
     parameters: int
     prompt_form: str
     """`contract`, `chat` or `3-shot`."""
+    shards: int = 1
+    """Attempts that the rows were dealt out to; seconds are summed over all of them, so the speed
+    is that of one."""
+
+    @property
+    def place(self) -> str:
+        """What the speed is that of."""
+        return self.device if self.shards == 1 else f"{self.device}, one of {self.shards} shards"
 
 
 class Reported(Record):

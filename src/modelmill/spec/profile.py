@@ -88,6 +88,14 @@ class Profile(Spec):
             raise ValueError(msg)
         return self
 
+    @model_validator(mode="after")
+    def _only_infer_is_shared(self) -> Self:
+        for kind, pods in self.stages.items():
+            if kind != "infer" and pods.shards > 1:
+                msg = f"stages.{kind}.shards: only infer can be shared by several pods"
+                raise ValueError(msg)
+        return self
+
 
 class Facts(Spec):
     """The profile's facts that enter keys, with nothing left open."""

@@ -31,7 +31,7 @@ from modelmill.spec.settings import (
 from modelmill.stages import machine
 from modelmill.stages.ahead import Ahead
 from modelmill.stages.pulse import LivePulse
-from modelmill.stages.stage import Folders, Outcome, Pulse
+from modelmill.stages.stage import Folders, Outcome, Pulse, Shard
 from modelmill.stages.workplace import Workplace
 from modelmill.store.artifact import (
     Committed,
@@ -46,7 +46,7 @@ from modelmill.store.artifact import (
     stage_bytes,
     stage_files,
 )
-from modelmill.store.checkpoint import drop_checkpoints, restore_checkpoints
+from modelmill.store.checkpoint import drop_checkpoints, restore_all, restore_checkpoints
 from modelmill.store.s3 import Store
 from modelmill.store.safety import check_adapter, check_model
 from modelmill.store.sources import pull_source, source_bytes
@@ -65,7 +65,7 @@ MODULES: Final[Mapping[Kind, str]] = {
 }
 """Imported only for the stage that runs: some load torch at their top."""
 
-StageFunction = Callable[[Settings, Folders, Pulse], Outcome]
+StageFunction = Callable[[Settings, Folders, Pulse], Outcome | None]
 
 SPARE_BYTES: Final = 64 * 2**20
 """Room for logs, tokenizers and rows."""
@@ -86,6 +86,9 @@ class Assignment:
     work_limit_bytes: int | None
     halvings: int = 0
     """How often finetune halves its micro-batch: other attempts were killed for memory."""
+    shard: int = 0
+    shards: int = 1
+    """Among how many attempts the rows of infer are dealt out."""
 
 
 def is_committed(store: Store, stage: Stage) -> bool:
@@ -101,8 +104,11 @@ def is_committed(store: Store, stage: Stage) -> bool:
     return True
 
 
-def carry_out(given: Assignment, pulse: LivePulse) -> Published:
+def carry_out(given: Assignment, pulse: LivePulse) -> Published | None:
     """Do the work of one stage and publish it.
+
+    Returns:
+        None where this was a part of the work, and others are not done: the last one publishes.
 
     Raises:
         ModelmillError: of the class that says why it could not be done.
@@ -111,12 +117,14 @@ def carry_out(given: Assignment, pulse: LivePulse) -> Published:
     with pulse.part("pull"):
         inputs = {each.role: _input_of(given.store, each) for each in given.stage.inputs}
         folders, pulled = _pull_inputs(given, inputs, pulse)
-        folders = _resuming(given, folders)
+        folders = _resuming(given, folders, pulse)
     with pulse.part("import"):
         function = _function_of(given.stage.kind)
     prefix = attempt_prefix(given.stage.kind, given.stage.key, given.attempt)
     with Ahead(given.store, prefix, folders.output) as ahead:
         outcome = function(_settings_of(given), replace(folders, finished=ahead.send), pulse)
+        if outcome is None:
+            return None
         with pulse.part("push"):
             files = _push(given.store, prefix, folders.output, ahead, pulse)
     published = _publish(given, inputs, _Made(outcome, files), pulse, started)
@@ -129,8 +137,18 @@ def carry_out(given: Assignment, pulse: LivePulse) -> Published:
     return published
 
 
-def _resuming(given: Assignment, folders: Folders) -> Folders:
-    """Put the newest state there, and let the stage ask for the one before."""
+def _resuming(given: Assignment, folders: Folders, pulse: LivePulse) -> Folders:
+    """Put the newest state there, and let the stage ask for the one before.
+
+    What infer has saved adds up: it asks for all states, and may be one of several that do.
+    """
+    if given.stage.kind == "infer":
+
+        def saved() -> tuple[Path, ...]:
+            pulse.commit()
+            return restore_all(given.store, given.stage.key, given.workplace.own / "saved")
+
+        return replace(folders, shard=Shard(given.shard, given.shards, saved))
     states = restore_checkpoints(given.store, given.stage.key, folders.resume)
     next(states, False)
     return replace(folders, fall_back=lambda: next(states, False))

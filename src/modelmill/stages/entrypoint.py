@@ -37,6 +37,8 @@ from modelmill.spec.names import (
     ENV_PLAN_SHA256,
     ENV_PROGRESS_FILE,
     ENV_RUN,
+    ENV_SHARD,
+    ENV_SHARDS,
     ENV_STAGE,
     ENV_STORE,
     ENV_TERMINATION,
@@ -52,8 +54,8 @@ from modelmill.stages.keeper import CHECKPOINT_SECONDS, Commit
 from modelmill.stages.pulse import LivePulse, Outlets, Told
 from modelmill.stages.stop import STOPPED, Stop, StopRequested, end_with
 from modelmill.stages.workplace import workplace
-from modelmill.store.artifact import attempt_id
-from modelmill.store.checkpoint import drop_live, put_live, save_checkpoint
+from modelmill.store.artifact import Published, attempt_id
+from modelmill.store.checkpoint import drop_live, put_live, save_checkpoint, save_shard
 from modelmill.store.runs import get_plan, put_progress
 from modelmill.store.s3 import Store, open_store
 
@@ -67,6 +69,8 @@ _NUMBERS: Final = (
     ENV_CHECKPOINT_SECONDS,
     ENV_GRACE_SECONDS,
     ENV_HUNG_AFTER_SECONDS,
+    ENV_SHARD,
+    ENV_SHARDS,
 )
 logger = logging.getLogger("modelmill")
 
@@ -89,6 +93,8 @@ class Asked:
     progress_file: Path | None
     termination: Path | None
     parent_pid: int | None
+    shard: int
+    shards: int
 
 
 def read_environment(environment: Mapping[str, str]) -> Asked:
@@ -104,6 +110,8 @@ def read_environment(environment: Mapping[str, str]) -> Asked:
         for name in _NUMBERS
         if environment.get(name) and not environment[name].isdecimal()
     ]
+    if not problems and int(environment.get(ENV_SHARD) or 0) >= _shards(environment):
+        problems.append(Problem(ENV_SHARD, f"should be below {ENV_SHARDS}, and counts from 0"))
     if problems:
         raise SpecError("environment", problems)
 
@@ -128,7 +136,13 @@ def read_environment(environment: Mapping[str, str]) -> Asked:
         progress_file=path(ENV_PROGRESS_FILE),
         termination=path(ENV_TERMINATION),
         parent_pid=number(ENV_PARENT_PID),
+        shard=number(ENV_SHARD) or 0,
+        shards=_shards(environment),
     )
+
+
+def _shards(environment: Mapping[str, str]) -> int:
+    return int(environment.get(ENV_SHARDS) or 1)
 
 
 def main() -> int:
@@ -187,6 +201,8 @@ def _attempt(asked: Asked, stop: Stop) -> str:
             place,
             asked.work_limit_bytes,
             asked.halvings,
+            asked.shard,
+            asked.shards,
         )
         return _carry_out(asked, given, stop)
 
@@ -211,7 +227,8 @@ def _carry_out(asked: Asked, given: Assignment, stop: Stop) -> str:
     def save(on_bytes: Callable[[int], None], *, is_last: bool) -> None:
         seconds = LAST_WORDS_SECONDS if is_last else SAVE_SECONDS
         into = replace(store, retry_budget_seconds=seconds)
-        save_checkpoint(into, key, asked.attempt, resume, on_bytes)
+        keep = save_checkpoint if asked.shards == 1 else save_shard
+        keep(into, key, asked.attempt, resume, on_bytes)
 
     def tell(progress: Progress) -> None:
         put_progress(store, asked.run, progress)
@@ -219,17 +236,23 @@ def _carry_out(asked: Asked, given: Assignment, stop: Stop) -> str:
 
     try:
         with _pulse(asked, stop, Told(tell, save), given.workplace.own) as pulse:
-            return _published(given, pulse, save)
+            published = _published(given, pulse, save)
     except BaseException:
         with contextlib.suppress(ModelmillError):
             drop_live(_brief(asked), key, asked.attempt)
         raise
+    if published is not None:
+        return "committed" if published.state == "won" else "adopted what another had committed"
+    if is_committed(store, given.stage):
+        # The last shard was faster, and has taken away all that says who works on the key.
+        drop_live(store, key, asked.attempt)
+    return f"has done shard {asked.shard + 1} of {asked.shards}; the last one commits"
 
 
-def _published(given: Assignment, pulse: LivePulse, save: Commit) -> str:
+def _published(given: Assignment, pulse: LivePulse, save: Commit) -> Published | None:
     """Do the work; of one that is stopped keep what is new, and publish nothing."""
     try:
-        published = carry_out(given, pulse)
+        return carry_out(given, pulse)
     except BaseException as error:
         pulse.keeper.settle()
         if pulse.is_unsaved and isinstance(error, StopRequested | Interrupted):
@@ -237,7 +260,6 @@ def _published(given: Assignment, pulse: LivePulse, save: Commit) -> str:
             with contextlib.suppress(ModelmillError):
                 save(lambda _: None, is_last=True)
         raise
-    return "committed" if published.state == "won" else "adopted what another had committed"
 
 
 def _brief(asked: Asked) -> Store:

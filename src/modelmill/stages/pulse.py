@@ -144,6 +144,11 @@ class LivePulse:
         self.is_unsaved = True
         self._check()
         if time.monotonic() - self._saved >= SAVE_SECONDS:
+            self.commit()
+
+    def commit(self) -> None:
+        """Commit the resume folder now, if it holds more than what is committed."""
+        if self.is_unsaved:
             self.outlets.store.commit(lambda _: None, is_last=False)
             self.is_unsaved = False
             self._saved = time.monotonic()

@@ -17,6 +17,17 @@ from modelmill.spec.figures import Figures
 
 
 @dataclass(frozen=True)
+class Shard:
+    """Which part of the stage an attempt does, where several pods share it."""
+
+    number: int = 0
+    count: int = 1
+    saved: Callable[[], tuple[Path, ...]] = tuple
+    """Commits `resume` if it holds anything new, *then* fetches what all attempts at the stage
+    have committed, and names a folder for each: whoever comes last sees everybody."""
+
+
+@dataclass(frozen=True)
 class Folders:
     """Where a stage reads and writes."""
 
@@ -31,6 +42,7 @@ class Folders:
     no more."""
     finished: Callable[[Iterable[Path]], None] = lambda _: None
     """Takes files of `output` that stay as they are, to be sent while the stage goes on."""
+    shard: Shard = Shard()
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,9 @@ KEPT = 2
 SAVED = "SAVED"
 """What is left of an attempt whose states are old."""
 
+SHARD = "shard-"
+"""Begins the folder of a state that holds one shard's part of the work."""
+
 
 class Checkpoint(Record):
     """The manifest of one saved state."""
@@ -53,19 +56,44 @@ def save_checkpoint(
     taken away often would fill the store.  What another attempt is writing is left alone.
     """
     mine = f"{checkpoint_prefix(key)}/{attempt}/"
-    present = [item for item in store.list(f"{checkpoint_prefix(key)}/") if _is_of_a_state(item)]
+    present = [item for item in store.list(f"{checkpoint_prefix(key)}/") if _is_whole_work(item)]
     number = 1 + max((_number(item) for item in present if item.key.startswith(mine)), default=0)
-    folder = f"{mine}{number:06d}"
-    manifest = Checkpoint(
-        key=key,
-        attempt=attempt,
-        number=number,
-        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        files=stage_files(store, folder, root, on_bytes),
-    )
-    store.put(f"{folder}/{COMMITTED}", canonical_json(manifest.model_dump(mode="json")))
+    _save(store, f"{mine}{number:06d}", _empty(key, attempt, number), root, on_bytes)
     _drop_older(store, present, mine)
     return number
+
+
+def save_shard(
+    store: Store, key: str, attempt: str, root: Path, on_bytes: OnBytes = no_progress
+) -> int:
+    """Save a folder as what an attempt has done of its part of the work; returns its number.
+
+    What the attempt has saved before is deleted afterwards, and nothing of any other: that may
+    be another part.
+    """
+    mine = f"{checkpoint_prefix(key)}/{attempt}/"
+    present = [item for item in store.list(mine) if _is_of_a_state(item)]
+    number = 1 + max(map(_number, present), default=0)
+    _save(store, f"{mine}{SHARD}{number:06d}", _empty(key, attempt, number), root, on_bytes)
+    _drop(store, present)
+    return number
+
+
+def restore_all(store: Store, key: str, destination: Path) -> tuple[Path, ...]:
+    """Fetch every complete and undamaged state of a key, each into a folder of its own.
+
+    What is there from an earlier call is not fetched again: a state never changes.
+
+    Returns:
+        The folders, the newest state first.
+    """
+    found = []
+    for item in _manifests(store, key):
+        folder = item.key.removesuffix(f"/{COMMITTED}")
+        local = destination / folder.removeprefix(f"{checkpoint_prefix(key)}/").replace("/", "=")
+        if local.exists() or _is_pulled(store, key, folder, local):
+            found.append(local)
+    return tuple(found)
 
 
 def restore_checkpoints(
@@ -79,19 +107,11 @@ def restore_checkpoints(
     Yields:
         True for each state; after the last one the folder is empty.
     """
-    manifests = [
-        item for item in store.list(f"{checkpoint_prefix(key)}/") if _is_manifest(item.key)
-    ]
-    for item in sorted(manifests, key=_age, reverse=True):
+    for item in _manifests(store, key):
         folder = item.key.removesuffix(f"/{COMMITTED}")
         _clear(destination)
-        try:
-            _pull(store, key, folder, destination, on_bytes)
-        except (DataError, UnsafeArtifact) as error:
-            logger.warning("the checkpoint %s is passed over: %s", folder, error.what)
-            continue
-        logger.info("found the checkpoint %s", folder)
-        yield True
+        if _is_pulled(store, key, folder, destination, on_bytes):
+            yield True
     _clear(destination)
 
 
@@ -128,8 +148,46 @@ def drop_live(store: Store, key: str, attempt: str) -> None:
 def drop_checkpoints(store: Store, key: str) -> None:
     """Delete every saved state of a key: its artifact is committed."""
     found = list(store.list(f"{checkpoint_prefix(key)}/"))
-    store.delete(item.key for item in found if _is_manifest(item.key))
-    store.delete(item.key for item in found if not _is_manifest(item.key))
+    _drop(store, found)
+
+
+def _drop(store: Store, items: list[ListedObject]) -> None:
+    """Manifests go first, so that no torso looks complete."""
+    store.delete(item.key for item in items if _is_manifest(item.key))
+    store.delete(item.key for item in items if not _is_manifest(item.key))
+
+
+def _empty(key: str, attempt: str, number: int) -> Checkpoint:
+    created = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return Checkpoint(key=key, attempt=attempt, number=number, created=created, files=())
+
+
+def _save(store: Store, folder: str, empty: Checkpoint, root: Path, on_bytes: OnBytes) -> None:
+    files = stage_files(store, folder, root, on_bytes)
+    manifest = empty.model_copy(update={"files": files})
+    store.put(f"{folder}/{COMMITTED}", canonical_json(manifest.model_dump(mode="json")))
+
+
+def _manifests(store: Store, key: str) -> list[ListedObject]:
+    """List the manifests of all states of a key, the newest first."""
+    found = [item for item in store.list(f"{checkpoint_prefix(key)}/") if _is_manifest(item.key)]
+    return sorted(found, key=_age, reverse=True)
+
+
+def _is_pulled(
+    store: Store, key: str, folder: str, destination: Path, on_bytes: OnBytes = no_progress
+) -> bool:
+    """Pull a state; of one that is not whole nothing is left where there was nothing before."""
+    is_new = not destination.exists()
+    try:
+        _pull(store, key, folder, destination, on_bytes)
+    except (DataError, UnsafeArtifact) as error:
+        if is_new:
+            shutil.rmtree(destination, ignore_errors=True)
+        logger.warning("the checkpoint %s is passed over: %s", folder, error.what)
+        return False
+    logger.info("found the checkpoint %s", folder)
+    return True
 
 
 def _pull(store: Store, key: str, folder: str, destination: Path, on_bytes: OnBytes) -> None:
@@ -152,7 +210,7 @@ def _pull(store: Store, key: str, folder: str, destination: Path, on_bytes: OnBy
 
 
 def _drop_older(store: Store, present: list[ListedObject], mine: str) -> None:
-    """Keep what was the newest before; manifests go first, so that no torso looks complete."""
+    """Keep what was the newest before."""
     complete = sorted((item for item in present if _is_manifest(item.key)), key=_age)
     old = {_folder_of(item) for item in complete[: 1 - KEPT]}
     given_up = {_folder_of(item) for item in present if item.key.startswith(mine)}
@@ -160,9 +218,7 @@ def _drop_older(store: Store, present: list[ListedObject], mine: str) -> None:
     for attempt in {folder.rpartition("/")[0] for folder in old}:
         # Who counts attempts that got nowhere still sees that this one did.
         store.put(f"{attempt}/{SAVED}", b"")
-    going = [item.key for item in present if _folder_of(item) in old | given_up]
-    store.delete(key for key in going if _is_manifest(key))
-    store.delete(key for key in going if not _is_manifest(key))
+    _drop(store, [item for item in present if _folder_of(item) in old | given_up])
 
 
 def _age(item: ListedObject) -> tuple[datetime, str]:
@@ -177,13 +233,18 @@ def _folder_of(item: ListedObject) -> str:
 
 def _number(item: ListedObject) -> int:
     """Read the number from `checkpoints/<key>/<attempt>/<number>/<path>`."""
-    segment = item.key.split("/")[3]
+    segment = item.key.split("/")[3].removeprefix(SHARD)
     return int(segment) if segment.isdecimal() else 0
 
 
 def _is_of_a_state(item: ListedObject) -> bool:
     """Tell a file of a state from what is said beside states."""
     return item.key.count("/") >= _MANIFEST_DEPTH
+
+
+def _is_whole_work(item: ListedObject) -> bool:
+    """Tell a file of a state that holds all that is done from one of a shard's."""
+    return _is_of_a_state(item) and not item.key.split("/")[3].startswith(SHARD)
 
 
 def _is_manifest(key: str) -> bool:

@@ -392,3 +392,30 @@ def test_halvings_are_told_where_there_are_some() -> None:
     told = environment_of(rendered(replace(order, halvings=2), {}))
     assert told["MODELMILL_HALVINGS"] == "2"
     assert read_environment({**told, ENV_ATTEMPT: "x"}).halvings == 2
+
+
+def test_shards_are_the_pods_of_one_indexed_job() -> None:
+    """Each is told which it is; one that fails is replaced alone, evictions as free as ever."""
+    profile = {"stages": {"infer": {"shards": 4}}, "max_attempts": 3}
+    job, alone = rendered(order_of("infer-base"), profile), rendered(order_of("infer-base"), {})
+    spec = job["spec"]
+    assert (spec["completions"], spec["parallelism"], spec["completionMode"]) == (4, 4, "Indexed")
+    assert spec["backoffLimitPerIndex"] == 2
+    assert "backoffLimit" not in spec
+    same = ("podReplacementPolicy", "podFailurePolicy")
+    assert [spec[name] for name in same] == [alone["spec"][name] for name in same]
+    [container] = pod_of(job)["containers"]
+    told = {each["name"]: each for each in container["env"]}
+    assert told["MODELMILL_SHARDS"]["value"] == "4"
+    path = told["MODELMILL_SHARD"]["valueFrom"]["fieldRef"]["fieldPath"]
+    assert path == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
+    assert not {"MODELMILL_SHARD", "MODELMILL_SHARDS"} & environment_of(alone).keys()
+    assert alone["spec"]["backoffLimit"] == 0
+
+
+def test_other_kinds_have_no_shards() -> None:
+    """Training by several pods would be another thing, and is refused where it is asked for."""
+    with pytest.raises(ValueError, match=r"stages\.finetune\.shards: only infer"):
+        rendered(order_of("finetune"), {"stages": {"finetune": {"shards": 2}}})
+    job = rendered(order_of("finetune"), {"stages": {"infer": {"shards": 2}}})
+    assert job["spec"]["completions"] == 1

@@ -38,6 +38,17 @@ def test_attempt_gets_a_name_where_nobody_gave_one() -> None:
     assert read_environment({**ASKED, "MODELMILL_ATTEMPT": "mine"}).attempt == "mine"
 
 
+def test_shard_is_one_of_those_that_there_are() -> None:
+    """A number that is out of range would leave rows unanswered for ever."""
+    whole = read_environment(ASKED)
+    assert (whole.shard, whole.shards) == (0, 1)
+    last = read_environment({**ASKED, "MODELMILL_SHARD": "3", "MODELMILL_SHARDS": "4"})
+    assert (last.shard, last.shards) == (3, 4)
+    for wrong in ({"MODELMILL_SHARD": "4", "MODELMILL_SHARDS": "4"}, {"MODELMILL_SHARD": "1"}):
+        with pytest.raises(SpecError, match="should be below MODELMILL_SHARDS"):
+            read_environment({**ASKED, **wrong})
+
+
 def test_last_words_are_a_whole_document_however_long(tmp_path: Path) -> None:
     """A kubelet reads 4,096 bytes; the beginning of a message is what helps."""
     path = tmp_path / "termination"

@@ -4,6 +4,7 @@ Batches over a file with any model of a run, keeps each finished batch, and goes
 the last one.  Writes records that carry all that scoring needs; judges nothing.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,20 +17,31 @@ from modelmill.models.weights import weight_bytes
 from modelmill.spec.errors import DataError
 from modelmill.spec.figures import Inferred
 from modelmill.spec.names import PREDICTIONS, PROMPT
-from modelmill.spec.records import Prediction
+from modelmill.spec.records import Prediction, Row
 from modelmill.spec.settings import InferSettings
-from modelmill.stages.infer.answering import Answerer
-from modelmill.stages.infer.batches import make_batches
+from modelmill.stages.infer.answering import Answerer, Prepared
+from modelmill.stages.infer.batches import Batch, batches_of, make_batches
 from modelmill.stages.infer.forms import ContractForm, Form, own_forms
-from modelmill.stages.infer.ledger import Ledger, write_predictions
+from modelmill.stages.infer.ledger import (
+    Answers,
+    Ledger,
+    answered_in,
+    form_of,
+    predictions_of,
+    seconds_of,
+    write_predictions,
+)
 from modelmill.stages.infer.opened import DTYPES, Opened, open_any
 from modelmill.stages.infer.own_prompt import choose_form, choose_shots, judged_rows
 from modelmill.stages.rows import load_rows
 from modelmill.stages.stage import Folders, Outcome, Pulse
 
 
-def run(settings: InferSettings, folders: Folders, pulse: Pulse) -> Outcome:
+def run(settings: InferSettings, folders: Folders, pulse: Pulse) -> Outcome | None:
     """Answer `test` with `model` and write `predictions.jsonl` in the order of its rows.
+
+    Returns:
+        None where other shards have still to answer theirs: the last one writes for all.
 
     Raises:
         DataError: the model cannot be read, or not one row could be answered.
@@ -57,29 +69,21 @@ def run(settings: InferSettings, folders: Folders, pulse: Pulse) -> Outcome:
             effective["prompt_scores"] = scores
     with pulse.part("work"):
         prepared = answerer.prepare(rows)
-        batches = make_batches(prepared.lengths, settings.batch_size)
-        ledger = Ledger(folders.resume, batches)
-        by_number = {row.row: row for row in rows}
-        pulse.progress(len(ledger.predictions) + len(prepared.refused), len(rows), "rows")
-        for batch in batches:
-            if batch in ledger.done:
-                continue
-            members = [by_number[number] for number in batch]
-            ledger.add(batch, *answerer.answer(members, prepared))
-            pulse.save()
-            pulse.progress(len(ledger.predictions) + len(prepared.refused), len(rows), "rows")
-    predictions = [*ledger.predictions, *prepared.refused]
+        answered = _answer(answerer, prepared, rows, folders, pulse)
+    if answered is None:
+        return None
+    predictions = [*predictions_of(answered), *prepared.refused]
     _check_answered(predictions, str(folders.inputs["test"]))
     with pulse.part("save"):
         write_predictions(predictions, folders.output / PREDICTIONS)
-    tokens = sum(each.tokens for each in predictions)
+    tokens, seconds = sum(each.tokens for each in predictions), seconds_of(answered)
     return Outcome(
         Inferred(
             rows=len(predictions),
             quarantined=sum(bool(each.error) for each in predictions),
             generated_tokens=tokens,
-            generate_seconds=ledger.generate_seconds,
-            tokens_per_second=tokens / ledger.generate_seconds if tokens else 0.0,
+            generate_seconds=seconds,
+            tokens_per_second=tokens / seconds if tokens else 0.0,
             engine=opened.engine,
             dtype=settings.dtype,
             device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
@@ -89,9 +93,39 @@ def run(settings: InferSettings, folders: Folders, pulse: Pulse) -> Outcome:
             size_bytes=sum(weight_bytes(each) for each in _weights(folders)),
             parameters=opened.parameters,
             prompt_form=answerer.form.name,
+            shards=folders.shard.count,
         ),
         effective=effective,
     )
+
+
+def _answer(
+    answerer: Answerer, prepared: Prepared, rows: Sequence[Row], folders: Folders, pulse: Pulse
+) -> Mapping[Batch, Answers] | None:
+    """Answer this attempt's batches; returns all of the plan, or None while some are missing."""
+    shard, form = folders.shard, answerer.form.name
+    batches = make_batches(prepared.lengths, answerer.settings.batch_size)
+    mine = batches_of(batches, shard.number, shard.count)
+    ledger = Ledger(folders.resume, mine, form, shard.saved())
+    by_number = {row.row: row for row in rows}
+    refused = len(prepared.refused) if shard.count == 1 else 0
+    total = refused + sum(map(len, mine))
+    note = f"shard {shard.number + 1} of {shard.count}" if shard.count > 1 else ""
+    pulse.progress(refused + ledger.rows, total, "rows", note)
+    for batch in mine:
+        if batch in ledger.done:
+            continue
+        ledger.add(batch, *answerer.answer([by_number[number] for number in batch], prepared))
+        pulse.save()
+        pulse.progress(refused + ledger.rows, total, "rows", note)
+    if shard.count == 1:
+        return ledger.done
+    present = (folders.resume, *shard.saved())
+    answered = answered_in(present, batches, form)
+    if len(answered) == len(batches):
+        return answered
+    _check_forms({form, *map(form_of, present)} - {""})
+    return None
 
 
 def _open(settings: InferSettings, folders: Folders, device: torch.device) -> Opened:
@@ -136,6 +170,16 @@ def _own_form(
 
     form, scores = choose_form(forms, answer)
     return form, {name: asdict(each) for name, each in scores.items()}
+
+
+def _check_forms(forms: set[str]) -> None:
+    """Make sure that all shards have chosen alike, or none of them would ever find all rows."""
+    if len(forms) > 1:
+        raise DataError(
+            f"The base fits best in one form here and in another there: {', '.join(sorted(forms))}",
+            fix="devices of the shards differ: give stages.infer in the profile a node_selector, "
+            "or one shard",
+        )
 
 
 def _check_answered(predictions: list[Prediction], at: str) -> None:

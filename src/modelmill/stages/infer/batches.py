@@ -4,7 +4,7 @@ Quantized kernels round differently with the batch they see; so batches depend o
 prompts alone, never on what has already been answered.  Pure.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 Batch = tuple[int, ...]
 """Row numbers."""
@@ -19,6 +19,14 @@ def make_batches(lengths: Mapping[int, int], size: int) -> tuple[Batch, ...]:
     """
     order = sorted(lengths, key=lambda row: (lengths[row], row))
     return tuple(tuple(order[start : start + size]) for start in range(0, len(order), size))
+
+
+def batches_of(batches: Sequence[Batch], shard: int, shards: int) -> tuple[Batch, ...]:
+    """Deal the batches of a plan out to shards; neighbours in length go to different ones.
+
+    Whole ones: so each is answered as it would be without shards.
+    """
+    return tuple(batches[shard::shards])
 
 
 def pad_left(sequences: list[list[int]], pad: int) -> tuple[list[list[int]], list[list[int]]]:

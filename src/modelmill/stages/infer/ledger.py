@@ -4,7 +4,8 @@ Knows files and records; must not know models.
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -15,52 +16,105 @@ from modelmill.spec.records import Prediction
 from modelmill.stages.infer.batches import Batch
 
 TIMING: Final = "timing.json"
+FORM: Final = "form.txt"
+"""In which form the batches were asked."""
 
 _SECONDS = TypeAdapter(dict[int, float])
 
 
-class Ledger:
-    """Finished batches, each with the seconds it took to generate."""
+@dataclass(frozen=True)
+class Answers:
+    """A batch that is done."""
 
-    def __init__(self, folder: Path, batches: Sequence[Batch]) -> None:
-        """Read what an earlier attempt finished.
+    predictions: tuple[Prediction, ...]
+    seconds: float
+    """Of pure generation."""
+
+
+def answered_in(
+    folders: Iterable[Path], batches: Sequence[Batch], form: str
+) -> dict[Batch, Answers]:
+    """Collect what any of some folders holds in a form, in the order of the batches.
+
+    Each comes from one folder as a whole: devices may differ, and rows of two of them would be
+    a batch that nobody has answered.
+    """
+    found: dict[Batch, Answers] = {}
+    for folder in folders:
+        if form_of(folder) in (form, ""):
+            found = {**_answered(folder, batches), **found}
+    return {batch: found[batch] for batch in batches if batch in found}
+
+
+def form_of(folder: Path) -> str:
+    """Read in which form the answers of a folder were asked; empty where it holds none."""
+    told = folder / FORM
+    return told.read_text(encoding="utf-8") if told.exists() else ""
+
+
+def seconds_of(answered: Mapping[Batch, Answers]) -> float:
+    """Sum the seconds of pure generation, over all attempts and devices."""
+    return sum(each.seconds for each in answered.values())
+
+
+def predictions_of(answered: Mapping[Batch, Answers]) -> list[Prediction]:
+    """List everything that was answered."""
+    return [row for each in answered.values() for row in each.predictions]
+
+
+class Ledger:
+    """The finished batches of an attempt, each with the seconds it took to generate."""
+
+    def __init__(
+        self, folder: Path, batches: Sequence[Batch], form: str, saved: Iterable[Path] = ()
+    ) -> None:
+        """Read what earlier attempts finished of some batches, and keep it in `folder`.
 
         A batch that was cut off while it was written is dropped, and the file is written
         anew without it.
+
+        Args:
+            folder: where to keep them; may hold some.
+            batches: those of this attempt.
+            form: in which rows are asked.
+            saved: other folders that may hold some.
         """
         self._predictions = folder / PREDICTIONS
         self._timing = folder / TIMING
-        known = _read(self._predictions)
-        seconds = _SECONDS.validate_json(self._timing.read_bytes()) if self._timing.exists() else {}
-        self.done: dict[Batch, list[Prediction]] = {
-            batch: [known[row] for row in batch]
-            for batch in batches
-            if all(row in known for row in batch) and batch[0] in seconds
-        }
-        self._seconds = {batch[0]: seconds[batch[0]] for batch in self.done}
-        _write(self._predictions, [each for rows in self.done.values() for each in rows])
+        self.done = answered_in((folder, *saved), batches, form)
+        (folder / FORM).write_text(form, encoding="utf-8")
+        self._write_timing()
+        _write(self._predictions, predictions_of(self.done))
 
-    def add(self, batch: Batch, predictions: list[Prediction], seconds: float) -> None:
+    def add(self, batch: Batch, predictions: Sequence[Prediction], seconds: float) -> None:
         """Keep a batch; it survives a crash of the machine from here on."""
-        self._seconds[batch[0]] = seconds
-        _replace(self._timing, _SECONDS.dump_json(self._seconds))
+        self.done[batch] = Answers(tuple(predictions), seconds)
+        self._write_timing()
         _write(self._predictions, predictions, mode="ab")
-        self.done[batch] = predictions
 
     @property
-    def generate_seconds(self) -> float:
-        """Seconds of pure generation, over all attempts."""
-        return sum(self._seconds.values())
+    def rows(self) -> int:
+        """How many are answered."""
+        return sum(map(len, self.done))
 
-    @property
-    def predictions(self) -> list[Prediction]:
-        """Everything answered so far."""
-        return [each for rows in self.done.values() for each in rows]
+    def _write_timing(self) -> None:
+        seconds = {batch[0]: each.seconds for batch, each in self.done.items()}
+        _replace(self._timing, _SECONDS.dump_json(seconds))
 
 
 def write_predictions(predictions: Iterable[Prediction], path: Path) -> None:
     """Write predictions in the order of their rows."""
     _write(path, sorted(predictions, key=lambda each: each.row))
+
+
+def _answered(folder: Path, batches: Sequence[Batch]) -> dict[Batch, Answers]:
+    known, timing = _read(folder / PREDICTIONS), folder / TIMING
+    seconds = _SECONDS.validate_json(timing.read_bytes()) if timing.exists() else {}
+    return {
+        batch: Answers(tuple(known[row] for row in batch), seconds[batch[0]])
+        for batch in batches
+        if all(row in known for row in batch) and batch[0] in seconds
+    }
 
 
 def _read(path: Path) -> dict[int, Prediction]:
