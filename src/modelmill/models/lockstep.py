@@ -9,7 +9,6 @@ through PEFT's own layers, unmerged.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Final
 
 import torch
@@ -168,11 +167,10 @@ class _Layer:
             start, end = self.batch.span(versions[0])[0], self.batch.span(versions[-1])[1]
             parts.append(
                 self._run_tokens(
-                    versions[0],
                     {each: tensors[versions[0]] for each, tensors in weights.items()},
                     tuple(_cut(each, rows, start, end) for each in given),
                     {key: _cut(each, rows, start, end) for key, each in named.items()},
-                    self.batch.is_token[start:end],
+                    _Rows(self.batch.is_token[start:end], self._is_learned(versions)),
                 )
             )
         if len(parts) == 1:
@@ -188,10 +186,8 @@ class _Layer:
         for version, count in self.batch.counts:
             if not count:
                 continue
-            is_trained = isinstance(self.module, LoraLayer) and (
-                version in self.lockstep.with_adapter
-            )
-            same = (is_trained, *(id(tensors[version]) for tensors in weights.values()))
+            is_other = self._has_learned(version) and not self._only_adds
+            same = (is_other, *(id(tensors[version]) for tensors in weights.values()))
             if same == before:
                 groups[-1].append(version)
             else:
@@ -199,48 +195,87 @@ class _Layer:
             before = same
         return groups
 
+    @property
+    def _only_adds(self) -> bool:
+        """Whether what was learned is added to the base's answer, and asks nothing else of it."""
+        return (
+            isinstance(self.module, LoraLayer)
+            and type(_plain(self.module)) is nn.Linear
+            and not self.module.lora_variant
+        )
+
+    def _has_learned(self, version: str) -> bool:
+        return isinstance(self.module, LoraLayer) and version in self.lockstep.with_adapter
+
+    def _is_learned(self, versions: Sequence[str]) -> torch.Tensor:
+        """Tell which rows of some versions go through what was learned."""
+        counts = dict(self.batch.counts)
+        return torch.tensor(
+            [self._has_learned(version) for version in versions for _ in range(counts[version])]
+        )
+
     def _run_tokens(
         self,
-        version: str,
         weights: Mapping[str, torch.Tensor],
         given: tuple[Any, ...],
         named: Mapping[str, Any],
-        is_token: torch.Tensor,
+        rows: "_Rows",
     ) -> Any:  # noqa: ANN401 - what the layer answers
         """Leave padding out where every token is answered alone."""
         is_alone = (
             type(_plain(self.module)) in (nn.Linear, Conv1D) and len(given) == 1 and not named
         )
+        is_token = rows.is_token
         if not is_alone or given[0].shape[:-1] != is_token.shape or bool(is_token.all()):
-            return self._run(version, weights, given, named)
-        answers = self._run(version, weights, (given[0][is_token],), named)
+            return self._run(weights, given, named, rows.is_learned)
+        is_learned = rows.is_learned[:, None].expand_as(is_token)[is_token]
+        answers = self._run(weights, (given[0][is_token],), named, is_learned)
         padded = answers.new_zeros((*is_token.shape, answers.shape[-1]))
         padded[is_token] = answers
         return padded
 
     def _run(
         self,
-        version: str,
         weights: Mapping[str, torch.Tensor],
         given: tuple[Any, ...],
         named: Mapping[str, Any],
+        is_learned: torch.Tensor,
     ) -> Any:  # noqa: ANN401 - what the layer answers
         plain = _plain(self.module)
-        if isinstance(self.module, LoraLayer) and version in self.lockstep.with_adapter:
-            trained = self.lockstep.trained(self.name)
-            if type(plain) is nn.Linear and not self.module.lora_variant:
-                # Nothing but the layer's answer is asked of it.
-                answer = partial(_linear, weight=weights["weight"], bias=weights.get("bias"))
-                with holding(trained), _answering(plain, answer):
-                    return type(self.module).forward(self.module, *given, **named)
-            with holding([*trained, *_placed(plain, weights)]):
+        is_plain_call = len(given) == 1 and not named
+        if bool(is_learned.any()):
+            if self._only_adds and is_plain_call:
+                return self._add_learned(weights, given[0], is_learned)
+            with holding([*self.lockstep.trained(self.name), *_placed(plain, weights)]):
                 return type(self.module).forward(self.module, *given, **named)
-        if type(plain) is nn.Linear and len(given) == 1 and not named:
+        if type(plain) is nn.Linear and is_plain_call:
             return _linear(given[0], weights["weight"], weights.get("bias"))
-        if type(plain) is nn.Embedding and len(given) == 1 and not named:
+        if type(plain) is nn.Embedding and is_plain_call:
             return functional.embedding(given[0], weights["weight"]).float()
         with holding(_placed(plain, weights)):
             return type(plain).forward(plain, *given, **named)
+
+    def _add_learned(
+        self, weights: Mapping[str, torch.Tensor], hidden: torch.Tensor, is_learned: torch.Tensor
+    ) -> torch.Tensor:
+        """Multiply all rows by the base's weight at once, then add what some have learned."""
+        answers = _linear(hidden, weights["weight"], weights.get("bias"))
+        # A layer that is called without its rows apart (a mixture's) has tokens of rows instead.
+        is_learned = is_learned.repeat_interleave(len(hidden) // len(is_learned))
+        own = answers[is_learned]
+        with holding(self.lockstep.trained(self.name)), _answering(_plain(self.module), own):
+            answers[is_learned] = type(self.module).forward(self.module, hidden[is_learned])
+        return answers
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What is known of the rows of one group."""
+
+    is_token: torch.Tensor
+    """Tells tokens from padding: (rows, longest)."""
+    is_learned: torch.Tensor
+    """Tells rows that go through what was learned."""
 
 
 def _layers(model: PreTrainedModel) -> Iterator[tuple[str, nn.Module]]:
@@ -285,9 +320,9 @@ def _placed(
 
 
 @contextmanager
-def _answering(module: nn.Module, answer: Callable[..., torch.Tensor]) -> Iterator[None]:
-    """Let something else answer for a module."""
-    module.forward = answer
+def _answering(module: nn.Module, answer: torch.Tensor) -> Iterator[None]:
+    """Let a module give an answer that is known."""
+    module.forward = lambda _: answer
     try:
         yield
     finally:

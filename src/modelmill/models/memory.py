@@ -9,8 +9,10 @@ from typing import Final
 
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
-LARGE_BYTES: Final = 16 * 2**20
-"""Smaller blocks are used again and again; mapping each would cost a page fault per 4 KiB."""
+LARGE_BYTES: Final = 128 * 2**20
+"""Smaller blocks are used again and again; mapping each would have its pages cleared anew."""
+KEPT_BYTES: Final = 256 * 2**20
+"""Free memory at the end of the heap that is not given back."""
 
 
 def return_freed_memory() -> None:
@@ -23,4 +25,4 @@ def return_freed_memory() -> None:
         return
     library = ctypes.CDLL(None)
     library.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
-    library.mallopt(M_TRIM_THRESHOLD, LARGE_BYTES)
+    library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
