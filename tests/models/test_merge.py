@@ -165,11 +165,14 @@ def test_file_changed_between_writing_and_reading_is_refused(
     """The stage judges what is on the disk, not what it has in memory."""
     write = Streaming.write
 
-    def write_and_corrupt(streaming: Streaming, folder: Path, settle: Settle, pulse: Pulse) -> None:
-        write(streaming, folder, settle, pulse)
-        tensors = load_file(folder / "model.safetensors")
+    def write_and_corrupt(
+        streaming: Streaming, folders: Folders, settle: Settle, pulse: Pulse
+    ) -> None:
+        write(streaming, folders, settle, pulse)
+        path = folders.output / "model.safetensors"
+        tensors = load_file(path)
         tensors["model.layers.1.self_attn.o_proj.weight"] *= 1.5
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        save_file(tensors, path, metadata={"format": "pt"})
 
     monkeypatch.setattr(Streaming, "write", write_and_corrupt)
     with pytest.raises(InternalError, match="not the base with its adapter"):

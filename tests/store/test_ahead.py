@@ -46,17 +46,47 @@ def test_file_that_was_sent_ahead_is_not_sent_again(
 ) -> None:
     """Every byte goes once, and every byte is told about."""
     with Ahead(behind, PREFIX, output) as ahead:
-        ahead.send([output / "model.safetensors"])
+        ahead.send(output / "model.safetensors", len(WEIGHTS))
         files, told_bytes = publish(behind, output, ahead)
     assert [file.path for file in files] == ["config.json", "model.safetensors"]
     assert (proxy.seen["UploadPart"], proxy.seen["PutObject"]) == (3, 1)
     assert told_bytes == len(WEIGHTS) + 2
 
 
+def test_file_that_grows_is_sent_while_it_does(behind: Store, proxy: Proxy, output: Path) -> None:
+    """Parts that are there do not wait for the rest, and the whole is what was written."""
+    path = output / "model.safetensors"
+    path.unlink()
+    with Ahead(behind, PREFIX, output) as ahead, path.open("xb", buffering=0) as file:
+        ahead.send(path, len(WEIGHTS))
+        file.write(WEIGHTS[: PART_BYTES + 1])
+        while not proxy.seen["UploadPart"]:
+            time.sleep(0.01)
+        file.write(WEIGHTS[PART_BYTES + 1 :])
+        files, told_bytes = publish(behind, output, ahead)
+    assert (proxy.seen["UploadPart"], proxy.seen["PutObject"]) == (3, 1)
+    assert [file.size_bytes for file in files] == [2, len(WEIGHTS)]
+    assert told_bytes == len(WEIGHTS) + 2
+
+
+def test_file_that_stops_growing_leaves_no_upload_open(behind: Store, output: Path) -> None:
+    """Its writer has failed: nobody waits for the rest."""
+    path = output / "model.safetensors"
+
+    def work() -> None:
+        with Ahead(behind, PREFIX, output) as ahead:
+            ahead.send(path, len(WEIGHTS) + 1)
+            raise RuntimeError("no more bytes")
+
+    with pytest.raises(RuntimeError, match="no more bytes"):
+        work()
+    assert behind.open_uploads(f"{PREFIX}/model.safetensors") == ()
+
+
 def test_file_that_changes_afterwards_is_sent_with_the_rest(store: Store, output: Path) -> None:
     """What is published is what lies there at the end."""
     with Ahead(store, PREFIX, output) as ahead:
-        ahead.send([output / "config.json"])
+        ahead.send(output / "config.json", 2)
         ahead.sent(lambda _: None)
         (output / "config.json").write_bytes(b'{"a": 1}')
         files, _ = publish(store, output, ahead)
@@ -69,7 +99,7 @@ def test_file_that_cannot_be_sent_ahead_is_sent_with_the_rest(
     """Sending early is only for speed, so its failure fails nothing."""
     proxy.plan("CreateMultipartUpload", "skewed")
     with Ahead(behind, PREFIX, output) as ahead:
-        ahead.send([output / "model.safetensors"])
+        ahead.send(output / "model.safetensors", len(WEIGHTS))
         assert ahead.sent(lambda _: None) == {}
         _, told_bytes = publish(behind, output, ahead)
     assert told_bytes == len(WEIGHTS) + 2
@@ -84,7 +114,7 @@ def test_stage_that_ends_early_leaves_no_upload_open(
 
     def work() -> None:
         with Ahead(behind, PREFIX, output) as ahead:
-            ahead.send([output / "model.safetensors"])
+            ahead.send(output / "model.safetensors", len(WEIGHTS))
             while not proxy.seen["UploadPart"]:
                 time.sleep(0.01)
             raise RuntimeError("not proved")

@@ -52,6 +52,11 @@ class Shard:
     name: str
     forms: tuple[Form, ...]
 
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes the file will have."""
+        return len(self.header()) + sum(form.size_bytes for form in self.forms)
+
     def header(self) -> bytes:
         """Make all bytes before the first tensor."""
         entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
@@ -94,7 +99,10 @@ def lay_out(forms: Sequence[Form], shard_bytes: int = SHARD_BYTES) -> tuple[Shar
 
 
 def write_shards(
-    shards: Sequence[Shard], folder: Path, make: Callable[[Form], torch.Tensor]
+    shards: Sequence[Shard],
+    folder: Path,
+    make: Callable[[Form], torch.Tensor],
+    begun: Callable[[Path, int], None] = lambda *_: None,
 ) -> Iterator[Form]:
     """Write every shard from its first byte to its last, and tell each tensor that is there.
 
@@ -102,10 +110,12 @@ def write_shards(
         shards: what `lay_out` made.
         folder: where to.
         make: makes one tensor of the form asked for; it is not needed afterwards.
+        begun: told of each file, and how many bytes it will have, when its first are there.
     """
     for shard in shards:
         with (folder / shard.name).open("xb", buffering=0) as file:
             file.write(shard.header())
+            begun(folder / shard.name, shard.size_bytes)
             for form in shard.forms:
                 rest = _bytes_of(make(form), form)
                 while rest:

@@ -1,4 +1,4 @@
-"""Files of an output that are sent while the stage still works, such as weights being proved.
+"""Files of an output that are sent while the stage still works, such as weights being written.
 
 They lie under the attempt's own prefix, where nobody looks before the commit.  Sending them early
 is only for speed: what fails, or changes afterwards, is sent with the rest.
@@ -6,7 +6,7 @@ is only for speed: what fails, or changes afterwards, is sent with the rest.
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from modelmill.spec.errors import ModelmillError
 from modelmill.spec.records import FileRecord
 from modelmill.store.connection import Stopped
 from modelmill.store.crew import OnBytes
+from modelmill.store.outgoing import Growing
 from modelmill.store.s3 import Store
 from modelmill.store.transfer import upload
 
@@ -24,18 +25,17 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Handed:
-    """A file as it was when it was handed over."""
+class _Sent:
+    """A file as it was when all of it was there."""
 
+    record: FileRecord
     path: Path
-    size_bytes: int
     modified_ns: int
-    record: Future[FileRecord | None]
 
     @property
     def is_unchanged(self) -> bool:
         now = self.path.stat()
-        return (now.st_size, now.st_mtime_ns) == (self.size_bytes, self.modified_ns)
+        return (now.st_size, now.st_mtime_ns) == (self.record.size_bytes, self.modified_ns)
 
 
 class Ahead:
@@ -51,7 +51,7 @@ class Ahead:
         self._root = root
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(1, "ahead")
-        self._handed: dict[str, _Handed] = {}
+        self._handed: dict[str, Future[_Sent | None]] = {}
         self._telling = threading.Lock()
         self._early_bytes = 0
         self._on_bytes: OnBytes = self._count_early
@@ -70,12 +70,10 @@ class Ahead:
         self._stop.set()
         self._pool.shutdown(cancel_futures=True)
 
-    def send(self, paths: Iterable[Path]) -> None:
-        """Take over files that stay as they are."""
-        for path in paths:
-            name, found = path.relative_to(self._root).as_posix(), path.stat()
-            sending = self._pool.submit(self._send, name, path)
-            self._handed[name] = _Handed(path, found.st_size, found.st_mtime_ns, sending)
+    def send(self, path: Path, size_bytes: int) -> None:
+        """Take over a file that is written from its first byte to its last, or is complete."""
+        name = path.relative_to(self._root).as_posix()
+        self._handed[name] = self._pool.submit(self._send, name, Growing(path, size_bytes))
 
     def sent(self, on_bytes: OnBytes) -> Mapping[str, FileRecord]:
         """Wait, and say what is there as it lies in the folder now, by path.
@@ -87,12 +85,12 @@ class Ahead:
             self._on_bytes = on_bytes
             on_bytes(self._early_bytes)
         return {
-            name: record
+            name: sent.record
             for name, each in self._handed.items()
-            if (record := each.record.result()) is not None and each.is_unchanged
+            if (sent := each.result()) is not None and sent.is_unchanged
         }
 
-    def _send(self, name: str, path: Path) -> FileRecord | None:
+    def _send(self, name: str, file: Growing) -> _Sent | None:
         told_bytes = 0
 
         def tell(count: int) -> None:
@@ -102,7 +100,8 @@ class Ahead:
                 self._on_bytes(count)
 
         try:
-            return upload(self._store, f"{self._prefix}/{name}", path, tell, self._stop)
+            record = upload(self._store, f"{self._prefix}/{name}", file, tell, self._stop)
+            return _Sent(record, file.path, file.path.stat().st_mtime_ns)
         except (ModelmillError, Stopped) as error:
             logger.info("%s is sent with the rest: %s", name, error)
             tell(-told_bytes)

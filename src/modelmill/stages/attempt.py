@@ -127,7 +127,7 @@ def carry_out(given: Assignment, pulse: LivePulse) -> Published | None:
             function = importing.result()
     prefix = attempt_prefix(given.stage.kind, given.stage.key, given.attempt)
     with Ahead(given.store, prefix, folders.output) as ahead:
-        outcome = function(_settings_of(given), replace(folders, finished=ahead.send), pulse)
+        outcome = function(_settings_of(given), replace(folders, growing=ahead.send), pulse)
         if outcome is None:
             return None
         with pulse.part("push"):

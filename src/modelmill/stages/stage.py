@@ -5,7 +5,7 @@ cluster, no logging set-up.  So the same function runs in a pod, on a laptop and
 with a temporary folder.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,8 +40,9 @@ class Folders:
     fall_back: Callable[[], bool] = lambda: False
     """Puts into `resume` what was saved before what is there; False, and nothing, if there is
     no more."""
-    finished: Callable[[Iterable[Path]], None] = lambda _: None
-    """Takes files of `output` that stay as they are, to be sent while the stage goes on."""
+    growing: Callable[[Path, int], None] = lambda *_: None
+    """Takes a file of `output` that is being written from its first byte to its last, and how many
+    it will have, to be sent while the stage goes on; it stays as it is afterwards."""
     shard: Shard = Shard()
 
 

@@ -6,13 +6,14 @@ Knows parts and uploads; knows nothing about other files.
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from modelmill.spec.errors import DataError, ModelmillError
 from modelmill.spec.records import FileRecord
+from modelmill.store.connection import Stopped
 from modelmill.store.crew import PART_BYTES, Countdown, Crew, Digest, Job, part_count
 from modelmill.store.multipart import abandon_unknown
 from modelmill.store.objects import PutPart
@@ -24,15 +25,29 @@ MOST_PARTS: Final = 10_000
 ABANDON_SECONDS: Final = 5.0
 
 
+LOOK_SECONDS: Final = 0.05
+"""How often a file that grows is looked at."""
+
+
+@dataclass(frozen=True)
+class Growing:
+    """A file that somebody writes from its first byte to its last while it is sent."""
+
+    path: Path
+    size_bytes: int
+    """Of all of it."""
+
+
 class Outgoing:
     """One file on its way to the store."""
 
-    def __init__(self, crew: Crew, store: Store, key: str, path: Path) -> None:
+    def __init__(self, crew: Crew, store: Store, key: str, file: Path | Growing) -> None:
         self._crew = crew
         self._store = store
         self.key = key
-        self._path = path
-        self._size_bytes = path.stat().st_size
+        self._grows = isinstance(file, Growing)
+        growing = file if isinstance(file, Growing) else Growing(file, file.stat().st_size)
+        self._path, self._size_bytes = growing.path, growing.size_bytes
         self._part_bytes = PART_BYTES
         while self._size_bytes > MOST_PARTS * self._part_bytes:
             self._part_bytes *= 2
@@ -102,6 +117,8 @@ class Outgoing:
 
     def _read(self, number: int) -> bytes:
         start = number * self._part_bytes
+        if self._grows:
+            self._await(min(self._size_bytes, start + self._part_bytes))
         with self._path.open("rb", buffering=0) as file:
             file.seek(start)
             body = file.read(self._part_bytes)
@@ -112,3 +129,9 @@ class Outgoing:
                 fix="run the same command again when nothing writes to it",
             )
         return body
+
+    def _await(self, end_bytes: int) -> None:
+        """Wait until so much of the file is there."""
+        while self._path.stat().st_size < end_bytes:
+            if self._crew.stop.wait(LOOK_SECONDS):
+                raise Stopped

@@ -29,7 +29,7 @@ from modelmill.store.kept import Kept
 from modelmill.store.landing import Landing
 from modelmill.store.multipart import UploadLost, once_more_if_lost
 from modelmill.store.objects import ListedObject
-from modelmill.store.outgoing import Outgoing
+from modelmill.store.outgoing import Growing, Outgoing
 from modelmill.store.s3 import PreconditionFailed, Store
 
 _FIX = "make it again: modelmill run FILE --again STAGE"
@@ -37,7 +37,7 @@ _FIX = "make it again: modelmill run FILE --again STAGE"
 
 def upload_many(
     store: Store,
-    files: Mapping[str, Path],
+    files: Mapping[str, Path | Growing],
     on_bytes: OnBytes = no_progress,
     stop: threading.Event | None = None,
 ) -> tuple[FileRecord, ...]:
@@ -61,7 +61,7 @@ def upload_many(
     records: dict[str, FileRecord] = {}
 
     def send(stoppable: Store) -> None:
-        left = {key: path for key, path in files.items() if key not in records}
+        left = {key: file for key, file in files.items() if key not in records}
         with Crew(stoppable.stop, on_bytes) as crew:
             outgoing = [Outgoing(crew, stoppable, *each) for each in left.items()]
             try:
@@ -82,12 +82,12 @@ def upload_many(
 def upload(
     store: Store,
     key: str,
-    path: Path,
+    file: Path | Growing,
     on_bytes: OnBytes = no_progress,
     stop: threading.Event | None = None,
 ) -> FileRecord:
     """Upload one file and say what it is; its path in the record is the key."""
-    return upload_many(store, {key: path}, on_bytes, stop)[0]
+    return upload_many(store, {key: file}, on_bytes, stop)[0]
 
 
 def download_many(

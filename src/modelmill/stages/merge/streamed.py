@@ -29,7 +29,7 @@ from modelmill.spec.closed import Dtype
 from modelmill.spec.settings import MergeSettings
 from modelmill.stages.merge.proof import NOISE_PROMPTS, Before
 from modelmill.stages.merge.recomputed import Recomputed, TensorProof
-from modelmill.stages.stage import Pulse
+from modelmill.stages.stage import Folders, Pulse
 
 TOKENS_AT_ONCE: Final = 1024
 """Of each version, with padding: what layers answer is smaller then than a large weight."""
@@ -69,8 +69,9 @@ class Streaming:
         """How many tensors the adapter has; every one has its place."""
         return len(self.merging.adapter.tensors)
 
-    def write(self, folder: Path, settle: Settle, pulse: Pulse) -> None:
+    def write(self, folders: Folders, settle: Settle, pulse: Pulse) -> None:
         """Write weights and configs in one pass, the generation config as `settle` leaves it."""
+        folder = folders.output
         dtype = DTYPES[self.dtype]
         forms = [
             Form(origin.name, self._dtype_of(origin), origin.shape)
@@ -79,7 +80,7 @@ class Streaming:
         shards = lay_out(forms)
         total_bytes = sum(form.size_bytes for form in forms)
         done_bytes = 0
-        merged = write_shards(shards, folder, self._make)
+        merged = write_shards(shards, folder, self._make, folders.growing)
         for form in merged:
             done_bytes += form.size_bytes
             pulse.progress(done_bytes, total_bytes, "bytes", "merge")

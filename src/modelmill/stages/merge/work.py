@@ -21,7 +21,7 @@ from modelmill.models.prompt import (
     save_contract,
 )
 from modelmill.models.skeleton import NotStreamable
-from modelmill.models.weights import make_readable, weight_bytes, weight_files
+from modelmill.models.weights import make_readable, weight_bytes
 from modelmill.spec.errors import DataError
 from modelmill.spec.figures import Merged
 from modelmill.spec.names import PROMPT
@@ -99,8 +99,7 @@ class _Work:
         """Merge and compare with a few tensors in memory."""
         output, load_in = self.folders.output, self.settings.load_in
         with self.pulse.part("work"):
-            merge.write(output, self._settle, self.pulse)
-        self.folders.finished(weight_files(output))
+            merge.write(self.folders, self._settle, self.pulse)
         self._save_words()
         held = load_in if load_in in HELD_BY_TENSOR else None
         try:

@@ -65,7 +65,7 @@ def quantize(folders: Folders, pulse: Pulse) -> Written:
             shards = lay_out(rounding.forms())
             total_bytes = sum(form.size_bytes for shard in shards for form in shard.forms)
             done_bytes = 0
-            for form in write_shards(shards, folders.output, rounding.make):
+            for form in write_shards(shards, folders.output, rounding.make, folders.growing):
                 done_bytes += form.size_bytes
                 pulse.progress(done_bytes, total_bytes, "bytes")
     with pulse.part("save"):

@@ -46,7 +46,8 @@ def quantize(spec: QatSpec, folders: Folders, pulse: Pulse) -> Written:
         packing = _Packing(Grid(spec.bits, group_size), model, stored, str(source))
         forms = tuple(packing.forms())
         shards = lay_out(forms)
-        for done, _ in enumerate(write_shards(shards, output, packing.make), 1):
+        writing = write_shards(shards, output, packing.make, folders.growing)
+        for done, _ in enumerate(writing, 1):
             pulse.progress(done, len(forms), "tensors")
         write_index(shards, output, sum(form.elements for form in forms))
     with pulse.part("save"):
