@@ -8,7 +8,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
@@ -116,15 +115,12 @@ def carry_out(given: Assignment, pulse: LivePulse) -> Published | None:
         ModelmillError: of the class that says why it could not be done.
     """
     started = time.monotonic()
-    # One waits for the network, the other for one core: together they take as long as the longer.
-    with ThreadPoolExecutor(1, "import") as beside:
-        importing = beside.submit(_function_of, given.stage.kind)
-        with pulse.part("pull"):
-            inputs = {each.role: _input_of(given.store, each) for each in given.stage.inputs}
-            folders, pulled = _pull_inputs(given, inputs, pulse)
-            folders = _resuming(given, folders, pulse)
-        with pulse.part("import"):
-            function = importing.result()
+    with pulse.part("pull"):
+        inputs = {each.role: _input_of(given.store, each) for each in given.stage.inputs}
+        folders, pulled = _pull_inputs(given, inputs, pulse)
+        folders = _resuming(given, folders, pulse)
+    with pulse.part("import"):
+        function = _function_of(given.stage.kind)
     prefix = attempt_prefix(given.stage.kind, given.stage.key, given.attempt)
     with Ahead(given.store, prefix, folders.output) as ahead:
         outcome = function(_settings_of(given), replace(folders, growing=ahead.send), pulse)
@@ -231,7 +227,7 @@ def _make_room(
 
 
 def _check_safety(kind: Kind, folder: Path, pulse: LivePulse) -> None:
-    """Look at what a model library is about to read, before any does."""
+    """Look at what a model library is about to read, before any is imported."""
     if kind in ("finetune", "fetch-adapter") and (folder / "adapter").is_dir():
         notes = check_adapter(folder, "adapter")
     elif kind in ("fetch-model", "finetune", "merge", "quantize"):
