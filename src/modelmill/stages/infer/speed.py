@@ -97,7 +97,12 @@ def artifact_of(folder: Path, *, has_adapter: bool) -> Artifact:
     method = str(stored["quant_method"])
     if method != "gptq":
         return Artifact(method=method, model_type=model_type)
-    packing = Packing(bits=stored["bits"], sym=stored["sym"], reorders=stored["desc_act"])
+    # Other writers than ours may leave out what is as usual.
+    packing = Packing(
+        bits=stored["bits"],
+        sym=stored.get("sym", True),
+        reorders=stored.get("desc_act", False),
+    )
     del config.quantization_config
     outputs = tuple(expected_outputs(config).items())
     return Artifact(method=method, packing=packing, model_type=model_type, outputs=outputs)
