@@ -106,7 +106,7 @@ def test_chosen_engine_gives_the_speed_and_nothing_else(
     assert figures.engine.startswith("transformers")
     assert figures.speed.equal_answers is not None
     assert figures.speed.equal_answers > 0
-    assert f"Speed: vllm 0.33.0, {WHY};" in caplog.text
+    assert f"The speed is that of vllm 0.33.0: {WHY};" in caplog.text
     assert pulse.warnings == []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(speed, "installed", lambda: None)

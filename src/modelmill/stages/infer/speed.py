@@ -71,12 +71,12 @@ def speed_of(judged: Judged, settings: InferSettings, pulse: Pulse) -> Speed:
             pulse.warn(f"The speed is that of {judged.figures.engine}: {why}")
         else:
             logger.info(
-                "Speed: %s, %s; %d of %d answers are those that are judged",
+                "The speed is that of %s: %s; %d of %d answers are those that are judged",
                 *(speed.engine, why, speed.equal_answers, len(judged.prompts)),
             )
             return speed
     figures = judged.figures
-    logger.info("Speed: %s, %s", figures.engine, why)
+    logger.info("The speed is that of %s: %s", figures.engine, why)
     return Speed(
         engine=figures.engine,
         why=why,
