@@ -24,6 +24,10 @@ LAYERS = "vllm/model_executor/layers/quantization"
 KERNELS = "vllm/model_executor/kernels/linear/mixed_precision"
 REGISTRY = "vllm/model_executor/models/registry.py"
 BLOOM = "vllm/model_executor/models/bloom.py"
+LLM = "vllm/entrypoints/llm.py"
+ARGUMENTS = "vllm/engine/arg_utils.py"
+SAMPLING = "vllm/sampling_params.py"
+SWITCHES = "vllm/envs.py"
 FILES = (
     "vllm/scalar_type.py",
     f"{LAYERS}/auto_gptq.py",
@@ -34,8 +38,12 @@ FILES = (
     f"{KERNELS}/marlin.py",
     REGISTRY,
     BLOOM,
+    LLM,
+    ARGUMENTS,
+    SAMPLING,
+    SWITCHES,
 )
-"""What decides whether a checkpoint in GPTQ's format is read."""
+"""What decides whether a checkpoint in GPTQ's format is read, and what vLLM can be told."""
 
 OPTIONS = ("--no-deps", "--quiet", "--format", "pylock.toml")
 """So that uv says where the index has a package."""

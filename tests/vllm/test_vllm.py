@@ -17,14 +17,16 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from modelmill.models.families import linear_in_features
 from modelmill.models.gptq import open_unpacked
+from modelmill.models.vllm.job import Job, engine_arguments, sampling_arguments
 from modelmill.models.weights import tensor_shapes
 from modelmill.spec.grouping import CHOICES
 from modelmill.spec.vllm import BORROWED, FAMILIES, UNSERVED, packing_problems
+from modelmill.stages.infer.vllm_engine import ENVIRONMENT
 
 from ..quantize.running import autoround, gptq, quantize, rtn
 from ..tiny_stages import make_model, make_rows, write_rows
 from .conftest import Ask
-from .source import BLOOM, REGISTRY
+from .source import ARGUMENTS, BLOOM, LLM, REGISTRY, SAMPLING, SWITCHES
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engine's own
 
@@ -160,3 +162,62 @@ def test_bloom_is_read_in_16_bits_only(source: Path) -> None:
     assert read.shape == plain.shape
     with pytest.raises(RuntimeError, match="invalid for input"):
         list(names["_repack_qkv"](model, [(f"{layer}.qweight", packed)]))
+
+
+JOB = Job(
+    model="model",
+    dtype="bfloat16",
+    prompts=((5, 6),),
+    max_new_tokens=4,
+    eos=(1,),
+    stop_text="end",
+    memory_share=0.5,
+)
+
+
+def parsed(source: Path, name: str) -> ast.Module:
+    """Parse a file of vLLM's."""
+    return ast.parse((source / name).read_text(encoding="utf-8"))
+
+
+def fields(tree: ast.Module, name: str) -> dict[str, str]:
+    """List the fields of a class with their types as they are written."""
+    [found] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == name]
+    return {
+        ast.unparse(each.target): ast.unparse(each.annotation)
+        for each in found.body
+        if isinstance(each, ast.AnnAssign)
+    }
+
+
+def parameters(tree: ast.Module, owner: str, name: str) -> set[str]:
+    """List what a method is called with by name."""
+    [found] = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == owner]
+    [method] = [
+        node for node in found.body if isinstance(node, ast.FunctionDef) and node.name == name
+    ]
+    return {each.arg for each in (*method.args.args, *method.args.kwonlyargs)}
+
+
+def test_vllm_takes_every_argument_of_the_speed_engine(source: Path) -> None:
+    """What `LLM` does not name itself it hands to `EngineArgs`; a name that is gone is noticed."""
+    llm = parsed(source, LLM)
+    handed = (
+        parameters(llm, "LLM", "__init__") | fields(parsed(source, ARGUMENTS), "EngineArgs").keys()
+    )
+    assert set(engine_arguments(JOB)) <= handed
+    assert parameters(llm, "LLM", "generate") >= {"use_tqdm", "sampling_params"}
+    known = fields(parsed(source, SAMPLING), "SamplingParams")
+    asked = sampling_arguments(JOB)
+    assert set(asked) <= set(known)
+    assert known["max_tokens"] == "int | None"
+    assert "list[int]" in known["stop_token_ids"]
+    assert "n_beams" not in known  # negative control
+
+
+def test_vllm_reads_every_switch_of_the_speed_engine(source: Path) -> None:
+    """A variable that it does not know would be set for nothing."""
+    text = (source / SWITCHES).read_text(encoding="utf-8")
+    switches = [name for name in ENVIRONMENT if name.startswith("VLLM_")]
+    assert switches
+    assert all(f'"{name}": lambda' in text for name in switches)

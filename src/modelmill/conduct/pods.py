@@ -75,6 +75,11 @@ def stage_pod(order: Order, run: str, profile: Profile) -> dict[str, JsonValue]:
     }
 
 
+def image_for(kind: Kind, profile: Profile) -> Image:
+    """Say which image runs a kind of stage."""
+    return profile.images.infer if kind == "infer" else IMAGE_OF[kind]
+
+
 def image_of(image: Image, profile: Profile) -> str:
     """Name an image by its digest, or by its tag where none is pinned."""
     images = profile.images
@@ -112,7 +117,7 @@ def _container(order: Order, run: str, profile: Profile, kind: Kind) -> dict[str
     resources = _resources(pods, profile)
     return {
         "name": CONTAINER,
-        "image": image_of(IMAGE_OF[kind], profile),
+        "image": image_of(image_for(kind, profile), profile),
         "imagePullPolicy": profile.images.pull_policy,
         # Not `command`: the image's entrypoint is an init that reaps and passes signals on.
         "args": ["python", "-m", "modelmill.stages"],

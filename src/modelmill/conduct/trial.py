@@ -16,11 +16,12 @@ from modelmill.conduct.answers import NotThere, Refused, Unavailable
 from modelmill.conduct.backend import Order
 from modelmill.conduct.jobs import Manifest, Release, stage_job
 from modelmill.conduct.kubernetes import Namespace
+from modelmill.conduct.pods import image_for
 from modelmill.conduct.reasons import how_it_ended, why_it_waits
 from modelmill.conduct.render import NO_UID
 from modelmill.conduct.seen import JobSeen, PodSeen
 from modelmill.spec.cluster import PatchOperation
-from modelmill.spec.names import ENVIRONMENT_OF, IMAGE_OF, KINDS, LABEL_ROLE, Image, Kind
+from modelmill.spec.names import ENVIRONMENT_OF, KINDS, LABEL_ROLE, Image, Kind
 from modelmill.spec.profile import Profile
 
 PATIENCE_SECONDS: Final = 600.0
@@ -62,7 +63,7 @@ def try_pods(namespace: Namespace, profile: Profile) -> Iterator[Tried]:
     """Start a pod of every image, all at once; the light one also tries the store."""
     kinds: dict[Image, Kind] = {}
     for kind in KINDS:
-        kinds.setdefault(IMAGE_OF[kind], kind)
+        kinds.setdefault(image_for(kind, profile), kind)
     made: dict[Image, JobSeen] = {}
     try:
         for image, kind in kinds.items():

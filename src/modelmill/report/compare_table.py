@@ -135,7 +135,10 @@ def _bits(held: Held) -> str:
 
 def _speed(held: Held) -> str:
     speed = held.tokens_per_second
-    return words.NOTHING if speed is None else words.three_digits(speed)
+    if speed is None:
+        return words.NOTHING
+    engine = words.one_line(held.speed_engine)
+    return words.three_digits(speed) + (f", {engine}" if engine else "")
 
 
 def _time(held: Held) -> str:

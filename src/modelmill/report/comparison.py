@@ -102,6 +102,8 @@ class Held(Record):
     size_bytes: int | None = None
     bits_per_weight: float | None = None
     tokens_per_second: float | None = None
+    speed_engine: str = ""
+    """That the speed is measured in."""
     made: Cost | None = None
     answering: Cost | None = None
     device: str = ""

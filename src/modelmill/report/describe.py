@@ -80,6 +80,7 @@ def _told_by(judgement: Judgement) -> tuple[str, ...]:
 def _model(facts: RunFacts, judged: JudgedModel, flips: tuple[Flips, ...]) -> ModelEntry:
     chosen = judged.chosen
     inferred = inferred_by(facts.find(chosen.stage)) if chosen is not None else None
+    speed = inferred.speed if inferred is not None else None
     made = made_by(facts, judged.model)
     held = inferred or quantized_by(made)
     size_bytes = held.size_bytes if held is not None else None
@@ -104,6 +105,8 @@ def _model(facts: RunFacts, judged: JudgedModel, flips: tuple[Flips, ...]) -> Mo
         made=cost_of(made),
         answering=cost_of([stage] if (stage := _answering(facts, judged)) is not None else []),
         engine=inferred.engine if inferred is not None else "",
+        speed_engine=speed.engine if speed is not None else "",
+        speed_why=speed.why if speed is not None else "",
         dtype=inferred.dtype if inferred is not None else "",
         device=inferred.place if inferred is not None else "",
         batch_size=inferred.batch_size if inferred is not None else None,

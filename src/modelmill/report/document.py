@@ -163,6 +163,10 @@ class ModelEntry(Record):
     made: Cost | None = None
     answering: Cost | None = None
     engine: str = ""
+    """That answered what is judged."""
+    speed_engine: str = ""
+    """That `tokens_per_second` is measured in: the fastest for this model that was there."""
+    speed_why: str = ""
     dtype: str = ""
     device: str = ""
     batch_size: int | None = None

@@ -86,10 +86,7 @@ def size_panel(document: ReportDocument) -> Panel:
 def speed_panel(document: ReportDocument) -> Panel:
     """Draw the generated tokens per second beside each other."""
     known = [model for model in document.models if model.engine]
-    asked = dict.fromkeys(
-        f"{model.engine}, {model.dtype}, batch {model.batch_size}, {model.device}"
-        for model in known
-    )
+    asked = dict.fromkeys(map(_measured_with, known))
     return Panel(
         title="Speed",
         hint="; ".join(["generated tokens per second", *asked]),
@@ -105,6 +102,13 @@ def speed_panel(document: ReportDocument) -> Panel:
         ),
         is_bars=True,
     )
+
+
+def _measured_with(model: ModelEntry) -> str:
+    engine = model.speed_engine or model.engine
+    # Another engine than the one of the answers fills its batches itself.
+    batch = f", batch {model.batch_size}" if engine == model.engine else ""
+    return f"{engine}, {model.dtype}{batch}, {model.device}"
 
 
 def gate_panel(document: ReportDocument, gate: GateEntry) -> Panel | None:

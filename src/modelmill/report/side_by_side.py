@@ -165,6 +165,7 @@ def _held(facts: RunFacts, model: str, asked: Asked | None) -> Held:
         size_bytes=known.size_bytes if known is not None else None,
         bits_per_weight=bits_per_weight(made, inferred),
         tokens_per_second=inferred.tokens_per_second if inferred is not None else None,
+        speed_engine=inferred.speed.engine if inferred is not None and inferred.speed else "",
         made=cost_of(made),
         answering=cost_of([stage] if stage is not None else []),
         device=inferred.place if inferred is not None else "",

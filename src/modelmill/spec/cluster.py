@@ -33,6 +33,9 @@ class Images(Spec):
     """Host and path before `/modelmill-<image>`; a cluster cannot do without."""
     tag: str = Field("", pattern=r"^([A-Za-z0-9_][-A-Za-z0-9_.]{0,127})?$")
     """Empty for the version of modelmill."""
+    infer: Literal["infer", "infer-vllm"] = "infer"
+    """Which image answers, for all models of a run: `infer-vllm` brings vLLM, to measure the speed
+    of models that it serves fastest, and a torch of its own."""
     digests: Mapping[Image, Digest] = {}
     """By image: pins what a tag only names."""
     pull_policy: Literal["IfNotPresent", "Always", "Never"] = "IfNotPresent"

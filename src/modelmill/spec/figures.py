@@ -155,6 +155,20 @@ class Quantized(Record):
     """Training rows longer than max_length; they go on in the next sequence."""
 
 
+class Speed(Record):
+    """How fast a model answered, and in which engine."""
+
+    engine: str
+    """With its version."""
+    why: str
+    """It is this one."""
+    tokens: int
+    seconds: float
+    """Of pure generation."""
+    equal_answers: int | None = None
+    """How many answers are those that are judged; None where the judged ones were timed."""
+
+
 class Inferred(Record):
     """How a model answered a file of prompts."""
 
@@ -163,8 +177,11 @@ class Inferred(Record):
     quarantined: int
     generated_tokens: int
     generate_seconds: float
+    """Of the judged answers."""
     tokens_per_second: float
+    """In the engine that `speed` names, or else in `engine`."""
     engine: str
+    """Of the judged answers: one for all models of a run."""
     dtype: str
     device: str
     batch_size: int
@@ -178,6 +195,8 @@ class Inferred(Record):
     shards: int = 1
     """Attempts that the rows were dealt out to; seconds are summed over all of them, so the speed
     is that of one."""
+    speed: Speed | None = None
+    """None where nothing was generated."""
 
     @property
     def place(self) -> str:

@@ -98,6 +98,8 @@ def _vllm_problems(run: RunSpec, shape: ModelShape) -> Iterator[Problem]:
     for number, spec in enumerate(run.quantize):
         if not isinstance(spec, PackedSpec) or "vllm" not in spec.compat:
             continue
-        problem = model_problem(shape.model_type, is_packed=True) or layer_problem(shape, spec.bits)
+        problem = model_problem(shape.model_type, is_packed=True) or layer_problem(
+            shape.outputs(), spec.bits
+        )
         if problem is not None:
             yield replace(problem, key=f"quantize[{number}].compat")

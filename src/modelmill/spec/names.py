@@ -39,7 +39,7 @@ ENVIRONMENT_OF: Final[dict[Kind, Environment]] = {
     "report": "light",
 }
 
-Image = Literal["light", "finetune", "merge", "quantize", "infer"]
+Image = Literal["light", "finetune", "merge", "quantize", "infer", "infer-vllm"]
 """A container image, `<registry>/modelmill-<image>`."""
 
 IMAGE_OF: Final[dict[Kind, Image]] = {

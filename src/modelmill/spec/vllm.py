@@ -4,11 +4,10 @@ Read in the source of one version, and held against that source by `make test-vl
 not known here is not refused.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from modelmill.spec.errors import Problem
-from modelmill.spec.shape import ModelShape
 
 VERSION: Final = "0.33.0"
 """The one that `images/infer-vllm` pins."""
@@ -88,15 +87,20 @@ def model_problem(model_type: str, *, is_packed: bool) -> Problem | None:
     return None
 
 
-def layer_problem(shape: ModelShape, bits: int) -> Problem | None:
-    """Say which layer's outputs do not fill vLLM's words of packed zero points."""
+def layer_problem(outputs: Iterable[tuple[str, int]], bits: int) -> Problem | None:
+    """Say which layer's outputs do not fill vLLM's words of packed zero points.
+
+    Args:
+        outputs: features that layers give, by the layer's name.
+        bits: per weight.
+    """
     codes = _WORD // bits
-    for each in shape.linears:
-        if each.out_features % codes:
+    for name, features in outputs:
+        if features % codes:
             return Problem(
                 "compat",
                 f"vLLM reads {bits}-bit layers whose outputs are a multiple of {codes}; "
-                f"{each.name} has {each.out_features}",
+                f"{name} has {features}",
                 suggestion=_LEAVE_OUT,
             )
     return None

@@ -314,6 +314,18 @@ def test_patch_of_what_identifies_a_job_is_refused(path: str) -> None:
         Profile.model_validate({"stages": {"merge": {"patch": [{"op": "remove", "path": path}]}}})
 
 
+def test_profile_names_the_image_that_answers() -> None:
+    """All models of a run are answered in one image, and no other stage changes its own."""
+    profile = {"images": {"registry": "r", "tag": "7", "infer": "infer-vllm"}}
+    named = [
+        pod_of(rendered(order_of(stage), each))["containers"][0]["image"]
+        for stage in ("infer-base", "quantize-gptq-4")
+        for each in (profile, {"images": {**profile["images"], "infer": "infer"}})
+    ]
+    quantize = "r/modelmill-quantize:7"
+    assert named == ["r/modelmill-infer-vllm:7", "r/modelmill-infer:7", quantize, quantize]
+
+
 def test_profile_without_images_or_store_renders_nothing() -> None:
     """What a cluster cannot do without is named, all of it at once."""
     run = parse_run(

@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 import pytest
 
 from modelmill.report.compose import render
-from modelmill.report.facts import RunFacts
+from modelmill.report.facts import RunFacts, StageFacts
 from modelmill.report.panels import gate_panel
+from modelmill.spec.figures import Inferred, Speed
 
 HOSTILE = '<script>alert("x")</script><img src=x onerror=alert(1)>\x1b[31m\x00\u202ered {{ 7*7 }}'
 VOID = {"meta", "br", "img", "link", "hr", "input", "path"}
@@ -245,3 +246,34 @@ def test_a_far_better_model_lies_beyond_the_left_edge(invent: Callable[..., RunF
     sides = {mark.name: mark.beyond for mark in panel.marks}
     assert sides["gptq-4"] == "left"
     assert sides["base"] == "left"
+
+
+def test_speed_names_the_engine_that_it_is_measured_in(small: RunFacts) -> None:
+    """Under the number and above the bars; a run of an earlier version names none."""
+    document, files = render(with_speed(small, "merged"))
+    entry = next(each for each in document.models if each.model == "merged")
+    assert (entry.speed_engine, entry.speed_why) == ("vllm 0.33.0", "16-bit on CUDA")
+    page = files["report.html"].decode()
+    assert "<small>vllm 0.33.0</small>" in page
+    assert "vllm 0.33.0, bfloat16, AMD" in page
+    assert "vllm" not in page_of(small)
+
+
+def with_speed(facts: RunFacts, model: str) -> RunFacts:
+    """Let one model be measured in another engine."""
+    speed = Speed(engine="vllm 0.33.0", why="16-bit on CUDA", tokens=240, seconds=0.5)
+    name = f"infer-{model}"
+    return replace(
+        facts,
+        stages=tuple(
+            _measured(each, speed) if each.stage.name == name else each for each in facts.stages
+        ),
+    )
+
+
+def _measured(stage: StageFacts, speed: Speed) -> StageFacts:
+    measured = stage.measurements
+    assert measured is not None
+    assert isinstance(measured.figures, Inferred)
+    figures = measured.figures.model_copy(update={"speed": speed, "tokens_per_second": 480.0})
+    return replace(stage, measurements=measured.model_copy(update={"figures": figures}))

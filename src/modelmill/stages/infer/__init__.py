@@ -33,6 +33,7 @@ from modelmill.stages.infer.ledger import (
 )
 from modelmill.stages.infer.opened import DTYPES, Opened, open_any
 from modelmill.stages.infer.own_prompt import choose_form, choose_shots, judged_rows
+from modelmill.stages.infer.speed import Judged, speed_of
 from modelmill.stages.rows import load_rows
 from modelmill.stages.stage import Folders, Outcome, Pulse
 
@@ -46,6 +47,24 @@ def run(settings: InferSettings, folders: Folders, pulse: Pulse) -> Outcome | No
     Raises:
         DataError: the model cannot be read, or not one row could be answered.
     """
+    effective: dict[str, JsonValue] = {}
+    judged = _judge(settings, folders, pulse, effective)
+    if judged is None:
+        return None
+    figures = judged.figures
+    # Nothing holds the model any more: the device is free for another engine.
+    if judged.prompts:
+        with pulse.part("speed"):
+            speed = speed_of(judged, settings, pulse)
+        per_second = speed.tokens / speed.seconds
+        figures = figures.model_copy(update={"speed": speed, "tokens_per_second": per_second})
+    return Outcome(figures, effective=effective)
+
+
+def _judge(
+    settings: InferSettings, folders: Folders, pulse: Pulse, effective: dict[str, JsonValue]
+) -> Judged | None:
+    """Make and write the answers that are judged."""
     source = folders.inputs["model"]
     with pulse.part("load"):
         rows = load_rows(folders.inputs["test"] / "test.jsonl")
@@ -61,7 +80,7 @@ def run(settings: InferSettings, folders: Folders, pulse: Pulse) -> Outcome | No
         answerer = Answerer(
             opened, tokenizer, contract, settings, ContractForm(contract, tokenizer)
         )
-    effective: dict[str, JsonValue] = {"device": device.type}
+    effective["device"] = device.type
     if settings.prompt == "own":
         with pulse.part("choose"):
             form, scores = _own_form(answerer, folders, pulse)
@@ -77,25 +96,33 @@ def run(settings: InferSettings, folders: Folders, pulse: Pulse) -> Outcome | No
     with pulse.part("save"):
         write_predictions(predictions, folders.output / PREDICTIONS)
     tokens, seconds = sum(each.tokens for each in predictions), seconds_of(answered)
-    return Outcome(
-        Inferred(
-            rows=len(predictions),
-            quarantined=sum(bool(each.error) for each in predictions),
-            generated_tokens=tokens,
-            generate_seconds=seconds,
-            tokens_per_second=tokens / seconds if tokens else 0.0,
-            engine=opened.engine,
-            dtype=settings.dtype,
-            device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-            batch_size=settings.batch_size,
-            method=opened.method,
-            bits=opened.bits,
-            size_bytes=sum(weight_bytes(each) for each in _weights(folders)),
-            parameters=opened.parameters,
-            prompt_form=answerer.form.name,
-            shards=folders.shard.count,
-        ),
-        effective=effective,
+    figures = Inferred(
+        rows=len(predictions),
+        quarantined=sum(bool(each.error) for each in predictions),
+        generated_tokens=tokens,
+        generate_seconds=seconds,
+        tokens_per_second=tokens / seconds if tokens else 0.0,
+        engine=opened.engine,
+        dtype=settings.dtype,
+        device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        batch_size=settings.batch_size,
+        method=opened.method,
+        bits=opened.bits,
+        size_bytes=sum(weight_bytes(each) for each in _weights(folders)),
+        parameters=opened.parameters,
+        prompt_form=answerer.form.name,
+        shards=folders.shard.count,
+    )
+    generated = [each for each in predictions if each.tokens]
+    return Judged(
+        figures=figures,
+        folder=source,
+        has_adapter="adapter" in folders.inputs,
+        prompts=[prepared.prompts[each.row] for each in generated],
+        outputs=[each.output for each in generated],
+        tokenizer=tokenizer,
+        contract=contract,
+        form=answerer.form,
     )
 
 

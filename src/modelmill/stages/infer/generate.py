@@ -43,7 +43,7 @@ class StopAtText(StoppingCriteria):
         **_: object,
     ) -> torch.BoolTensor:
         """Tell for every row whether it has ended."""
-        texts = _decode(self._tokenizer, input_ids[:, self._prompt_width :].tolist())
+        texts = decode(self._tokenizer, input_ids[:, self._prompt_width :].tolist())
         return torch.BoolTensor([self._text in text for text in texts]).to(input_ids.device)
 
 
@@ -95,13 +95,14 @@ class Generator:
         stops = frozenset({*self.contract.eos, self.contract.pad})
         answers = [answer_of(row, stops) for row in new]
         return Answered(
-            texts=_decode(self.tokenizer, [ids for ids, _ in answers]),
+            texts=decode(self.tokenizer, [ids for ids, _ in answers]),
             tokens=[count for _, count in answers],
             seconds=seconds,
         )
 
 
-def _decode(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:
+def decode(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:
+    """Turn ids into texts, special tokens left out."""
     texts: list[str] = tokenizer.batch_decode(
         rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
     )

@@ -5,6 +5,7 @@ weights alone.
 """
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
@@ -100,7 +101,8 @@ def opened_of(
 def _open_gptq(
     folder: Path, bits: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[PreTrainedModel, str]:
-    if device.type == "cuda" and dtype != torch.float32:
+    # vLLM's image has no GPTQModel: there all models of a run are answered unpacked.
+    if device.type == "cuda" and dtype != torch.float32 and find_spec("gptqmodel") is not None:
         from modelmill.stages.infer.gptq_engine import open_packed  # eight seconds
 
         return open_packed(folder, dtype)

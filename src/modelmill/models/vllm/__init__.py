@@ -1,0 +1,1 @@
+"""A process in which vLLM answers prompts, and what it is told."""
