@@ -29,7 +29,7 @@ dev: environments ## Make .venv, which holds every package and the test tools
 
 .PHONY: test
 test: dev ## Run every test that needs nothing but this machine
-	@.venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder --ignore tests/images --ignore tests/cluster \
+	@.venv/bin/pytest -n 3 --dist loadfile --no-loadscope-reorder --ignore tests/images --ignore tests/cluster \
 		--ignore tests/auto_gptq --ignore tests/vllm
 
 .PHONY: test-auto-gptq
@@ -96,7 +96,7 @@ images: ## Build every image that CI builds, with buildah; BASE_IMAGE=... for an
 
 .PHONY: test-images
 test-images: dev ## Run the built images as a cluster would; needs root, buildah and runc
-	@.venv/bin/pytest tests/images
+	@.venv/bin/pytest -n 2 --dist worksteal tests/images
 
 .PHONY: help
 help: ## Show this list

@@ -1,11 +1,16 @@
 """What every test folder shares."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from .hub_server import HubServer
+
+# Before anything loads torch, and for the stages that tests start.  Models are tiny here, and there
+# are several workers: threads that share a microsecond's work spin at its end and starve the rest.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Not a test module by its name; its asserts shall explain themselves all the same.
 pytest.register_assert_rewrite("tests.conduct.backend_contract")

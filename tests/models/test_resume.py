@@ -100,6 +100,36 @@ def bench(tmp_path: Path, model_of: Callable[[Family], Path], data: Path) -> Ben
     return prepare
 
 
+@dataclass(frozen=True)
+class Whole:
+    """What a fine-tune that was never interrupted left."""
+
+    figures: Finetuned
+    bytes: dict[str, bytes]
+
+
+Uninterrupted = Callable[..., Whole]
+
+
+@pytest.fixture(scope="module")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, model_of: Callable[[Family], Path], data: Path
+) -> Uninterrupted:
+    """Give a function that runs a recipe from its start to its end, each recipe once."""
+    made: dict[str, Whole] = {}
+
+    def run(**changes: object) -> Whole:
+        settings = settings_of(**changes)
+        recipe = settings.model_dump_json()
+        if recipe not in made:
+            inputs = {"model": model_of("llama"), "data": data}
+            bench = Workbench(tmp_path_factory.mktemp("whole"), inputs, settings)
+            made[recipe] = Whole(bench.attempt(RecordingPulse()), bench.bytes())
+        return made[recipe]
+
+    return run
+
+
 def stop_at(number: int, every: int) -> RecordingPulse:
     """Ask to stop when the so-many-th state is kept."""
 
@@ -128,12 +158,11 @@ RECIPES = {
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_interrupted_fine_tune_ends_byte_for_byte_like_one_that_was_not(
-    bench: Bench, name: str
+    bench: Bench, whole: Uninterrupted, name: str
 ) -> None:
     """Whatever is random, wherever it is cut: in a pass, between two, before and after scores."""
     recipe = {"eval_steps": EVAL_EVERY_FIFTH, **RECIPES[name]}
-    whole = bench("whole", **recipe)
-    figures = whole.attempt(RecordingPulse())
+    expected = whole(**recipe)
     parts = bench("parts", **recipe)
     parts.interrupt(stop_at(1, every=3))
     assert parts.step == 3
@@ -141,9 +170,9 @@ def test_interrupted_fine_tune_ends_byte_for_byte_like_one_that_was_not(
     assert parts.step == 4
     parts.interrupt(stop_at(2, every=1))
     again = parts.attempt(RecordingPulse(keep_every=2))
-    assert parts.bytes() == whole.bytes()
-    assert again == figures
-    assert figures.steps > 6
+    assert parts.bytes() == expected.bytes
+    assert again == expected.figures
+    assert again.steps > 6
 
 
 def test_state_has_nothing_that_could_run_code(bench: Bench) -> None:
@@ -161,11 +190,10 @@ def test_state_has_nothing_that_could_run_code(bench: Bench) -> None:
 
 
 def test_tensors_are_written_in_files_of_a_bounded_size(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, whole: Uninterrupted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writing a large model's optimizer needs no second copy of it in memory."""
-    whole = bench("whole", lora_dropout=0.1)
-    whole.attempt(RecordingPulse())
+    expected = whole(lora_dropout=0.1)
     monkeypatch.setattr(state, "FILE_BYTES", 20_000)
     parts = bench("parts", lora_dropout=0.1)
     parts.interrupt(stop_at(1, every=6))
@@ -173,7 +201,7 @@ def test_tensors_are_written_in_files_of_a_bounded_size(
     assert len(sizes) > 3
     assert max(sizes) < 40_000
     parts.attempt(RecordingPulse())
-    assert parts.bytes() == whole.bytes()
+    assert parts.bytes() == expected.bytes
 
 
 @pytest.mark.parametrize("has_older", [True, False])
@@ -186,11 +214,10 @@ def test_tensors_are_written_in_files_of_a_bounded_size(
     ],
 )
 def test_checkpoint_of_other_settings_is_refused_with_the_reason(
-    bench: Bench, field: str, value: object, words: str, *, has_older: bool
+    bench: Bench, whole: Uninterrupted, field: str, value: object, words: str, *, has_older: bool
 ) -> None:
     """The one before is used, or the start; the result is the same."""
-    whole = bench("whole", num_train_epochs=2)
-    whole.attempt(RecordingPulse())
+    expected = whole(num_train_epochs=2)
     parts = bench("parts", num_train_epochs=2)
     if has_older:
         parts.interrupt(stop_at(1, every=2))
@@ -204,7 +231,7 @@ def test_checkpoint_of_other_settings_is_refused_with_the_reason(
     parts.attempt(pulse)
     [warning] = pulse.warnings
     assert warning.startswith(f"A checkpoint is refused: {words}")
-    assert parts.bytes() == whole.bytes()
+    assert parts.bytes() == expected.bytes
     steps = [done for done, _, _ in pulse.told]
     assert steps[0] == (2 if has_older else 0)
 
@@ -225,11 +252,10 @@ def test_state_of_a_whole_model_is_bound_to_its_world_size() -> None:
 
 
 def test_memory_that_runs_out_later_goes_on_from_the_state_with_half_the_rows(
-    bench: Bench,
+    bench: Bench, whole: Uninterrupted
 ) -> None:
     """Nothing learned is lost, and the report hears of it from whichever attempt commits."""
-    whole = bench("whole", micro_batch_size=4)
-    figures = whole.attempt(RecordingPulse())
+    figures = whole(micro_batch_size=4).figures
     parts = bench("parts", micro_batch_size=4)
     begun: list[int] = []
 
@@ -300,11 +326,10 @@ def log(watch: Watch, step: int, loss: float) -> None:
 
 
 def test_order_of_a_resumed_pass_is_drawn_from_where_it_was_drawn_first(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, whole: Uninterrupted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Negative control: drawn from where training went on, as the library does, it is another."""
-    whole = bench("whole", lora_dropout=0.1)
-    whole.attempt(RecordingPulse())
+    expected = whole(lora_dropout=0.1)
     parts = bench("parts", lora_dropout=0.1)
     parts.interrupt(stop_at(1, every=6))
     monkeypatch.setattr(
@@ -312,7 +337,7 @@ def test_order_of_a_resumed_pass_is_drawn_from_where_it_was_drawn_first(
         lambda kept: kept.tensors("generators")["cpu"],
     )
     parts.attempt(RecordingPulse())
-    assert parts.bytes() != whole.bytes()
+    assert parts.bytes() != expected.bytes
 
 
 @dataclass
@@ -331,13 +356,12 @@ class FullDisk(RecordingPulse):
         self.kept.append(write)
 
 
-def test_disk_that_is_full_ends_no_training(bench: Bench) -> None:
+def test_disk_that_is_full_ends_no_training(bench: Bench, whole: Uninterrupted) -> None:
     """Half a state is on disk then, which nothing takes for a whole one."""
-    whole = bench("whole", num_train_epochs=2)
-    whole.attempt(RecordingPulse())
+    expected = whole(num_train_epochs=2)
     parts = bench("parts", num_train_epochs=2)
     pulse = FullDisk(keep_every=3)
     parts.attempt(pulse)
     assert len(pulse.kept) == 2
     assert not (parts.resume / STATE).exists()
-    assert parts.bytes() == whole.bytes()
+    assert parts.bytes() == expected.bytes

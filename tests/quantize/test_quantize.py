@@ -1,6 +1,7 @@
 """The stage on tiny random models, read back without the engine that wrote them."""
 
 import json
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from modelmill.models.gptq import check_files, open_unpacked
 from modelmill.models.open import open_config
 from modelmill.models.prompt import load_contract
 from modelmill.spec.errors import DataError, Interrupted, SpecError
+from modelmill.spec.figures import Quantized
 from modelmill.spec.quantize import BitsandbytesSpec, GptqSpec, QuantizeSpec, bits_of
 from modelmill.stages.infer.opened import open_any
 
@@ -27,6 +29,22 @@ from ..tiny_stages import (
 from .running import FILES, ModelOf, autoround, gptq, quantize, rtn, worst_weight_error
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engines' own
+
+Made = Callable[[QuantizeSpec, Family], tuple[Path, Quantized]]
+
+
+@pytest.fixture(scope="module")
+def made(model_of: ModelOf, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Give a function that quantizes a family's model once; nobody changes what it wrote."""
+    known: dict[tuple[QuantizeSpec, Family], tuple[Path, Quantized]] = {}
+
+    def make(spec: QuantizeSpec, family: Family) -> tuple[Path, Quantized]:
+        if (spec, family) not in known:
+            folder = tmp_path_factory.mktemp("made") / "out"
+            known[spec, family] = folder, quantize(spec, model_of(family), data, folder)
+        return known[spec, family]
+
+    return make
 
 
 def test_gptq_writes_what_every_reader_needs(
@@ -120,37 +138,33 @@ def test_calibration_text_alone_needs_no_training_rows(
     ],
 )
 def test_gptq_reads_back_by_another_reader(
-    spec: GptqSpec, worst: float, model_of: ModelOf, data: Path, tmp_path: Path
+    spec: GptqSpec, worst: float, model_of: ModelOf, made: Made
 ) -> None:
     """Our own unpacking of format v1 finds weights as near as the bits allow."""
-    quantize(spec, model_of("llama"), data, tmp_path / "out")
-    model = open_unpacked(tmp_path / "out", bits=spec.bits, dtype=torch.float32)
+    folder, _ = made(spec, "llama")
+    model = open_unpacked(folder, bits=spec.bits, dtype=torch.float32)
     error = worst_weight_error(model_of("llama"), model)
     assert worst / 20 < error < worst
 
 
 @pytest.mark.parametrize("family", ["bloom", "falcon", "falcon-rw", "llama"])
-def test_gptq_families_in_one_process(
-    family: Family, model_of: ModelOf, data: Path, tmp_path: Path
-) -> None:
+def test_gptq_families_in_one_process(family: Family, model_of: ModelOf, made: Made) -> None:
     """Every block's layers are quantized, and close to what they were."""
-    figures = quantize(gptq(4), model_of(family), data, tmp_path / "out")
+    folder, figures = made(gptq(4), family)
     assert figures.modules == (14 if family == "llama" else 8)
-    model = open_unpacked(tmp_path / "out", bits=4, dtype=torch.float32)
+    model = open_unpacked(folder, bits=4, dtype=torch.float32)
     assert 0.01 < worst_weight_error(model_of(family), model) < 0.2
 
 
-def test_gptq_kernels_agree_with_the_files(model_of: ModelOf, data: Path, tmp_path: Path) -> None:
+def test_gptq_kernels_agree_with_the_files(made: Made) -> None:
     """The engine's own layers give the logits of the weights we unpack."""
     from gptqmodel import BACKEND
 
     from modelmill.stages.infer.gptq_engine import open_packed
 
-    quantize(gptq(4), model_of("falcon"), data, tmp_path / "out")
-    ours = open_unpacked(tmp_path / "out", bits=4, dtype=torch.float32)
-    engine, name = open_packed(
-        tmp_path / "out", torch.float16, backend=BACKEND.GPTQ_TORCH, device="cpu"
-    )
+    folder, _ = made(gptq(4), "falcon")
+    ours = open_unpacked(folder, bits=4, dtype=torch.float32)
+    engine, name = open_packed(folder, torch.float16, backend=BACKEND.GPTQ_TORCH, device="cpu")
     ids = torch.arange(20, 60).reshape(2, 20)
     # The kernel compiles itself at the first call: a minute for the same numbers.
     with torch.inference_mode(), torch.compiler.set_stance("force_eager"):
@@ -191,10 +205,10 @@ def test_gptq_interrupted_stops_between_layers(
 
 
 def test_gptq_file_without_a_tensor_is_refused(
-    model_of: ModelOf, data: Path, tmp_path: Path
+    model_of: ModelOf, made: Made, tmp_path: Path
 ) -> None:
     """Negative control: the check after writing sees a lost scale and an unquantized layer."""
-    quantize(gptq(4), model_of("llama"), data, tmp_path / "out")
+    shutil.copytree(made(gptq(4), "llama")[0], tmp_path / "out")
     config = open_config(model_of("llama"))
     path = tmp_path / "out" / "model.safetensors"
     whole = load_file(path)
@@ -223,12 +237,12 @@ def test_gptq_file_without_a_tensor_is_refused(
     ],
 )
 def test_infer_opens_what_quantize_wrote(
-    spec: QuantizeSpec, method: str, model_of: ModelOf, data: Path, tmp_path: Path
+    spec: QuantizeSpec, method: str, model_of: ModelOf, made: Made
 ) -> None:
     """Method, bits, size and true parameter count; it computes in the dtype of the run."""
     bits = bits_of(spec)
-    figures = quantize(spec, model_of("llama"), data, tmp_path / "out")
-    opened = open_any(tmp_path / "out", torch.float32, torch.device("cpu"))
+    folder, figures = made(spec, "llama")
+    opened = open_any(folder, torch.float32, torch.device("cpu"))
     assert (opened.method, opened.bits, opened.parameters) == (method, bits, figures.parameters)
     plain = open_any(model_of("llama"), torch.float32, torch.device("cpu"))
     assert (plain.method, plain.bits, plain.parameters) == ("none", 16, figures.parameters)
