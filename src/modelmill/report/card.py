@@ -131,11 +131,11 @@ def _tags(leaving: Leaving) -> Sequence[str]:
 def _summary(leaving: Leaving) -> str:
     entry = leaving.entry
     held = "" if entry is None else f", {method_words(entry)}, {words.size(entry.size_bytes)}"
+    if (gguf := leaving.opening.gguf) is not None:
+        held = f", as a GGUF file of type {gguf.upper()}"
     note = leaving.plan.run.model.note
-    gguf = leaving.opening.gguf
-    form = "" if gguf is None else f", as a GGUF file of type {gguf.upper()}"
     return (
-        f"The model *{escaped(leaving.model)}* of the run *{escaped(leaving.run)}*{held}{form}, "
+        f"The model *{escaped(leaving.model)}* of the run *{escaped(leaving.run)}*{held}, "
         f"made with modelmill.{f'  {escaped(note)}' if note else ''}"
     )
 
@@ -160,7 +160,7 @@ def _unjudged(gguf: Gguf) -> str:
     """Say what no test row has seen."""
     unseen = "how llama.cpp answers"
     if gguf != "f16":
-        unseen = f"what rounding to {gguf.upper()} takes away, and {unseen}"
+        unseen = f"what rounding to {gguf.upper()} takes away, or {unseen}"
     return f"The quality below is the 16-bit model's.  Nothing has measured {unseen}."
 
 

@@ -89,6 +89,7 @@ def test_card_of_a_gguf_file(
     assert front["tags"] == ["modelmill", "gguf", gguf]
     assert text.index("> **Judged before it was converted.**") < text.index("## Use")
     assert (f"rounding to {gguf.upper()} takes away" in text) is (gguf != "f16")
+    assert f", as a GGUF file of type {gguf.upper()}, made with modelmill." in text
     assert f", written as {gguf.upper()}.\n" in text
     assert f"llama-cli -m ./sql-writer/{file} -c " in text
     assert f"llama-server -m ./sql-writer/{file} -c " in text
