@@ -410,16 +410,25 @@ def test_model_leaves_as_one_gguf_file(good: Conducted, tmp_path: Path) -> None:
     assert list((tmp_path / "work").iterdir()) == []
 
 
-def test_gguf_file_goes_to_a_hub(
+def test_gguf_file_is_the_same_everywhere(
     good: Conducted, hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The same bytes as into a folder."""
+    """In a bucket is what is in a folder, and on a hub the same file."""
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    for place in (str(tmp_path / "llama"), "hf:org/llama"):
-        export(good.store, Asked(good.run, "merged", place, gguf="f16"), tmp_path / "work")
-    expected = (tmp_path / "llama" / "llama-F16.gguf").read_bytes()
+    good.store.client.create_bucket(Bucket="elsewhere")
+    folder, url, work = tmp_path / "llama", "s3://elsewhere/out/llama", tmp_path / "work"
+    for place in (str(folder), url, "hf:org/llama"):
+        export(good.store, Asked(good.run, "merged", place, gguf="f16"), work)
+    bucket, prefix = open_source(url)
+    assert {item.key for item in bucket.list("")} == {f"{prefix}/{n}" for n in names_in(folder)}
+    for name in names_in(folder):
+        stored = bucket.get(f"{prefix}/{name}")
+        assert stored is not None
+        assert stored.body == (folder / name).read_bytes()
     repository = hub.repositories["model", "org/llama"]
-    assert repository.commits[repository.branches["main"]]["llama-F16.gguf"] == expected
+    uploaded = repository.commits[repository.branches["main"]]
+    assert uploaded["llama-F16.gguf"] == (folder / "llama-F16.gguf").read_bytes()
+    assert list(work.iterdir()) == []
 
 
 @pytest.mark.parametrize(

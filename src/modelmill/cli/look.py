@@ -260,8 +260,8 @@ def _print_report(store: "Store", run: str, folder: Path, output: str) -> None:
     table = summary_table(document)
     print_table(table.columns, table.rows, WORDS_COLUMNS)
     click.echo()
-    if places := [(model.model, model.uri) for model in document.models if model.uri]:
-        print_record(places)
+    if document.places:
+        print_record([*document.places.items()])
         click.echo()
     click.echo(document.headline)
     click.echo(str(html))

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from modelmill.spec.errors import InputMissing
-from modelmill.spec.names import MEASUREMENTS, Gguf
+from modelmill.spec.names import MEASUREMENTS, Gguf, gguf_name
 from modelmill.spec.records import FileRecord
 from modelmill.store.artifact import Committed, pull
 from modelmill.store.gguf import read_gguf_header
@@ -20,11 +20,6 @@ from modelmill.store.space import check_space
 WEIGHTS: Final = ".safetensors"
 READ: Final = frozenset({".json", ".jinja"})
 """Beside weights: config, tokenizer and its chat templates."""
-
-
-def gguf_name(name: str, gguf: Gguf) -> str:
-    """Name the file as llama.cpp's users do, who choose by its end."""
-    return f"{name}-{gguf.upper()}.gguf"
 
 
 @contextmanager
@@ -53,13 +48,12 @@ def as_gguf(
             fix="pip install 'modelmill[gguf]'",
         ) from error
     files = committed.manifest.files
-    weights_bytes = sum(each.size_bytes for each in files if each.path.endswith(WEIGHTS))
     settings = tuple(
         file.path
         for file in files
         if PurePosixPath(file.path).suffix in READ and file.path != MEASUREMENTS
     )
-    weights = tuple(file.path for file in files if file.path.endswith(WEIGHTS))
+    weights = [file for file in files if file.path.endswith(WEIGHTS)]
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="export-", dir=work) as made:
         file = Path(made) / "file"
@@ -68,14 +62,14 @@ def as_gguf(
             pull(store, committed, folder, settings)
             # Before gigabytes are fetched that nothing can be made of.
             outline = read_outline(folder, name)
-            check_space(work, 2 * weights_bytes)
-            pull(store, committed, folder, weights)
+            check_space(work, 2 * sum(file.size_bytes for file in weights))
+            pull(store, committed, folder, tuple(file.path for file in weights))
             check_model(folder)
             write_gguf(outline, folder, file, gguf)
         # Written by one implementation and read by another, which believes no number.
         read_gguf_header(file)
-        with file.open("rb") as bytes_of:
-            digest = hashlib.file_digest(bytes_of, "sha256").hexdigest()
+        with file.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
         record = FileRecord(
             path=gguf_name(name, gguf), size_bytes=file.stat().st_size, sha256=digest
         )

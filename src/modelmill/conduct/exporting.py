@@ -13,7 +13,7 @@ from typing import Final
 
 from pydantic import BaseModel, ValidationError
 
-from modelmill.conduct.converting import WEIGHTS, as_gguf, gguf_name
+from modelmill.conduct.converting import WEIGHTS, as_gguf
 from modelmill.conduct.ending import REPORT_JSON, read_report
 from modelmill.conduct.standing import find_run, live_plan
 from modelmill.gather.run import sound_commits
@@ -96,18 +96,18 @@ def export(store: Store, asked: Asked, work: Path) -> Exported:
     if not asked.is_forced:
         _check_verdict(asked, report, store.url)
     committed, base = commits[holder.name], commits["fetch-model"]
-    opening = _opening(store, plan, holder, committed if _is_model(committed) else base, asked)
+    model_type = _model_type(store, committed if _is_model(committed) else base)
     leaving = Leaving(
         name=_name(target),
         model=asked.model,
         run=asked.run,
         plan=plan,
-        opening=opening,
+        opening=_opening(plan, holder, model_type, target, asked.gguf),
         manifest=committed.manifest,
         licence=_licence(store, base),
         report=report,
     )
-    with _content(store, committed, asked, work) as items:
+    with _content(store, committed, leaving, work) as items:
         parcel = Parcel((*items, *_licences(base)), {CARD: card_md(leaving)})
         at = _bring(store, parcel, target, asked, work)
     return Exported(at, len(parcel.paths) + 1, parcel.size_bytes)
@@ -217,15 +217,15 @@ def _check_verdict(asked: Asked, report: ReportDocument | None, at: str) -> None
 
 @contextmanager
 def _content(
-    store: Store, committed: Committed, asked: Asked, work: Path
+    store: Store, committed: Committed, leaving: Leaving, work: Path
 ) -> Iterator[tuple[Item | Made, ...]]:
     """Have what a reader needs: the files that are committed, or what is made of them."""
-    if asked.gguf is None:
+    gguf = leaving.opening.gguf
+    if gguf is None:
         yield tuple(_needed(committed))
         return
     contract = [each for each in _needed(committed) if each.record.path == PROMPT]
-    name = _name(_target(asked.destination))
-    with as_gguf(store, committed, name, asked.gguf, work) as made:
+    with as_gguf(store, committed, leaving.name, gguf, work) as made:
         yield (made, *contract)
 
 
@@ -278,25 +278,25 @@ def _is_model(committed: Committed) -> bool:
     return any(file.path == "config.json" for file in committed.manifest.files)
 
 
-def _opening(
-    store: Store,
-    plan: Plan,
-    holder: Stage,
-    configured: Committed,
-    asked: Asked,
-) -> Opening:
-    target = _target(asked.destination)
-    base = plan.pins[plan.run.model.source].address
-    pinned = parse_hub(base) if is_hub(base) else None
+def _model_type(store: Store, configured: Committed) -> str:
     try:
-        model_type = _Config.model_validate_json(
-            _small(store, configured, "config.json")
-        ).model_type
+        return _Config.model_validate_json(_small(store, configured, "config.json")).model_type
     except ValidationError as error:
         raise DataError(
             "config.json does not name an architecture",
             at=store.url_of(_key(configured, "config.json")),
         ) from error
+
+
+def _opening(
+    plan: Plan,
+    holder: Stage,
+    model_type: str,
+    target: Path | str | HubAddress,
+    gguf: Gguf | None,
+) -> Opening:
+    base = plan.pins[plan.run.model.source].address
+    pinned = parse_hub(base) if is_hub(base) else None
     return Opening(
         address=target.repository if isinstance(target, HubAddress) else f"./{_name(target)}",
         run=plan.run,
@@ -304,8 +304,7 @@ def _opening(
         model_type=model_type,
         base="./base" if pinned is None else pinned.repository,
         base_revision="" if pinned is None else pinned.revision,
-        gguf=asked.gguf,
-        gguf_file="" if asked.gguf is None else gguf_name(_name(target), asked.gguf),
+        gguf=gguf,
     )
 
 

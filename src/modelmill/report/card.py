@@ -74,14 +74,11 @@ def card_md(leaving: Leaving) -> bytes:
 
 def _files(leaving: Leaving) -> str:
     manifest, gguf = leaving.manifest, leaving.opening.gguf
+    form = "" if gguf is None else f", written as {gguf.upper()}"
     return (
-        f"`sha256sum -c SHA256SUMS` checks every file.  The weights are {_made(gguf)}those of the "
-        f"artifact `{manifest.key}` ({manifest.stage}, {manifest.created[:10]})."
+        "`sha256sum -c SHA256SUMS` checks every file.  The weights are those of the artifact "
+        f"`{manifest.key}` ({manifest.stage}, {manifest.created[:10]}){form}."
     )
-
-
-def _made(gguf: Gguf | None) -> str:
-    return "" if gguf is None else f"made, as {gguf.upper()}, of "
 
 
 def _front(leaving: Leaving) -> Iterator[tuple[str, JsonValue]]:
@@ -134,11 +131,11 @@ def _tags(leaving: Leaving) -> Sequence[str]:
 def _summary(leaving: Leaving) -> str:
     entry = leaving.entry
     held = "" if entry is None else f", {method_words(entry)}, {words.size(entry.size_bytes)}"
+    if (gguf := leaving.opening.gguf) is not None:
+        held = f", as a GGUF file of type {gguf.upper()}"
     note = leaving.plan.run.model.note
-    gguf = leaving.opening.gguf
-    form = "" if gguf is None else f", as a GGUF file of type {gguf.upper()}"
     return (
-        f"The model *{escaped(leaving.model)}* of the run *{escaped(leaving.run)}*{held}{form}, "
+        f"The model *{escaped(leaving.model)}* of the run *{escaped(leaving.run)}*{held}, "
         f"made with modelmill.{f'  {escaped(note)}' if note else ''}"
     )
 
@@ -160,18 +157,17 @@ def _warning(leaving: Leaving) -> Iterator[str]:
 
 
 def _unjudged(gguf: Gguf) -> str:
-    """Say what happened to the weights that no test row has seen."""
-    lost = "Rounding" if gguf != "f16" else "Writing"
-    return (
-        f"Its quality below is the 16-bit model's.  {lost} its weights as {gguf.upper()}, "
-        "and how llama.cpp answers, nothing has measured."
-    )
+    """Say what no test row has seen."""
+    unseen = "how llama.cpp answers"
+    if gguf != "f16":
+        unseen = f"what rounding to {gguf.upper()} takes away, or {unseen}"
+    return f"The quality below is the 16-bit model's.  Nothing has measured {unseen}."
 
 
 def _use(leaving: Leaving) -> Iterator[str]:
     opening = leaving.opening
     if opening.gguf is not None:
-        answer, server = llama_lines(opening)
+        answer, server = llama_lines(opening, opening.gguf)
         yield "With llama.cpp:"
         yield _block("sh", answer)
         yield "Or as a server with OpenAI's interface:"

@@ -64,6 +64,7 @@ def report_document(facts: RunFacts, judgement: Judgement) -> ReportDocument:
         controls=judgement.controls,
         lineage=_lineage(facts),
         notes=(*_notes(facts), *_told_by(judgement), *_crowded(stages)),
+        adapter_uri=facts.uri_of("adapter"),
     )
 
 

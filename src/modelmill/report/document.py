@@ -355,6 +355,14 @@ class ReportDocument(Record):
     lineage: Lineage
     notes: tuple[str, ...]
     """Sentences a reader must know: about the model, and every stage's warnings."""
+    adapter_uri: str = ""
+    """Where the adapter is committed, which is not always a model of the comparison."""
+
+    @property
+    def places(self) -> Mapping[str, str]:
+        """Say where every committed model is, the adapter too, to be loaded in place."""
+        models = {each.model: each.uri for each in self.models} | {"adapter": self.adapter_uri}
+        return {model: uri for model, uri in models.items() if uri}
 
 
 def scale_of(scales: Mapping[MetricName, Scale], metric: MetricName) -> Scale:

@@ -42,9 +42,9 @@ def report_md(document: ReportDocument) -> bytes:
         lines += ["", "## Not done", ""]
         lines += [_failure(stage) for stage in failures]
         lines += [f"- {escaped(stage.stage)}: {stage.status}" for stage in waiting]
-    if places := [model for model in document.models if model.uri]:
+    if places := document.places:
         lines += ["", "## Where the models are", ""]
-        lines += [f"- {escaped(model.model)}: {escaped(model.uri)}" for model in places]
+        lines += [f"- {escaped(model)}: {escaped(uri)}" for model, uri in places.items()]
     if document.notes:
         lines += ["", "## Notes", "", *(f"- {escaped(note)}" for note in document.notes)]
     return "\n".join([*lines, ""]).encode()

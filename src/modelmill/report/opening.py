@@ -7,7 +7,7 @@ import shlex
 from dataclasses import dataclass
 from typing import Final
 
-from modelmill.spec.names import Gguf
+from modelmill.spec.names import Gguf, gguf_name
 from modelmill.spec.plan import Stage
 from modelmill.spec.quantize import BitnetSpec, BitsandbytesSpec, PackedSpec
 from modelmill.spec.run import RunSpec
@@ -31,7 +31,6 @@ class Opening:
     base_revision: str = ""
     gguf: Gguf | None = None
     """The type of its weights, where it leaves as a GGUF file."""
-    gguf_file: str = ""
 
     @property
     def is_adapter(self) -> bool:
@@ -81,16 +80,15 @@ print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_t
 """
 
 
-def llama_lines(opening: Opening) -> tuple[str, str]:
+def llama_lines(opening: Opening, gguf: Gguf) -> tuple[str, str]:
     """Write the commands with which llama.cpp answers one prompt, and serves."""
-    assert opening.gguf is not None
-    is_here = opening.address.startswith("./")
-    file = shlex.quote(
-        f"{opening.address}/{opening.gguf_file}"
-        if is_here
-        else f"{opening.address}:{opening.gguf.upper()}"
+    name = opening.address.rpartition("/")[2]
+    option, file = (
+        ("-m", f"{opening.address}/{gguf_name(name, gguf)}")
+        if opening.address.startswith("./")
+        else ("-hf", f"{opening.address}:{gguf.upper()}")
     )
-    model = f"{'-m' if is_here else '-hf'} {file} -c {opening.run.data.max_length}"
+    model = f"{option} {shlex.quote(file)} -c {opening.run.data.max_length}"
     tokens, prompt = opening.run.infer.max_new_tokens, shlex.quote(_prompt(opening.run))
     program, mode = (
         ("llama-cli", "--jinja -st") if _is_chat(opening) else ("llama-completion", "-no-cnv")

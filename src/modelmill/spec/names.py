@@ -63,6 +63,12 @@ Gguf = Literal["f16", "q8_0", "q4_0"]
 
 GGUFS: Final[tuple[Gguf, ...]] = get_args(Gguf)
 
+
+def gguf_name(name: str, gguf: Gguf) -> str:
+    """Name a model's file as llama.cpp's users do, who choose by its end."""
+    return f"{name}-{gguf.upper()}.gguf"
+
+
 CONDUCTOR_ACCOUNT: Final = "modelmill-conductor"
 STAGE_ACCOUNT: Final = "modelmill-stage"
 """ServiceAccounts, once per namespace; workload identity binds to fixed names."""

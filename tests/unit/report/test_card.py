@@ -81,14 +81,16 @@ def test_card_of_a_gguf_file(
     """It says how llama.cpp opens the file, and first of all that nothing has judged it."""
     leaving = on_a_hub(leave(facts, document, "merged"))
     file = f"sql-writer-{gguf.upper()}.gguf"
-    opening = replace(leaving.opening, gguf=gguf, gguf_file=file)
+    opening = replace(leaving.opening, gguf=gguf)
     text = card(replace(leaving, opening=opening))
     front = YAML(typ="safe").load(text.split("---\n")[1])
     assert front["base_model_relation"] == relation
     assert front["library_name"] == "gguf"
     assert front["tags"] == ["modelmill", "gguf", gguf]
     assert text.index("> **Judged before it was converted.**") < text.index("## Use")
-    assert f"as {gguf.upper()}, and how llama.cpp answers, nothing has measured" in text
+    assert (f"rounding to {gguf.upper()} takes away" in text) is (gguf != "f16")
+    assert f", as a GGUF file of type {gguf.upper()}, made with modelmill." in text
+    assert f", written as {gguf.upper()}.\n" in text
     assert f"llama-cli -m ./sql-writer/{file} -c " in text
     assert f"llama-server -m ./sql-writer/{file} -c " in text
     assert "from transformers" not in text
@@ -98,8 +100,7 @@ def test_card_of_a_gguf_file(
 def test_gguf_file_on_a_hub_is_named_by_its_type(facts: RunFacts, document: ReportDocument) -> None:
     """llama.cpp fetches the repository's file that has the type in its name."""
     opening = leave(facts, document, "merged").opening
-    moved = replace(opening, address="org/sql-writer", gguf="q4_0", gguf_file="x-Q4_0.gguf")
-    answer, server = llama_lines(moved)
+    answer, server = llama_lines(replace(opening, address="org/sql-writer"), "q4_0")
     assert answer.startswith("llama-cli -hf org/sql-writer:Q4_0 -c ")
     assert server.startswith("llama-server -hf org/sql-writer:Q4_0 -c ")
 
@@ -110,7 +111,7 @@ def test_model_that_nobody_tuned_goes_on_with_a_text(
     """There is no chat template of ours in it, and llama.cpp's own would change the prompt."""
     opening = leave(facts, document, "merged").opening
     run = opening.run.model_copy(update={"finetune": None})
-    answer, _ = llama_lines(replace(opening, run=run, gguf="f16", gguf_file="x-F16.gguf"))
+    answer, _ = llama_lines(replace(opening, run=run), "f16")
     assert answer.startswith("llama-completion ")
     assert " -no-cnv " in answer
 

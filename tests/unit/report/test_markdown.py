@@ -58,12 +58,14 @@ def test_markdown_shows_markup_as_text(small: RunFacts, fail: Callable[..., RunF
 
 
 def test_pages_say_where_models_are(small: RunFacts, change: Callable[..., RunFacts]) -> None:
-    """Of each model that is committed, in Markdown and in the page; nothing where none is."""
-    uri = "s3://models/team/artifacts/merge/k/attempts/a"
-    document, pages = render(change(small, "merge", uri=uri))
-    assert {model.model: model.uri for model in document.models if model.uri} == {"merged": uri}
-    assert f"- merged: {uri}" in pages["report.md"].decode()
-    assert f"<code>{uri}</code>" in pages["report.html"].decode()
+    """Of each that is committed, the adapter too, in Markdown and the page; else nothing."""
+    merge, finetune = "s3://models/merge/k/attempts/a", "s3://models/finetune/k/attempts/b"
+    facts = change(change(small, "merge", uri=merge), "finetune", uri=finetune)
+    document, pages = render(facts)
+    assert document.places == {"merged": merge, "adapter": f"{finetune}/adapter"}
+    for model, uri in document.places.items():
+        assert f"- {model}: {uri}" in pages["report.md"].decode()
+        assert f"<code>{uri}</code>" in pages["report.html"].decode()
     assert "Where the models are" not in render(small)[1]["report.md"].decode()
 
 
