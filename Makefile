@@ -94,6 +94,10 @@ cluster-down: ## Stop it and remove all it has made
 images: ## Build every image that CI builds, with buildah; BASE_IMAGE=... for another base
 	@images/build.sh
 
+.PHONY: images-cml
+images-cml: ## Build the Runtimes of Cloudera AI, one for each environment of the stages
+	@images/build.sh light-cml finetune-cml quantize-cml
+
 .PHONY: test-images
 test-images: dev ## Run the built images as a cluster would; needs root, buildah and runc
 	@.venv/bin/pytest -n 2 --dist worksteal tests/images

@@ -5,9 +5,14 @@ variable "REPOSITORY" { default = "localhost/modelmill" }
 variable "VERSION" { default = "0.1.0" }
 variable "REVISION" { default = "unknown" }
 variable "BASE_IMAGE" { default = "" }
+variable "PYTHON" { default = "3.12" }
 
 group "default" {
   targets = ["light", "finetune", "merge", "quantize", "infer"]
+}
+
+group "runtimes" {
+  targets = ["light-cml", "finetune-cml", "quantize-cml"]
 }
 
 target "image" {
@@ -58,4 +63,15 @@ target "on-torch" {
   dockerfile = "images/${leaf}/Dockerfile"
   contexts   = { torch = "target:torch", builder = "target:builder", modelmill = "target:modelmill" }
   tags       = ["${REPOSITORY}-${leaf}:${VERSION}"]
+}
+
+# Runtimes of Cloudera AI; PYTHON is the base image's.
+target "cml" {
+  matrix     = { stage = ["light", "finetune", "merge", "quantize", "infer"] }
+  name       = "${stage}-cml"
+  inherits   = ["image"]
+  dockerfile = "images/cml/Dockerfile"
+  args       = { STAGE = stage, PYTHON = PYTHON }
+  contexts   = { stage = "target:${stage}", builder = "target:builder" }
+  tags       = ["${REPOSITORY}-${stage}-cml:${VERSION}"]
 }

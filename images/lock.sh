@@ -26,6 +26,7 @@ for stage in finetune merge quantize infer; do
 done
 share images/builder/sources.lock images/builder/sources.in --no-deps
 compile images/builder/requirements.lock images/builder/requirements.in
+compile images/cml/requirements.lock images/cml/requirements.in
 compile tests/auto_gptq/requirements.lock tests/auto_gptq/requirements.in
 compile images/infer-vllm/requirements.lock pyproject.toml images/infer-vllm/requirements.in \
     --override images/infer-vllm/overrides.in

@@ -103,7 +103,7 @@ class Image:
             "ociVersion": "1.0.2",
             "process": {
                 "user": {"uid": ANY_USER, "gid": 0},
-                "args": [*self.config["Entrypoint"], *arguments],
+                "args": [*self.config.get("Entrypoint", ()), *arguments],
                 "env": self.config["Env"],
                 "cwd": self.config["WorkingDir"],
                 "capabilities": dict.fromkeys(kinds, nothing),

@@ -183,7 +183,7 @@ def test_gptq_group_size_is_refused_before_the_engine_runs(
     assert list((tmp_path / "out").iterdir()) == []
 
 
-@pytest.mark.parametrize("quantizer", [gptq, autoround, rtn])
+@pytest.mark.parametrize("quantizer", [gptq, rtn])
 def test_outputs_that_do_not_pack_are_refused_before_the_engine_runs(
     quantizer: Callable[..., QuantizeSpec], data: Path, tmp_path: Path
 ) -> None:
@@ -191,6 +191,16 @@ def test_outputs_that_do_not_pack_are_refused_before_the_engine_runs(
     narrow = make_model("gemma", tmp_path / "narrow", head_dim=16)
     with pytest.raises(SpecError, match=r"3 bits do not pack .*k_proj \(16\)"):
         quantize(quantizer(3), narrow, data, tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_outputs_that_autoround_leaves_out_are_refused_before_it_runs(
+    data: Path, tmp_path: Path
+) -> None:
+    """Its engine keeps a layer of 16 outputs in 16 bits, even where they would pack."""
+    narrow = make_model("gemma", tmp_path / "narrow", head_dim=16)
+    with pytest.raises(SpecError, match=r"AutoRound leaves out .*k_proj \(16\)"):
+        quantize(autoround(4), narrow, data, tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []
 
 

@@ -31,6 +31,7 @@ from modelmill.spec.memory import (
 )
 from modelmill.spec.quantize import (
     BitnetSpec,
+    BitsandbytesSpec,
     PackedSpec,
     QuantizeSpec,
 )
@@ -274,11 +275,14 @@ def infer_memory(
         )
     runtime = part("runtime", INFER_BYTES)
     unpacked = part("packed weights", packed or 0)
+    # bitsandbytes' lie in the heap below what they were unpacked to, where glibc keeps them.
+    is_kept = isinstance(form.quantized, BitsandbytesSpec)
+    kept = (*held, unpacked) if is_kept else held
     return Memory(
         host=(
             Phase(name="load", parts=(runtime, *held, unpacked, stored)),
             *(
-                Phase(name=each.name, parts=(runtime, *held, *map(_slack, each.parts)))
+                Phase(name=each.name, parts=(runtime, *kept, *map(_slack, each.parts)))
                 for each in doing
             ),
         )
@@ -287,22 +291,27 @@ def infer_memory(
 
 def _answering(shape: ModelShape, settings: InferSettings, rows: Rows) -> tuple[Phase, ...]:
     """List what takes memory beside weights, one thing after the other."""
-    dtype = settings.dtype
-    prompt = rows.prompt * (1 + (settings.shots or 0))
+    dtype, batch = settings.dtype, settings.batch_size
+    # Examples are whole rows, and the model reads them once: only their cache is in every batch.
+    examples = rows.longest * (settings.shots or 0)
+    own = rows.prompt
     if shape.positions is not None:
-        prompt = min(prompt, shape.positions)
-    activations = part(
-        "activations", settings.batch_size * prompt * passing_per_token(shape, dtype)
-    )
-    answered = settings.batch_size * (prompt + settings.max_new_tokens)
-    cache = part("KV cache", answered * cached_per_token(shape, dtype))
-    generating = Phase(name="generate", parts=(cache, activations))
+        own = min(own, shape.positions)
+        examples = min(examples, shape.positions - own)
+    passing = max(batch * own, examples)
+    activations = part("activations", passing * passing_per_token(shape, dtype))
+    cached = cached_per_token(shape, dtype)
+    answered = batch * (examples + own + settings.max_new_tokens)
+    generating = Phase(name="generate", parts=(part("KV cache", answered * cached), activations))
     if not settings.nll:
         return (generating,)
     row = rows.learned * shape.vocabulary * 4
-    logits = max(row, min(LOGITS_BYTES, settings.batch_size * row))
+    logits = max(row, min(LOGITS_BYTES, batch * row))
     half = 1 if dtype == "float32" else 1 + BYTES_OF[dtype] / 4
-    judging = Phase(name="judge", parts=(part("logits", half * logits), activations))
+    # Without examples a likelihood is one pass, which caches nothing.
+    judged = batch * (examples + own + rows.learned) if examples else 0
+    cache = part("KV cache", judged * cached)
+    judging = Phase(name="judge", parts=(part("logits", half * logits), cache, activations))
     return (generating, judging)
 
 

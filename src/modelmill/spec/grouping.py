@@ -1,4 +1,4 @@
-"""How many weights share one scale: a pure choice over the layers' widths.
+"""How many weights share one scale, and which layers pack: pure rules over the layers' widths.
 
 A width that the group size does not divide quantizes without an error and then fails, or
 is read wrongly, at inference; so the choice is made before the engine runs, and where the
@@ -15,6 +15,9 @@ CHOICES: Final = (128, 64, 32)
 
 WORD_BITS: Final = 32
 """Of the integers that GPTQ's format packs codes and zero points into."""
+
+AUTOROUND_OUTPUTS: Final = 32
+"""What has to divide a layer's outputs at any bits; others its engine keeps in 16 bits."""
 
 _SHOWN = 3
 
@@ -54,13 +57,11 @@ def group_problem(
         in_features: of every layer to be quantized, by name.
     """
     size = CHOICES[-1] if asked == "auto" else asked
-    stubborn = [f"{name} ({width})" for name, width in in_features.items() if width % size != 0]
-    named = ", ".join(stubborn[:_SHOWN])
-    more = f" and {len(stubborn) - _SHOWN} more" if len(stubborn) > _SHOWN else ""
+    stubborn = {name: width for name, width in in_features.items() if width % size}
     works = largest_group(in_features)
     return Problem(
         key=key,
-        reason=f"{size} does not divide the input features of {named}{more}",
+        reason=f"{size} does not divide the input features of {_some(stubborn)}",
         suggestion="this model cannot be quantized in groups; use bitsandbytes"
         if works is None
         else f"use `group_size: auto`, which takes {works}, the largest that divides every layer",
@@ -80,17 +81,53 @@ def check_packing(bits: int, out_features: Mapping[str, int]) -> None:
     Raises:
         SpecError: names the layers that stand in the way.
     """
+    problem = packing_problem("bits", bits, out_features)
+    if problem is not None:
+        raise SpecError("quantize", [problem])
+
+
+def packing_problem(key: str, bits: int, out_features: Mapping[str, int]) -> Problem | None:
+    """Say which layers' zero points do not fill words, and what to do; None where all do."""
     stubborn = {name: width for name, width in out_features.items() if bits * width % WORD_BITS}
     if not stubborn:
-        return
-    named = ", ".join(f"{name} ({width})" for name, width in [*stubborn.items()][:_SHOWN])
-    more = f" and {len(stubborn) - _SHOWN} more" if len(stubborn) > _SHOWN else ""
-    problem = Problem(
-        key="bits",
-        reason=f"{bits} bits do not pack the output features of {named}{more} into whole words",
+        return None
+    return Problem(
+        key=key,
+        reason=f"{bits} bits do not pack the output features of {_some(stubborn)} into whole words",
         suggestion="other bits, or bitsandbytes, which packs nothing",
     )
-    raise SpecError("quantize", [problem])
+
+
+def check_rounding(out_features: Mapping[str, int]) -> None:
+    """Refuse layers that AutoRound would leave as they are, before it works on the others.
+
+    Args:
+        out_features: of every layer to be quantized, by name.
+
+    Raises:
+        SpecError: names the layers that stand in the way.
+    """
+    problem = rounding_problem("method", out_features)
+    if problem is not None:
+        raise SpecError("quantize", [problem])
+
+
+def rounding_problem(key: str, out_features: Mapping[str, int]) -> Problem | None:
+    """Say which layers AutoRound leaves out, and what to do instead; None where it takes all."""
+    stubborn = {name: width for name, width in out_features.items() if width % AUTOROUND_OUTPUTS}
+    if not stubborn:
+        return None
+    return Problem(
+        key=key,
+        reason=f"AutoRound leaves out {_some(stubborn)}: {AUTOROUND_OUTPUTS} does not divide their "
+        "output features",
+        suggestion="use gptq, or bitsandbytes, which packs nothing",
+    )
+
+
+def _some(widths: Mapping[str, int]) -> str:
+    named = ", ".join(f"{name} ({width})" for name, width in [*widths.items()][:_SHOWN])
+    return f"{named} and {len(widths) - _SHOWN} more" if len(widths) > _SHOWN else named
 
 
 def _divides_all(size: int, in_features: Mapping[str, int]) -> bool:

@@ -8,8 +8,13 @@ from dataclasses import replace
 
 from modelmill.spec.closed import GroupSize
 from modelmill.spec.errors import Problem, SpecError
-from modelmill.spec.grouping import group_problem, largest_group
-from modelmill.spec.quantize import BitnetSpec, PackedSpec, QatSpec
+from modelmill.spec.grouping import (
+    group_problem,
+    largest_group,
+    packing_problem,
+    rounding_problem,
+)
+from modelmill.spec.quantize import AutoroundSpec, BitnetSpec, PackedSpec, QatSpec
 from modelmill.spec.run import RunSpec
 from modelmill.spec.shape import TRANSPOSED, ModelShape
 from modelmill.spec.ternary import ternary_problem
@@ -30,6 +35,7 @@ def refuse_impossible(run: RunSpec, shape: ModelShape, source: str) -> None:
     problems = [
         *_base_problems(run, shape),
         *_group_problems(run, shape),
+        *_output_problems(run, shape),
         *_ternary_problems(run, shape),
         *_vllm_problems(run, shape),
     ]
@@ -79,10 +85,25 @@ def _group_sizes(run: RunSpec) -> Iterator[tuple[str, GroupSize]]:
             yield f"quantize[{number}].group_size", spec.group_size
 
 
+def _output_problems(run: RunSpec, shape: ModelShape) -> Iterator[Problem]:
+    if shape.quantized_with:
+        return
+    widths = shape.out_features()
+    for number, spec in enumerate(run.quantize):
+        key = f"quantize[{number}]"
+        problem = None
+        if isinstance(spec, AutoroundSpec):
+            problem = rounding_problem(f"{key}.method", widths)
+        elif isinstance(spec, PackedSpec) and not isinstance(spec, QatSpec):
+            problem = packing_problem(f"{key}.bits", spec.bits, widths)
+        if problem is not None:
+            yield problem
+
+
 def _ternary_problems(run: RunSpec, shape: ModelShape) -> Iterator[Problem]:
     if shape.quantized_with:
         return
-    widths = {each.name: each.out_features for each in shape.linears}
+    widths = shape.out_features()
     is_transposed = shape.model_type in TRANSPOSED
     for number, spec in enumerate(run.quantize):
         if not isinstance(spec, BitnetSpec):
@@ -99,7 +120,7 @@ def _vllm_problems(run: RunSpec, shape: ModelShape) -> Iterator[Problem]:
         if not isinstance(spec, PackedSpec) or "vllm" not in spec.compat:
             continue
         problem = model_problem(shape.model_type, is_packed=True) or layer_problem(
-            shape.outputs(), spec.bits
+            shape.out_features().items(), spec.bits
         )
         if problem is not None:
             yield replace(problem, key=f"quantize[{number}].compat")

@@ -115,7 +115,7 @@ def _gptq_memory(shape: ModelShape, spec: GptqSpec, packed: Part, *, is_gpu: boo
     runtime = part("runtime", GPTQ_BYTES + (CUDA_HOST_BYTES if is_gpu else 0))
     load = Phase(name="load", parts=(runtime, weights, weight_files(shape)))
     if not is_gpu:
-        return Memory(host=(load, Phase(name="work", parts=(runtime, weights, *work))))
+        return Memory(host=(load, Phase(name="work", parts=(runtime, weights, packed, *work))))
     block = part(
         "embeddings and a block",
         BYTES_OF[dtype]

@@ -102,7 +102,7 @@ def _servings(run: RunSpec, facts: Facts, shape: ModelShape | None) -> Iterator[
     specs = {variant_of(spec): spec for spec in run.quantize}
     base = Artifact()
     if shape is not None:
-        base = Artifact(model_type=shape.model_type, outputs=shape.outputs())
+        base = Artifact(model_type=shape.model_type, outputs=tuple(shape.out_features().items()))
     for model in run.models():
         artifact = base
         if model in specs:

@@ -126,9 +126,9 @@ class ModelShape(Spec):
         """Map each kind of linear layer to its width, for the choice of a group size."""
         return {each.name: each.in_features for each in self.linears}
 
-    def outputs(self) -> tuple[tuple[str, int], ...]:
-        """List what each kind of linear layer gives, for readers of packed layers."""
-        return tuple((each.name, each.out_features) for each in self.linears)
+    def out_features(self) -> Mapping[str, int]:
+        """Map each kind of linear layer to its outputs, for what packs them."""
+        return {each.name: each.out_features for each in self.linears}
 
 
 def shape_of(config: Mapping[str, JsonValue], tensors: Mapping[str, StoredTensor]) -> ModelShape:

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from modelmill.spec.accelerators import ACCELERATORS, AcceleratorName, next_larger
 from modelmill.spec.estimate import Estimate, Known, estimates
 from modelmill.spec.fit import Fit, Room, judge
-from modelmill.spec.footprint import Rows, finetune_memory
-from modelmill.spec.memory import Part
+from modelmill.spec.footprint import Form, Rows, finetune_memory, infer_memory
+from modelmill.spec.memory import Part, cached_per_token, held_bytes
 from modelmill.spec.names import Kind
 from modelmill.spec.plan import Plan
 from modelmill.spec.profile import Facts
-from modelmill.spec.settings import FinetuneSettings
+from modelmill.spec.quantize import BitsandbytesSpec
+from modelmill.spec.settings import FinetuneSettings, InferSettings
 
 from .models import falcon, llama
 from .test_plan import DEMO, plan_of
@@ -171,6 +172,37 @@ def test_more_of_anything_never_takes_less(
     assert peak(micro, 2 * length, r) >= least
     assert peak(micro, length, r + 1) >= least
     assert peak(micro, length, r, recompute=True) <= least
+
+
+def answering(**changes: Any) -> InferSettings:
+    """Settings of a stage that judges answers of the DEMO."""
+    settings = plan().stage("infer-base").settings
+    assert isinstance(settings, InferSettings)
+    return settings.model_copy(update={"nll": True, **changes})
+
+
+def test_examples_are_whole_rows_and_cached_for_every_row_of_a_batch() -> None:
+    """The model reads them once, and each row of a batch has a copy of what it read."""
+    rows = Rows(longest=300, learned=100, prompt=200)
+    asked = answering(batch_size=8, max_new_tokens=10)
+    alone = infer_memory(SEVEN, asked, rows, Form(), is_gpu=True)
+    shown = infer_memory(SEVEN, answering(**dict(asked) | {"shots": 3}), rows, Form(), is_gpu=True)
+    cached = cached_per_token(SEVEN, asked.dtype)
+    assert shown.gpu_bytes - alone.gpu_bytes >= 8 * 3 * 300 * cached
+    parts = {phase.name: {each.name: each.bytes for each in phase.parts} for phase in shown.gpu}
+    assert parts["generate"]["KV cache"] == 8 * (900 + 200 + 10) * cached
+    assert parts["judge"]["KV cache"] == 8 * (900 + 200 + 100) * cached
+    assert parts["judge"]["activations"] == parts["generate"]["activations"]
+
+
+def test_host_keeps_what_bitsandbytes_has_unpacked() -> None:
+    """Both forms are in memory while a model answers, not only while it loads."""
+    rows = Rows(longest=300, learned=100, prompt=200)
+    form = Form(quantized=BitsandbytesSpec(method="bitsandbytes", type="nf4"))
+    given = infer_memory(SEVEN, answering(), rows, form, is_gpu=False)
+    for phase in given.host:
+        parts = {each.name: each.bytes for each in phase.parts}
+        assert parts["packed weights"] == held_bytes(SEVEN, "bfloat16", "nf4")
 
 
 def test_next_larger_is_the_smallest_that_has_it() -> None:

@@ -9,7 +9,7 @@ from modelmill.spec.impossible import refuse_impossible
 from modelmill.spec.run import RunSpec
 from modelmill.spec.shape import ModelShape, shape_of
 
-from .models import Tensor, falcon, llama
+from .models import LLAMA, Tensor, falcon, llama, llama_tensors
 from .test_plan import DEMO
 
 
@@ -43,6 +43,36 @@ def test_model_that_no_group_divides_is_sent_to_another_method() -> None:
     odd = falcon(hidden=4560)  # 16 times 285
     with pytest.raises(SpecError, match="use bitsandbytes"):
         refuse_impossible(run_of(quantize=[{"method": "gptq"}]), odd, "run")
+
+
+def narrow(outputs: int = 16) -> ModelShape:
+    """Make the shape of a llama whose keys have few outputs, as with one small head for all."""
+    tensors = llama_tensors() | {
+        f"model.layers.{number}.self_attn.k_proj.weight": Tensor((outputs, 4096))
+        for number in range(32)
+    }
+    return shape_of(LLAMA, tensors)
+
+
+def test_layers_that_do_not_pack_are_refused_with_the_way_out() -> None:
+    """Zero points of 3 bits need 32 outputs a word, of 2 bits 16; bitsandbytes packs none."""
+    packed = {"method": "gptq", "bits": 3, "group_size": 32}
+    methods = [packed, {**packed, "bits": 2}, {**packed, "method": "rtn"}]
+    run = run_of(quantize=[*methods, {"method": "bitsandbytes"}])
+    with pytest.raises(SpecError, match="bitsandbytes, which packs nothing") as caught:
+        refuse_impossible(run, narrow(), "run.yaml")
+    assert [each.key for each in caught.value.problems] == ["quantize[0].bits", "quantize[2].bits"]
+    assert "self_attn.k_proj (16)" in caught.value.what
+
+
+def test_layers_that_autoround_leaves_out_are_refused_with_the_way_out() -> None:
+    """16 outputs pack at 2 and at 4 bits, and its engine keeps them in 16 bits all the same."""
+    for bits in (2, 3, 4):
+        run = run_of(quantize=[{"method": "autoround", "bits": bits}])
+        refuse_impossible(run, narrow(32), "run.yaml")
+        with pytest.raises(SpecError, match="use gptq") as caught:
+            refuse_impossible(run, narrow(), "run.yaml")
+        assert [each.key for each in caught.value.problems] == ["quantize[0].method"]
 
 
 def test_layers_that_bitnet_cannot_store_are_refused_with_the_way_out() -> None:
@@ -107,6 +137,5 @@ def test_layer_whose_outputs_do_not_fill_a_word_is_refused_for_vllm() -> None:
     run = run_of(quantize=[{"method": "rtn", "compat": ["vllm"]}])
     with pytest.raises(SpecError, match=r"x.layers.\*.up has 100"):
         refuse_impossible(run, odd, "run")
-    refuse_impossible(run_of(quantize=[{"method": "rtn"}]), odd, "run")
     eight = {"method": "rtn", "bits": 8, "compat": ["vllm"]}
     refuse_impossible(run_of(quantize=[eight]), odd, "run")

@@ -27,7 +27,7 @@ from modelmill.models.open import open_config, open_model, open_tokenizer
 from modelmill.models.weights import SHARD_SIZE, write_index
 from modelmill.spec.batching import AUTOROUND_ROWS
 from modelmill.spec.errors import DataError
-from modelmill.spec.grouping import check_packing, choose_group_size
+from modelmill.spec.grouping import check_rounding, choose_group_size
 from modelmill.spec.quantize import AutoroundSpec
 from modelmill.spec.settings import QuantizeSettings
 from modelmill.stages.quantize.calibration import Calibration, shortage
@@ -45,7 +45,7 @@ def quantize(
     """Quantize the model's linear layers, looking at training rows.
 
     Raises:
-        SpecError: the group size or the bits do not fit this model.
+        SpecError: the group size does not fit this model, or a layer would be left out.
         DataError: too few training tokens, a layer was left out, or one cannot be written.
     """
     source = folders.inputs["model"]
@@ -53,7 +53,7 @@ def quantize(
         config = open_config(source)
         in_features = expected_linears(config)
         group_size = choose_group_size(spec.group_size, in_features)
-        check_packing(spec.bits, expected_outputs(config))
+        check_rounding(expected_outputs(config))
         calibration = _in_batches(calibrate_on(spec, settings, folders))
         warning = shortage(spec.method, calibration.tokens, max(in_features.values()))
         if warning:
