@@ -101,6 +101,12 @@ def training_flops(shape: ModelShape, settings: FinetuneSettings) -> int:
     return _FORWARD * multiplied * (passes + settings.finetune.gradient_checkpointing)
 
 
+def seconds_of(flops: float, device: Accelerator) -> tuple[float, float]:
+    """Divide the operations of a training by what a GPU makes of its peak, at best and at worst."""
+    best, worst = (flops / (use * device.teraflops * _TERA) for use in (MOST_USE, LEAST_USE))
+    return best, worst
+
+
 def _reckon(plan: Plan, stage: Stage, known: Known, device: Accelerator | None) -> Reckoned:
     before = known.measured_seconds.get(stage.name)
     if before is not None:
@@ -134,10 +140,8 @@ def _training(
     epochs = settings.finetune.num_train_epochs
     tokens = [epochs * size / each for each in (MOST_BYTES, FEWEST_BYTES)]
     flops = training_flops(known.shape, settings)
-    low, high = (
-        count * flops / (use * device.teraflops * _TERA)
-        for count, use in zip(tokens, (MOST_USE, LEAST_USE), strict=True)
-    )
+    low, _ = seconds_of(tokens[0] * flops, device)
+    _, high = seconds_of(tokens[1] * flops, device)
     basis = (
         f"{_short(flops)}FLOPs for each of {_short(tokens[0])}to {_short(tokens[1])}tokens "
         f"({MOST_BYTES} to {FEWEST_BYTES} bytes of the files each), at "
