@@ -72,11 +72,11 @@ def known_of(store: Store, plan: Plan, folder: Path | None) -> Known:
         why_unknown=f"unknown until the model is fetched ({why})" if shape is None else "",
         adapter_parameters=_adapter_parameters(files.get(adapter or "", ())),
         bytes_by_address=sizes,
-        measured_seconds=_measured_before(store, plan),
+        measured_seconds=measured_before(store, plan),
     )
 
 
-def _measured_before(store: Store, plan: Plan) -> Mapping[str, float]:
+def measured_before(store: Store, plan: Plan) -> Mapping[str, float]:
     """Find what stages took that are asked for once more: what they are told is the same."""
     if not plan.again:
         return {}

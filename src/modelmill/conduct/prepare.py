@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelmill.conduct.base_model import known_of, refuse_unfit
+from modelmill.conduct.base_model import known_of, measured_before, refuse_unfit
 from modelmill.conduct.clock import now
 from modelmill.conduct.conductor import Conducted
 from modelmill.conduct.decide import REPORT
@@ -157,7 +157,10 @@ def _foretold(
 ) -> Mapping[str, Foretold]:
     """Foretell the hours of every stage, by its key; looks at sources only where that helps."""
     is_known = plan.facts.accelerator == "cuda" and accelerator_called(profile.gpu_type)
-    known = known_of(store, plan, folder) if is_known or plan.again else Known()
+    if is_known:
+        known = known_of(store, plan, folder)
+    else:
+        known = Known(measured_seconds=measured_before(store, plan))
     told = foretell(plan, known, profile, profile.gpu_type)
     return {stage.key: told[stage.name] for stage in plan.stages}
 
