@@ -81,10 +81,9 @@ def _told(total: Total, what: str) -> str:
     if total.lost_hours:
         told += f", {words.hours(total.lost_hours)} of them lost"
     if total.low_hours is not None and total.high_hours is not None:
-        told += (
-            f", and {words.hours(total.low_hours)} to {words.hours(total.high_hours)} foretold "
-            f"for what took {words.hours(total.foretold_hours)}"
-        )
+        ends = dict.fromkeys(map(words.hours, (total.low_hours, total.high_hours)))
+        took = words.hours(total.foretold_hours)
+        told += f", and {' to '.join(ends)} foretold for what took {took}"
     return told
 
 

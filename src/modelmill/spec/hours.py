@@ -111,7 +111,10 @@ def _reckon(plan: Plan, stage: Stage, known: Known, device: Accelerator | None) 
     before = known.measured_seconds.get(stage.name)
     if before is not None:
         low, high = (each * before for each in REPEATED)
-        return Reckoned(f"measured before: {before:,.0f} s; 0.8 to 1.25 times that", (low, high))
+        basis = (
+            f"measured before: {before:,.0f} s; 0.8 to 1.25 times that, and starting comes on top"
+        )
+        return Reckoned(basis, (low, high))
     if stage.kind not in DEVICE_DEPENDENT:
         return Reckoned("no basis: it depends on how fast the store and the network are")
     if plan.facts.accelerator == "cpu":

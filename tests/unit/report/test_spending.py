@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modelmill.report import words
 from modelmill.report.compose import render
 from modelmill.report.document import ReportDocument
 from modelmill.report.facts import RunFacts
@@ -124,7 +125,7 @@ def test_report_sets_what_was_foretold_beside_what_was_held(spent: RunFacts) -> 
         *("2 min 00 s", "0.08 to 0.83", "0.41"),
     )
     assert rows["fetch-model"][3] == "nothing: adopted"
-    assert rows["merge"][1:5] == ("cpu", "–", "17 s", "–")
+    assert rows["merge"][1:5] == ("cpu", words.NOTHING, "17 s", words.NOTHING)
     sentence = spending_sentence(document)
     assert "0.03 of them lost, and 0.03 to 0.33 foretold for what took 0.17" in sentence
     assert basis_notes(document)[1] == "finetune: a rate"
