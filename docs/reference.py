@@ -44,7 +44,7 @@ PROFILE: Final = """\
 ## The profile
 
 What the place offers, in a file of its own (`--profile FILE`).  As a schema:
-[profile.schema.json](profile.schema.json).  `accelerator` to `max_attempts` count everywhere; the
+[profile.schema.json](profile.schema.json).  `accelerator` to `prices` count everywhere; the
 rest is for Kubernetes, where it is the chart's value `profile`.  A key without words is one of a
 pod, and means what it means there.
 """

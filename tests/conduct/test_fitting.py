@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from modelmill.conduct.fitting import facts_on, known_of
+from modelmill.conduct.base_model import known_of
+from modelmill.conduct.fitting import facts_on
 from modelmill.conduct.prepare import Asked, preview
 from modelmill.spec.loading import load_run
 from modelmill.spec.profile import Profile

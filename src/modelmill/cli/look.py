@@ -251,6 +251,7 @@ def report(
 def _print_report(store: "Store", run: str, folder: Path, output: str) -> None:
     from modelmill.cli.show import WORDS_COLUMNS, print_record, print_table
     from modelmill.conduct.standing import fetch_report
+    from modelmill.report.spending_table import spending_sentence
     from modelmill.report.table import summary_table
 
     document, html = fetch_report(store, run, folder)
@@ -264,6 +265,8 @@ def _print_report(store: "Store", run: str, folder: Path, output: str) -> None:
         print_record([*document.places.items()])
         click.echo()
     click.echo(document.headline)
+    if spent := spending_sentence(document):
+        click.echo(spent)
     click.echo(str(html))
 
 

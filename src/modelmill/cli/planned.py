@@ -1,7 +1,7 @@
 """Print a plan: what is committed, what will run, and what that will take."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -13,9 +13,16 @@ from modelmill.spec.names import kind_of
 if TYPE_CHECKING:
     from modelmill.conduct.fitting import FitRow, Fitting
     from modelmill.conduct.standing import PlanRow, SourceRow
+    from modelmill.report.spending import StageSpending
 
 SIZES_FROM: Final = 1
 """Columns of the table that hold sizes."""
+HOURS_FROM: Final = 2
+
+_COMMITTED: Final = {"low_seconds": 0.0, "high_seconds": 0.0, "basis": "committed already"}
+_FORETOLD: Final = frozenset(
+    {"device", "devices", "basis", "low_hours", "high_hours", "low_price", "high_price"}
+)
 
 
 def print_plan(
@@ -37,6 +44,7 @@ def print_plan(
         [(row.stage, row.key[:12], row.state, row.from_run, ", ".join(row.inputs)) for row in rows],
     )
     print_fit(fitting)
+    print_hours(_hours(rows, fitting), fitting.prices.currency)
     click.echo()
     print_table(
         ("model", "served fastest by", "why"),
@@ -48,10 +56,61 @@ def print_plan(
 def _documents(rows: Sequence["PlanRow"], fitting: "Fitting") -> list[dict[str, JsonValue]]:
     """Put what is known of a stage in one place, and of a model beside what measures it."""
     serving = {f"infer-{each.model}": each.model_dump() for each in fitting.serving}
+    hours = _hours(rows, fitting)
     return [
-        {**row.model_dump(), "fit": fit.model_dump(), "serving": serving.get(row.stage)}
+        {
+            **row.model_dump(),
+            "fit": fit.model_dump(),
+            "hours": hours[row.stage].model_dump(include=set(_FORETOLD)),
+            "serving": serving.get(row.stage),
+        }
         for row, fit in zip(rows, fitting.rows, strict=True)
     ]
+
+
+def _hours(rows: Sequence["PlanRow"], fitting: "Fitting") -> Mapping[str, "StageSpending"]:
+    """Price what each stage will hold; what is committed holds nothing any more."""
+    from modelmill.report.spending import spent_by_stage
+
+    spent: dict[str, StageSpending] = {}
+    for row in rows:
+        foretold = fitting.foretold[row.stage]
+        if row.state == "committed":
+            foretold = foretold.model_copy(update=_COMMITTED)
+        spent[row.stage] = spent_by_stage(foretold, (), fitting.prices)
+    return spent
+
+
+def print_hours(spent: Mapping[str, "StageSpending"], currency: str) -> None:
+    """Print how long stages will hold devices, and in words what that rests on.
+
+    Args:
+        spent: by stage; nothing is said of a place without a GPU and without a basis.
+        currency: of the place's prices; empty without a list of them.
+    """
+    from modelmill.report.spending import spent_by_run
+    from modelmill.report.spending_table import foretold_hours, foretold_price, place_words
+
+    whole = spent_by_run(tuple(spent.values()), currency)
+    if whole is None or (whole.gpu is None and not any(each.high_hours for each in spent.values())):
+        return
+    totals = (("all GPUs", whole.gpu), ("all without a GPU", whole.cpu))
+    rows = [(stage, place_words(each), each) for stage, each in spent.items()]
+    click.echo()
+    print_table(
+        ("stage", "on", "hours", *((currency,) if currency else ())),
+        [
+            (name, on, foretold_hours(each), *((foretold_price(each),) if currency else ()))
+            for name, on, each in (*rows, *((name, "", each) for name, each in totals if each))
+        ],
+        HOURS_FROM,
+    )
+    click.echo("Hours of one device, and sums of those that have a basis:", err=True)
+    bases = {
+        each.basis: [n for n, e in spent.items() if e.basis == each.basis] for _, _, each in rows
+    }
+    for basis, stages in bases.items():
+        click.echo(f"{', '.join(stages)}: {basis}", err=True)
 
 
 def print_fit(fitting: "Fitting") -> None:

@@ -92,6 +92,7 @@ def print_sources(rows: Sequence["SourceRow"]) -> None:
 
 def print_summary(ended: "Ended") -> None:
     """Print how a run came out: the models, the gate, and where the report is."""
+    from modelmill.report.spending_table import spending_sentence
     from modelmill.report.table import summary_table
 
     if ended.report is None or ended.report_html is None:
@@ -106,6 +107,8 @@ def print_summary(ended: "Ended") -> None:
             click.echo(ended.report.gate.sentence)
     for problem in ended.report.problems:
         click.echo(problem.message, err=True)
+    if spent := spending_sentence(ended.report):
+        click.echo(spent)
     click.echo(str(ended.report_html))
 
 

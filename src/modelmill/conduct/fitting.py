@@ -5,26 +5,26 @@ Knows what is asked for and what a place has; `base_model` looks at the files.
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from modelmill.conduct.base_model import files_of, shape_in
+from modelmill.conduct.base_model import known_of
 from modelmill.conduct.prepare import facts_of
 from modelmill.spec.accelerators import ACCELERATORS, Accelerator, AcceleratorName
-from modelmill.spec.errors import DoesNotFit, ModelmillError
-from modelmill.spec.estimate import Estimate, Known, estimates
+from modelmill.spec.errors import DoesNotFit
+from modelmill.spec.estimate import Estimate, estimates
 from modelmill.spec.fit import Fit, Room, judge
+from modelmill.spec.hours import foretell
 from modelmill.spec.impossible import refuse_impossible
-from modelmill.spec.layout import given_adapter
 from modelmill.spec.memory import Part
 from modelmill.spec.names import Kind
 from modelmill.spec.plan import Plan
+from modelmill.spec.prices import Prices
 from modelmill.spec.profile import Facts, Profile
 from modelmill.spec.quantity import whole_bytes
-from modelmill.spec.records import Record
+from modelmill.spec.records import Foretold, Record
 from modelmill.spec.serving import Serving, serving_of
-from modelmill.store.beginning import DistantFile, distant_tensors
 from modelmill.store.s3 import Store
 
 
@@ -58,6 +58,9 @@ class Fitting:
     why_unknown: str = ""
     serving: tuple[Serving, ...] = ()
     """What would serve each model fastest."""
+    foretold: Mapping[str, Foretold] = field(default_factory=dict)
+    """By stage: how long it will hold which devices."""
+    prices: Prices = field(default_factory=Prices)
 
     def check(self, committed: Collection[str]) -> None:
         """Refuse a plan of which a stage cannot fit the device that is named.
@@ -115,14 +118,15 @@ def fitting_of(
     if known.shape is not None:
         refuse_impossible(plan.run, known.shape, "run")
     serving = serving_of(plan.run, plan.facts, known.shape)
+    foretold = foretell(plan, known, profile, device or profile.gpu_type)
     if device is None:
         given = estimates(plan, known, is_gpu=plan.facts.accelerator == "cuda")
         rows = tuple(_row(each, Fit(estimate=each, state="unknown")) for each in given)
-        return Fitting(rows, None, known.why_unknown, serving)
+        return Fitting(rows, None, known.why_unknown, serving, foretold, profile.prices)
     accelerator = ACCELERATORS[device]
     fits = judge(plan, known, accelerator, rooms_of(profile, accelerator))
     rows = tuple(_row(each.estimate, each) for each in fits)
-    return Fitting(rows, accelerator, known.why_unknown, serving)
+    return Fitting(rows, accelerator, known.why_unknown, serving, foretold, profile.prices)
 
 
 def rooms_of(profile: Profile, accelerator: Accelerator) -> Mapping[Kind, Room]:
@@ -140,41 +144,6 @@ def rooms_of(profile: Profile, accelerator: Accelerator) -> Mapping[Kind, Room]:
         return {}
     here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {kind: Room(host_bytes=here, is_pod=False) for kind in profile.stages}
-
-
-def known_of(store: Store, plan: Plan, folder: Path | None) -> Known:
-    """Look at the sources of a plan; what cannot be seen is said and stops nothing."""
-    sizes: dict[str, int] = {}
-    files: dict[str, tuple[DistantFile, ...]] = {}
-    problems: dict[str, str] = {}
-    for source, pin in plan.pins.items():
-        try:
-            files[source] = files_of(store, plan, source, folder)
-            sizes[pin.address] = sum(each.size_bytes for each in files[source])
-        except ModelmillError as error:
-            problems[source] = error.what
-    model, adapter = plan.run.model.source, given_adapter(plan.run)
-    shape, why = None, problems.get(model, "")
-    try:
-        if model in files:
-            shape = shape_in(files[model])
-    except (ModelmillError, ValueError) as error:
-        why = str(error).splitlines()[0]
-    return Known(
-        shape=shape,
-        why_unknown=f"unknown until the model is fetched ({why})" if shape is None else "",
-        adapter_parameters=_adapter_parameters(files.get(adapter or "", ())),
-        bytes_by_address=sizes,
-    )
-
-
-def _adapter_parameters(files: tuple[DistantFile, ...]) -> int | None:
-    weights = [each for each in files if each.path.endswith("adapter_model.safetensors")]
-    try:
-        tensors = distant_tensors(weights[:1])
-    except ModelmillError:
-        return None
-    return sum(each.elements for each in tensors.values()) or None
 
 
 def _row(estimate: Estimate, fit: Fit) -> FitRow:

@@ -9,17 +9,20 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelmill.conduct.base_model import refuse_unfit
+from modelmill.conduct.base_model import known_of, measured_before, refuse_unfit
 from modelmill.conduct.clock import now
 from modelmill.conduct.conductor import Conducted
 from modelmill.conduct.decide import REPORT
+from modelmill.spec.accelerators import accelerator_called
 from modelmill.spec.closed import Dtype
 from modelmill.spec.errors import InputMissing, PermissionRefused, Problem, SpecError
+from modelmill.spec.estimate import Known
+from modelmill.spec.hours import foretell
 from modelmill.spec.layout import make_plan, sources_of
 from modelmill.spec.names import RUN_NAME, RUN_NAME_LIMIT
 from modelmill.spec.plan import Plan, plan_bytes
 from modelmill.spec.profile import Facts, Profile
-from modelmill.spec.records import RunRecord
+from modelmill.spec.records import Foretold, RunRecord
 from modelmill.spec.run import RunSpec
 from modelmill.spec.settings import Pin
 from modelmill.spec.sources import is_hub, is_local
@@ -128,6 +131,7 @@ def prepare(store: Store, run: RunSpec, profile: Profile, asked: Asked) -> Condu
     assert recorded is not None
     plan, sha256 = recorded
     conductor = asked.conductor or attempt_id()
+    foretold = _foretold(store, plan, profile, asked.folder)
 
     def take_over(present: RunRecord | None) -> RunRecord:
         assert present is not None
@@ -138,11 +142,27 @@ def prepare(store: Store, run: RunSpec, profile: Profile, asked: Asked) -> Condu
                 "message": "",
                 "absence": "",
                 "heartbeat": now(),
+                # What was foretold once stays, or it would come to know how it ended.
+                "foretold": {**foretold, **present.foretold},
+                "prices": profile.prices,
             }
         )
 
     update_run(store, asked.name, take_over)
     return Conducted(store, asked.name, plan, sha256, profile, conductor, asked.owner)
+
+
+def _foretold(
+    store: Store, plan: Plan, profile: Profile, folder: Path | None
+) -> Mapping[str, Foretold]:
+    """Foretell the hours of every stage, by its key; looks at sources only where that helps."""
+    is_known = plan.facts.accelerator == "cuda" and accelerator_called(profile.gpu_type)
+    if is_known:
+        known = known_of(store, plan, folder)
+    else:
+        known = Known(measured_seconds=measured_before(store, plan))
+    told = foretell(plan, known, profile, profile.gpu_type)
+    return {stage.key: told[stage.name] for stage in plan.stages}
 
 
 def record_plan(

@@ -88,6 +88,8 @@ def gather_run(
         created=record.pinned_at,
         stages=tuple(stages),
         events=events,
+        foretold=record.foretold,
+        prices=record.prices,
     )
 
 

@@ -5,6 +5,7 @@ format (that is `words` and the views).
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 from pydantic import JsonValue, TypeAdapter
@@ -32,11 +33,12 @@ from modelmill.report.headline import headline
 from modelmill.report.judge import JudgedModel, Judgement
 from modelmill.report.leaks import data_entries, leak_notes
 from modelmill.report.samples import gate_flips, pick_samples
+from modelmill.report.spending import Attempted, StageSpending, spent_by_run, spent_by_stage
 from modelmill.spec.plan import Stage
 from modelmill.spec.records import Event
 
 _SETTINGS: Final = TypeAdapter(dict[str, JsonValue])
-_ENDS: Final = {"committed": "committed", "failed": "failed", "stopped": "stopped"}
+_ENDS: Final = frozenset({"committed", "failed", "stopped"})
 
 
 def report_document(facts: RunFacts, judgement: Judgement) -> ReportDocument:
@@ -63,6 +65,10 @@ def report_document(facts: RunFacts, judgement: Judgement) -> ReportDocument:
         samples=pick_samples(facts, judgement),
         controls=judgement.controls,
         lineage=_lineage(facts),
+        spending=spent_by_run(
+            [each.spending for each in stages if each.spending is not None],
+            facts.prices.currency,
+        ),
         notes=(*_notes(facts), *_told_by(judgement), *_crowded(stages)),
         adapter_uri=facts.uri_of("adapter"),
     )
@@ -123,6 +129,7 @@ def _answering(facts: RunFacts, judged: JudgedModel) -> StageFacts | None:
 def _stage(facts: RunFacts, stage: StageFacts) -> StageEntry:
     measured, manifest = stage.measurements, stage.manifest
     asked = manifest.settings if manifest is not None else _asked(stage)
+    spans = _spans(facts.events, stage.stage)
     return StageEntry(
         stage=stage.stage.name,
         status=stage.status,
@@ -137,7 +144,7 @@ def _stage(facts: RunFacts, stage: StageFacts) -> StageEntry:
         kind=stage.stage.kind,
         key=stage.stage.key,
         parts=measured.parts if measured is not None else (),
-        spans=_spans(facts.events, stage.stage),
+        spans=spans,
         figures=measured.figures if measured is not None else None,
         warnings=measured.warnings if measured is not None else (),
         exit_code=stage.exit_code,
@@ -149,7 +156,25 @@ def _stage(facts: RunFacts, stage: StageFacts) -> StageEntry:
         effective=manifest.effective if manifest is not None else {},
         versions=manifest.versions if manifest is not None else {},
         device=manifest.device if manifest is not None else None,
+        spending=_spending(facts, stage, spans),
     )
+
+
+def _spending(facts: RunFacts, stage: StageFacts, spans: Sequence[Span]) -> StageSpending | None:
+    foretold = facts.foretold.get(stage.stage.key)
+    if foretold is None or not spans:
+        return None
+    attempts = [
+        Attempted(seconds=_seconds(each), is_lost=each.outcome != "committed") for each in spans
+    ]
+    return spent_by_stage(foretold, attempts, facts.prices)
+
+
+def _seconds(span: Span) -> float | None:
+    if not span.ended:
+        return None
+    started, ended = map(datetime.fromisoformat, (span.started, span.ended))
+    return (ended - started).total_seconds()
 
 
 def _asked(stage: StageFacts) -> dict[str, JsonValue]:
@@ -157,24 +182,21 @@ def _asked(stage: StageFacts) -> dict[str, JsonValue]:
 
 
 def _spans(events: tuple[Event, ...], stage: Stage) -> tuple[Span, ...]:
-    """Pair every start with the end that follows it; an end without a start is dropped.
+    """Pair the start of every attempt with its end; an end without a start is dropped.
 
+    Pods that were replaced among those that share an attempt end without a start of their own.
     What an earlier plan of the run did under the same name has another key and is left out.
     """
     spans: list[Span] = []
-    open_event: Event | None = None
+    begun: dict[str, Event] = {}
     mine = [each for each in events if (each.stage, each.key) == (stage.name, stage.key)]
     for event in sorted(mine, key=lambda each: each.time):
         if event.event == "started":
-            if open_event is not None:
-                spans.append(_span(open_event, None))
-            open_event = event
-        elif open_event is not None and event.event in _ENDS:
-            spans.append(_span(open_event, event))
-            open_event = None
-    if open_event is not None:
-        spans.append(_span(open_event, None))
-    return tuple(spans)
+            begun.setdefault(event.attempt, event)
+        elif event.event in _ENDS and event.attempt in begun:
+            spans.append(_span(begun.pop(event.attempt), event))
+    spans += (_span(start, None) for start in begun.values())
+    return tuple(sorted(spans, key=lambda each: each.started))
 
 
 def _span(start: Event, end: Event | None) -> Span:

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 
 from modelmill.evaluate.scale import SCALES, Scale
 from modelmill.report.facts import Status
+from modelmill.report.spending import RunSpending, StageSpending
 from modelmill.spec.figures import Figures, Part
 from modelmill.spec.infer import MetricName
 from modelmill.spec.names import Kind
@@ -227,6 +228,8 @@ class StageEntry(Record):
     effective: Mapping[str, JsonValue] = {}
     versions: Mapping[str, str] = {}
     device: Device | None = None
+    spending: StageSpending | None = None
+    """None where it did not run here, and in reports of an earlier version."""
 
 
 class Control(Record):
@@ -353,6 +356,8 @@ class ReportDocument(Record):
     samples: Samples
     controls: tuple[Control, ...]
     lineage: Lineage
+    spending: RunSpending | None = None
+    """None where nothing ran, and in reports of an earlier version."""
     notes: tuple[str, ...]
     """Sentences a reader must know: about the model, and every stage's warnings."""
     adapter_uri: str = ""

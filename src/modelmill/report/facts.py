@@ -10,7 +10,8 @@ from typing import Literal
 
 from modelmill.spec.figures import Measurements
 from modelmill.spec.plan import Plan, Stage, folder_of
-from modelmill.spec.records import Event, Manifest, Prediction
+from modelmill.spec.prices import Prices
+from modelmill.spec.records import Event, Foretold, Manifest, Prediction
 
 Status = Literal["done", "adopted", "failed", "skipped", "missing"]
 """`done` by this run, `adopted` from another one, finally `failed`, `skipped` because an
@@ -55,6 +56,9 @@ class RunFacts:
     stages: tuple[StageFacts, ...]
     """In the plan's order, without report."""
     events: tuple[Event, ...] = ()
+    foretold: Mapping[str, Foretold] = field(default_factory=dict)
+    """By key, before the stage ran; a run made by an earlier version has none."""
+    prices: Prices = field(default_factory=Prices)
 
     def uri_of(self, model: str) -> str:
         """Say where a model can be loaded from; empty where it is not committed."""

@@ -9,6 +9,7 @@ from typing import Final
 
 from modelmill.report import words
 from modelmill.report.document import ReportDocument, StageEntry
+from modelmill.report.spending_table import basis_notes, spending_sentence, spending_table
 from modelmill.report.table import summary_table
 from modelmill.spec.errors import meaning_of
 
@@ -45,6 +46,12 @@ def report_md(document: ReportDocument) -> bytes:
     if places := document.places:
         lines += ["", "## Where the models are", ""]
         lines += [f"- {escaped(model)}: {escaped(uri)}" for model, uri in places.items()]
+    if (spent := spending_table(document)) is not None:
+        lines += ["", "## Hours of devices", "", escaped(spending_sentence(document)), ""]
+        lines += [table_row(spent.columns)]
+        lines += [table_row(["---", "---", *["---:"] * (len(spent.columns) - 2)])]
+        lines += [table_row([escaped(cell) for cell in row]) for row in spent.rows]
+        lines += ["", *(f"- {escaped(note)}" for note in basis_notes(document))]
     if document.notes:
         lines += ["", "## Notes", "", *(f"- {escaped(note)}" for note in document.notes)]
     return "\n".join([*lines, ""]).encode()

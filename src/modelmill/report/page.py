@@ -20,6 +20,7 @@ from modelmill.report.curve import training_curve
 from modelmill.report.document import ModelEntry, ReportDocument, Score, SliceField, scale_of
 from modelmill.report.lengths import row_lengths
 from modelmill.report.panels import gate_panel, metric_panels, size_panel, speed_panel
+from modelmill.report.spending_table import basis_notes, spending_sentence, spending_table
 from modelmill.report.table import method_words, metric_names, verdict_words
 from modelmill.report.timeline import PARTS, timeline
 from modelmill.spec.errors import meaning_of
@@ -91,6 +92,9 @@ def report_html(document: ReportDocument) -> bytes:
         ],
         timeline=timeline(document),
         parts=PARTS,
+        spent=spending_table(document),
+        spent_in_words=spending_sentence(document),
+        bases=basis_notes(document),
         failed=[stage for stage in document.stages if stage.status == "failed"],
         waiting=[stage for stage in document.stages if stage.status in ("skipped", "missing")],
         adopted=[stage for stage in document.stages if stage.status == "adopted"],

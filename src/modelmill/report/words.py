@@ -14,6 +14,8 @@ NOTHING: Final = "\N{EN DASH}"
 
 _MINUTE: Final = 60
 _HOUR: Final = 3600
+_LEAST_SHOWN: Final = 0.005
+"""What two decimals would show as nothing at all."""
 _BYTE_UNITS: Final = (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3))
 _HARMLESS: Final = frozenset("\n\t\u200c\u200d")
 """Line breaks and tabs, and the joiners that Persian, Hindi and emoji are written with."""
@@ -52,6 +54,24 @@ def duration(seconds: float | None) -> str:
         return f"{whole // _MINUTE} min {whole % _MINUTE:02d} s"
     minutes = round(seconds / _MINUTE)
     return f"{minutes // _MINUTE} h {minutes % _MINUTE:02d} min"
+
+
+def span(low_seconds: float | None, high_seconds: float | None) -> str:
+    """Say between what a duration lies; once where that is the same."""
+    low, high = duration(low_seconds), duration(high_seconds)
+    return low if low == high else f"{low} to {high}"
+
+
+def hours(count: float) -> str:
+    """Write a number of hours, however few."""
+    return f"{count:,.2f}" if count >= _LEAST_SHOWN or not count else "less than 0.01"
+
+
+def money(amount: float | None) -> str:
+    """Write an amount without its currency."""
+    if amount is None:
+        return NOTHING
+    return f"{amount:,.2f}" if amount >= _LEAST_SHOWN or not amount else "< 0.01"
 
 
 def size(count_bytes: int | None) -> str:

@@ -1,4 +1,4 @@
-"""Devices that a plan can be held against, and how much memory they have."""
+"""Devices that a plan can be held against: how much memory they have, and how fast they are."""
 
 from collections.abc import Mapping
 from typing import Final, Literal, get_args
@@ -19,6 +19,8 @@ class Accelerator(Spec):
     title: str
     memory_bytes: int
     """What its driver lets programs have; 0 where there is no GPU."""
+    teraflops: float
+    """In 16 bits, dense, by the data sheet of its fastest form; 0 where there is no GPU."""
 
     @property
     def is_gpu(self) -> bool:
@@ -29,15 +31,28 @@ class Accelerator(Spec):
 ACCELERATORS: Final[Mapping[AcceleratorName, Accelerator]] = {
     each.name: each
     for each in (
-        Accelerator(name="l4", title="NVIDIA L4, 24 GB", memory_bytes=23034 * _MIB),
-        Accelerator(name="a10", title="NVIDIA A10, 24 GB", memory_bytes=23028 * _MIB),
-        Accelerator(name="a100-40", title="NVIDIA A100, 40 GB", memory_bytes=40960 * _MIB),
-        Accelerator(name="a100-80", title="NVIDIA A100, 80 GB", memory_bytes=81920 * _MIB),
-        Accelerator(name="h100", title="NVIDIA H100, 80 GB", memory_bytes=81559 * _MIB),
-        Accelerator(name="cpu", title="no GPU", memory_bytes=0),
+        Accelerator(name="l4", title="NVIDIA L4, 24 GB", memory_bytes=23034 * _MIB, teraflops=121),
+        Accelerator(
+            name="a10", title="NVIDIA A10, 24 GB", memory_bytes=23028 * _MIB, teraflops=125
+        ),
+        Accelerator(
+            name="a100-40", title="NVIDIA A100, 40 GB", memory_bytes=40960 * _MIB, teraflops=312
+        ),
+        Accelerator(
+            name="a100-80", title="NVIDIA A100, 80 GB", memory_bytes=81920 * _MIB, teraflops=312
+        ),
+        Accelerator(
+            name="h100", title="NVIDIA H100, 80 GB", memory_bytes=81559 * _MIB, teraflops=989
+        ),
+        Accelerator(name="cpu", title="no GPU", memory_bytes=0, teraflops=0),
     )
 }
 """Sizes as `nvidia-smi` prints them: less than the name says where memory corrects errors."""
+
+
+def accelerator_called(name: str) -> Accelerator | None:
+    """Find a device by a name that may be anybody's; None where it is not known."""
+    return next((each for each in ACCELERATORS.values() if each.name == name), None)
 
 
 def next_larger(needed_bytes: int) -> Accelerator | None:

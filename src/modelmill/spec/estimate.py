@@ -52,6 +52,8 @@ class Known(Spec):
     """Of an adapter that is given."""
     bytes_by_address: Mapping[str, int] = {}
     """Of sources, as pinned."""
+    measured_seconds: Mapping[str, float] = {}
+    """By stage: what it took before it was asked for once more."""
 
 
 class Estimate(Spec):

@@ -25,6 +25,7 @@ from modelmill.spec.cluster import (
 )
 from modelmill.spec.errors import Problem, SpecError
 from modelmill.spec.names import DEVICE_DEPENDENT, Kind
+from modelmill.spec.prices import DeviceName, Prices
 from modelmill.spec.project import ProjectPlace
 
 
@@ -41,6 +42,10 @@ class Profile(Spec):
     max_attempts: int = Field(3, ge=1, le=20)
     """Counted attempts per stage before it has finally failed; one that saved something to go on
     from is the first again."""
+    gpu_type: Literal[""] | DeviceName = ""
+    """Which GPU stages get, as `plan --accelerator` calls it: hours and prices are foretold for
+    it.  A name of your own for one that is unknown there: its hours are counted, not foretold."""
+    prices: Prices = Prices()
     node_lost_after_seconds: int = Field(300, ge=1, le=86_400)
     """How long a pod may be Terminating past its grace before it is deleted by force."""
     checkpoint_seconds: int = Field(300, ge=1, le=86_400)
@@ -85,6 +90,16 @@ class Profile(Spec):
                 f"stages.{without[0]}.gpu: other kinds have one; give it one too, or say which "
                 "`accelerator` all of them count with"
             )
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _gpu_has_its_price(self) -> Self:
+        if self.gpu_type == "cpu":
+            raise ValueError("gpu_type: a cpu is none; leave it out")
+        listed = self.prices.per_hour
+        if listed and self.gpu_type and self.gpu_type not in listed:
+            msg = f"prices.per_hour: has no '{self.gpu_type}', which is the gpu_type"
             raise ValueError(msg)
         return self
 

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from modelmill.spec.names import Kind
+from modelmill.spec.prices import Prices
 from modelmill.spec.settings import Pin
 
 
@@ -151,6 +152,20 @@ class Live(Record):
     """UTC, ISO 8601; trusted only while young."""
 
 
+class Foretold(Record):
+    """How long a stage will hold which devices, as far as that can be said before it runs."""
+
+    device: str
+    """A GPU by its name, `gpu` where nobody says which, or `cpu`."""
+    devices: int
+    """Of that name, held at the same time; stages without a GPU count once, whatever their size."""
+    low_seconds: float | None = None
+    high_seconds: float | None = None
+    """None where there is no basis."""
+    basis: str
+    """What the seconds rest on, or why there are none."""
+
+
 class RunRecord(Record):
     """What a run is now; the only document of a run that changes, by compare-and-swap."""
 
@@ -172,6 +187,11 @@ class RunRecord(Record):
     """By stage, of the live plan: what `gc` must keep."""
     again: Mapping[str, int] = {}
     """By stage: how often the user asked for another computation."""
+    foretold: Mapping[str, Foretold] = {}
+    """By the key of a stage, as it was when a conductor first planned it: the report holds it
+    beside what the stage took."""
+    prices: Prices = Prices()
+    """Those of the place that drove the run last."""
     conductor: str = ""
     """The conductor that drives the run, empty when it has left; a newer one supersedes it."""
     exit_code: int | None = None
