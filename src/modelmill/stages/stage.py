@@ -43,6 +43,8 @@ class Folders:
     finished: Callable[[Iterable[Path]], None] = lambda _: None
     """Takes files of `output` that stay as they are, to be sent while the stage goes on."""
     shard: Shard = Shard()
+    ranks: int = 0
+    """Processes that train together; 0 for one on each device that is there."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Outcome:
     figures: Figures
     effective: Mapping[str, JsonValue] = field(default_factory=dict)
     """What the device made of the settings: precision, micro-batch, kernels."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of packages that only processes of its own have loaded."""
+    peak_gpu_bytes: int = 0
+    """Of the one of these processes that needed most."""
 
 
 class Pulse(Protocol):
