@@ -25,7 +25,7 @@ from modelmill.stages.finetune.learner import Learner
 from modelmill.stages.finetune.lengths import histogram
 from modelmill.stages.finetune.packed import refuse_leaks
 from modelmill.stages.finetune.ranks import train_together
-from modelmill.stages.finetune.team import Team
+from modelmill.stages.finetune.team import ALONE, Team
 from modelmill.stages.finetune.training import Training, present_device, train
 from modelmill.stages.stage import Folders, Outcome, Pulse
 
@@ -50,7 +50,7 @@ def run(settings: FinetuneSettings, folders: Folders, pulse: Pulse) -> Outcome:
     ranks = _ranks(settings.finetune.batch_size, folders.ranks, pulse)
     if ranks > 1:
         return train_together(train_as_one_of, settings, folders, pulse, ranks)
-    return train_as_one_of(settings, folders, pulse, Team())
+    return train_as_one_of(settings, folders, pulse, ALONE)
 
 
 def train_as_one_of(

@@ -3,13 +3,14 @@
 Knows torch's process group, which is there already; must not know who started the processes.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import torch
 from torch import distributed
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler, Sampler
 
 T = TypeVar("T")
 
@@ -43,6 +44,9 @@ class Team:
         return tuple(found)
 
 
+ALONE: Final = Team()
+
+
 @dataclass(frozen=True)
 class Turns(Sampler[list[int]]):
     """Deals out the micro-batches that one process would take, one after the other, to a team.
@@ -51,12 +55,12 @@ class Turns(Sampler[list[int]]):
     rank may get an empty one: all have to take part in every step.
     """
 
-    batches: Sequence[list[int]] | Sampler[list[int]]
+    batches: Sequence[list[int]] | BatchSampler
     team: Team
 
     def __len__(self) -> int:
         """Count the turns of every rank."""
-        return -(-len(self.batches) // self.team.size)  # type: ignore[arg-type]
+        return math.ceil(len(self.batches) / self.team.size)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Go through those of this rank."""

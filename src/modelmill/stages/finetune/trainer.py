@@ -1,5 +1,4 @@
-"""TRL's trainer, with a loss that costs what its labels need, a resume that is exact, and batches
-that are the same however many processes share them.
+"""TRL's trainer, with a cheaper loss, an exact resume, and the same batches for any team.
 
 Knows batches of ids and labels; must not know where they come from.
 """
@@ -24,7 +23,7 @@ from modelmill.stages.finetune.state import (
     restore_optimizer,
     restore_weights,
 )
-from modelmill.stages.finetune.team import Team, Turns
+from modelmill.stages.finetune.team import ALONE, Team, Turns
 
 IGNORED: Final = -100
 """The label of a token that is not in the loss."""
@@ -58,7 +57,7 @@ class Trainer(SFTTrainer):
     """Those of all processes at the end of a step, when a state is kept."""
     keep: Callable[[], None]
     """Keeps a state, at the end of a step."""
-    team = Team()
+    team: Team = ALONE
     """Who shares the batches."""
 
     def join(self, team: Team) -> None:
@@ -149,7 +148,10 @@ class Trainer(SFTTrainer):
         )
 
     def evaluation_loop(
-        self, dataloader: DataLoader[Any], *args: Any, **given: Any  # noqa: ANN401 - passed on as they come
+        self,
+        dataloader: DataLoader[Any],
+        *args: Any,  # noqa: ANN401 - passed on as they come
+        **given: Any,  # noqa: ANN401
     ) -> EvalLoopOutput:
         """Take the mean over the batches that one process would have, weighted by their rows."""
         if self.team.size == 1:

@@ -33,7 +33,7 @@ from modelmill.stages.finetune.state import (
     restore_watch,
     write_state,
 )
-from modelmill.stages.finetune.team import Team
+from modelmill.stages.finetune.team import ALONE, Team
 from modelmill.stages.finetune.trainer import IGNORED, Trainer
 from modelmill.stages.finetune.watch import LOWER, Watch, copied, put_back, trainable
 from modelmill.stages.machine import NO_MEMORY
@@ -65,7 +65,7 @@ class Training:
     """Of the micro-batch, from the start: attempts before this one were killed for memory."""
     head_is_trained: bool = False
     """Whether the output head has an adapter or is trained itself."""
-    team: Team = Team()
+    team: Team = ALONE
     """The processes that train it together; each has called this with the same."""
 
     @property
@@ -91,7 +91,7 @@ class Trained:
 
 
 class TooManyRows(DoesNotFit):
-    """Memory of a rank is too small for so many rows at a time; with fewer all have to begin anew."""
+    """Memory is too small for so many rows at a time; ranks begin anew with fewer, all of them."""
 
     rows: int = 0
 
