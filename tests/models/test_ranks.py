@@ -31,8 +31,7 @@ RANKS = 2
 SETTINGS = settings_of(num_train_epochs=2, micro_batch_size=2, lora_dropout=0.0)
 LOSS_BOUND = 1e-5
 ADAPTER_BOUND = 1e-4
-"""Of weights up to 0.3.  Adam divides by the size of a gradient, so where one is all rounding
-its step is too: of one learning rate (1e-2) at most, measured 2e-6."""
+"""Of weights up to 0.15; measured 1.3e-6, and 3e-7 of losses."""
 
 
 @dataclass

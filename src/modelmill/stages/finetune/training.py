@@ -327,9 +327,8 @@ def _arguments(training: Training, micro_batch: int, *, has_eval: bool) -> SFTCo
         logging_nan_inf_filter=False,
         disable_tqdm=True,
         report_to="none",
-        # Every weight that is trained is used in every pass, and buffers are constants.
+        # Every weight that is trained is used in every pass.
         ddp_find_unused_parameters=False,
-        ddp_broadcast_buffers=False,
     )
     # The library would otherwise split each micro-batch among all GPUs it sees, by threads.
     arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001
