@@ -66,5 +66,5 @@ class Turns(Sampler[list[int]]):
         """Go through those of this rank."""
         batches = iter(self.batches)
         for _ in range(len(self)):
-            turn = [next(batches, []) for _ in range(self.team.size)]
+            turn: list[list[int]] = [next(batches, []) for _ in range(self.team.size)]
             yield turn[self.team.rank]

@@ -163,9 +163,7 @@ class Trainer(SFTTrainer):
             if _has_labels(inputs["labels"]):
                 total += len(inputs["labels"]) * float(loss)
                 rows += len(inputs["labels"])
-            self.control = self.callback_handler.on_prediction_step(
-                self.args, self.state, self.control
-            )
+            self.callback_handler.on_prediction_step(self.args, self.state, self.control)
         totals, counts = zip(*self.team.gather((total, rows)), strict=True)
         metrics = {f"{given['metric_key_prefix']}_loss": sum(totals) / sum(counts)}
         return EvalLoopOutput(None, None, metrics, sum(counts))
