@@ -31,8 +31,9 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # the engines' own
 RANKS = 2
 SETTINGS = settings_of(max_length=128, num_train_epochs=2, micro_batch_size=2, lora_dropout=0.0)
 LOSS_BOUND = 1e-5
-ADAPTER_BOUND = 1e-4
-"""Of weights up to 0.15; measured 1.3e-6, and 3e-7 of losses."""
+ADAPTER_BOUND = 1e-3
+"""Of weights up to 0.15; measured 7e-5, and 1e-6 of losses: Adam makes a step of a gradient that
+is all rounding."""
 
 
 @dataclass
