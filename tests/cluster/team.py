@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from modelmill.spec.plan import Plan
-from modelmill.spec.records import Row, RunRecord
+from modelmill.spec.records import Manifest, Row, RunRecord
 from modelmill.spec.writing import yaml_text
 from modelmill.store.artifact import read_manifest
 from modelmill.store.runs import get_plan, read_run
@@ -175,6 +175,14 @@ class Team:
         store, record = open_store(self.store), self.record(run)
         plan = Plan.model_validate_json(get_plan(store, run, record.plan_sha256))
         return {s.name for s in plan.stages if read_manifest(store, s.kind, s.key) is not None}
+
+    def manifest(self, run: str, stage: str) -> Manifest:
+        """Read what a committed stage of a run's live plan says of itself."""
+        store, record = open_store(self.store), self.record(run)
+        planned = Plan.model_validate_json(get_plan(store, run, record.plan_sha256)).stage(stage)
+        committed = read_manifest(store, planned.kind, planned.key)
+        assert committed is not None
+        return committed.manifest
 
     def anchor_uid(self, run: str) -> str:
         """Read the UID of what owns a run's Jobs."""

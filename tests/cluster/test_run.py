@@ -103,3 +103,15 @@ def test_submitting_twice_is_one_run(team: Team) -> None:
     assert ended.returncode == 0, ended.stderr
     assert time.monotonic() - started < 60
     assert set(team.starts_of("once").values()) == {1}
+
+
+def test_two_ranks_train_in_one_pod(team: Team) -> None:
+    """Processes of a *restricted* pod find each other by gloo; the manifest says how many."""
+    team.write_profile(stages={"finetune": small(ranks=2, memory="3Gi")})
+    finetune = {"num_train_epochs": 1, "learning_rate": 1e-2, "batch_size": 8}
+    data = {**team.run()["data"], "train": "train.jsonl"}
+    team.write_run(data=data, finetune=finetune, quantize=[])
+    team.submitted("ranks")
+    assert team.wait("ranks") == 0
+    assert team.starts_of("ranks")["finetune"] == 1
+    assert team.manifest("ranks", "finetune").effective["ranks"] == 2

@@ -21,6 +21,7 @@ from modelmill.spec.names import (
     ENV_KEY,
     ENV_NUMBER,
     ENV_PLAN_SHA256,
+    ENV_RANKS,
     ENV_RUN,
     ENV_STAGE,
     ENV_STORE,
@@ -101,6 +102,7 @@ def stage_environment(order: Order, attempt: str, run: str, profile: Profile) ->
         ENV_CHECKPOINT_SECONDS: str(profile.checkpoint_seconds),
         ENV_GRACE_SECONDS: str(pods.termination_grace_period_seconds),
         ENV_HUNG_AFTER_SECONDS: str(profile.hung_after_seconds),
+        ENV_RANKS: str(pods.ranks),
     }
 
 

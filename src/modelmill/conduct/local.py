@@ -35,6 +35,7 @@ from modelmill.spec.names import (
     ENV_PARENT_PID,
     ENV_PLAN_SHA256,
     ENV_PROGRESS_FILE,
+    ENV_RANKS,
     ENV_RUN,
     ENV_STAGE,
     ENV_STORE,
@@ -184,6 +185,7 @@ class LocalBackend:
             ENV_CHECKPOINT_SECONDS: str(self.profile.checkpoint_seconds),
             ENV_GRACE_SECONDS: str(int(self.grace_seconds)),
             ENV_HUNG_AFTER_SECONDS: str(self.profile.hung_after_seconds),
+            ENV_RANKS: str(self.profile.stages[kind_of(order.stage)].ranks),
             **LIBRARIES,
         }
 

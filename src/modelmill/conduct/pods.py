@@ -20,6 +20,7 @@ from modelmill.spec.names import (
     ENV_HALVINGS,
     ENV_HUNG_AFTER_SECONDS,
     ENV_PLAN_SHA256,
+    ENV_RANKS,
     ENV_RUN,
     ENV_SHARD,
     ENV_SHARDS,
@@ -168,6 +169,8 @@ def _told(order: Order, run: str, pods: StagePods, profile: Profile) -> list[Jso
     }
     if order.halvings:
         told[ENV_HALVINGS] = str(order.halvings)
+    if pods.ranks:
+        told[ENV_RANKS] = str(pods.ranks)
     if pods.work_volume == "emptyDir":
         # Over this limit the kubelet evicts; the file system would show the node's space.
         told[ENV_WORK_BYTES] = str(whole_bytes(pods.work))

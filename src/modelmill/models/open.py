@@ -108,7 +108,7 @@ def open_model(
         dtype=dtype,
         quantization_config=None if load_in is None else _bitsandbytes(dtype, load_in),
         # Never "auto": it spreads layers over devices and disk, where PEFT merges wrong.
-        device_map={"": 0 if device.type == "cuda" else "cpu"},
+        device_map={"": (device.index or 0) if device.type == "cuda" else "cpu"},
         attn_implementation=attn,
         local_files_only=True,
         trust_remote_code=False,

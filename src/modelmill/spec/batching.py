@@ -35,21 +35,30 @@ FEW_TOKENS: Final = 16
 20 ms of each model, and all of eight long prompts more than the rest of a merge."""
 
 
-def micro_batch_size(spec: FinetuneSpec, longest: int, *, is_gpu: bool, halvings: int = 0) -> int:
-    """Choose the rows of one forward pass: at most what is asked, a divisor of the batch.
+def micro_batch_size(
+    spec: FinetuneSpec, longest: int, *, is_gpu: bool, halvings: int = 0, ranks: int = 1
+) -> int:
+    """Choose the rows of one forward pass: at most what is asked, a divisor of a rank's batch.
 
     Args:
         spec: the batch size, and what was asked.
         longest: tokens of the longest row.
         is_gpu: whether that trains.
         halvings: how often half of that has to do; one row always may.
+        ranks: how many devices share the batch; a divisor of it.
     """
+    share = spec.batch_size // ranks
     if isinstance(spec.micro_batch_size, int):
         limit = spec.micro_batch_size
     else:
         limit = CUDA_TOKENS // longest if is_gpu else CPU_ROWS
-    rows = _divisor(spec.batch_size, limit)
-    return _divisor(spec.batch_size, rows >> halvings)
+    rows = _divisor(share, limit)
+    return _divisor(share, rows >> halvings)
+
+
+def ranks_for(batch_size: int, devices: int) -> int:
+    """Choose how many devices share a batch: all have the same number of rows of it."""
+    return _divisor(batch_size, devices)
 
 
 def _divisor(number: int, limit: int) -> int:

@@ -181,6 +181,11 @@ class StagePods(PodPlace):
     """Pods that share the test rows of an infer stage, each with all of the above; of no other
     kind.  They answer as one would, and one that is killed costs its own rows only.  In a project
     there is one process all the same."""
+    ranks: int = Field(0, ge=0, le=64)
+    """Processes that share each batch of a finetune stage, each with the model on a device of its
+    own, and all with the above; of no other kind.  0: one for each GPU; on a machine without,
+    several are of use where one cannot keep all cores busy.  The result is the same up to rounding,
+    and at most as many train as `finetune.batch_size` can be divided by."""
     termination_grace_period_seconds: int = Field(120, ge=10, le=3600)
     """To save what can be resumed after SIGTERM."""
     queue: LabelValue = ""

@@ -104,6 +104,17 @@ class Profile(Spec):
         return self
 
     @model_validator(mode="after")
+    def _only_finetune_has_ranks(self) -> Self:
+        for kind, pods in self.stages.items():
+            if kind != "finetune" and pods.ranks:
+                msg = f"stages.{kind}.ranks: only finetune has several processes"
+                raise ValueError(msg)
+            if pods.gpu and pods.ranks > pods.gpu:
+                msg = f"stages.{kind}.ranks: each needs a GPU, and gpu is {pods.gpu}"
+                raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _only_infer_is_shared(self) -> Self:
         for kind, pods in self.stages.items():
             if kind != "infer" and pods.shards > 1:

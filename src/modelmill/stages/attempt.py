@@ -90,6 +90,8 @@ class Assignment:
     shard: int = 0
     shards: int = 1
     """Among how many attempts the rows of infer are dealt out."""
+    ranks: int = 0
+    """Processes of a finetune; 0 for one on each device."""
 
 
 def is_committed(store: Store, stage: Stage) -> bool:
@@ -152,7 +154,7 @@ def _resuming(given: Assignment, folders: Folders, pulse: LivePulse) -> Folders:
         return replace(folders, shard=Shard(given.shard, given.shards, saved))
     states = restore_checkpoints(given.store, given.stage.key, folders.resume)
     next(states, False)
-    return replace(folders, fall_back=lambda: next(states, False))
+    return replace(folders, fall_back=lambda: next(states, False), ranks=given.ranks)
 
 
 def _settings_of(given: Assignment) -> Settings:
@@ -285,7 +287,7 @@ def _publish(
         parts=tuple(pulse.parts),
         seconds=round(time.monotonic() - started, 3),
         peak_rss_bytes=machine.peak_rss_bytes(),
-        peak_gpu_bytes=machine.peak_gpu_bytes(),
+        peak_gpu_bytes=max(machine.peak_gpu_bytes(), outcome.peak_gpu_bytes),
         bytes_in=sum(part.bytes for part in pulse.parts if part.name == "pull"),
         bytes_out=sum(file.size_bytes for file in made.files),
         figures=outcome.figures,
@@ -307,7 +309,7 @@ def _publish(
             settings=json.loads(stage.settings.model_dump_json()),
             effective=outcome.effective,
             inputs={role: record_input(each) for role, each in inputs.items()},
-            versions=machine.versions(),
+            versions={**machine.versions(), **outcome.versions},
             device=machine.device(),
             files=(*made.files, last),
         ),

@@ -36,6 +36,7 @@ from modelmill.spec.names import (
     ENV_PARENT_PID,
     ENV_PLAN_SHA256,
     ENV_PROGRESS_FILE,
+    ENV_RANKS,
     ENV_RUN,
     ENV_SHARD,
     ENV_SHARDS,
@@ -71,6 +72,7 @@ _NUMBERS: Final = (
     ENV_HUNG_AFTER_SECONDS,
     ENV_SHARD,
     ENV_SHARDS,
+    ENV_RANKS,
 )
 logger = logging.getLogger("modelmill")
 
@@ -95,6 +97,7 @@ class Asked:
     parent_pid: int | None
     shard: int
     shards: int
+    ranks: int
 
 
 def read_environment(environment: Mapping[str, str]) -> Asked:
@@ -138,6 +141,7 @@ def read_environment(environment: Mapping[str, str]) -> Asked:
         parent_pid=number(ENV_PARENT_PID),
         shard=number(ENV_SHARD) or 0,
         shards=_shards(environment),
+        ranks=number(ENV_RANKS) or 0,
     )
 
 
@@ -203,6 +207,7 @@ def _attempt(asked: Asked, stop: Stop) -> str:
             asked.halvings,
             asked.shard,
             asked.shards,
+            asked.ranks,
         )
         return _carry_out(asked, given, stop)
 

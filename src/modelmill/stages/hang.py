@@ -5,6 +5,7 @@ lock: a thread of ours, and the kernel's alarm for native code that hangs while 
 """
 
 import faulthandler
+import multiprocessing
 import os
 import signal
 import sys
@@ -17,6 +18,9 @@ from typing import Final
 LOOK_SECONDS: Final = 0.5
 
 ARM_SECONDS: Final = 5.0
+
+WRITE_SECONDS: Final = 2.0
+"""For processes of ours to write where they stand."""
 
 SPARE_SECONDS: Final = 15
 """Before the kernel's alarm: our own thread should have done it, with better words."""
@@ -72,8 +76,21 @@ class Hang:
 
     def _end(self) -> None:
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
+        _let_children_say_where_they_stand()
         try:
             self.say(self._idle_seconds)
         finally:
             # The main thread is where no exception reaches it.
             os._exit(self.exit_code)
+
+
+def _let_children_say_where_they_stand() -> None:
+    """Ask the ranks of a finetune, which have set a handler up for it; then let none outlive us."""
+    children = multiprocessing.active_children()
+    for child in children:
+        if child.pid is not None:
+            os.kill(child.pid, signal.SIGUSR1)
+    if children:
+        time.sleep(WRITE_SECONDS)
+    for child in children:
+        child.kill()

@@ -44,6 +44,8 @@ class Folders:
     """Takes a file of `output` that is being written from its first byte to its last, and how many
     it will have, to be sent while the stage goes on; it stays as it is afterwards."""
     shard: Shard = Shard()
+    ranks: int = 0
+    """Processes that train together; 0 for one on each device that is there."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,10 @@ class Outcome:
     figures: Figures
     effective: Mapping[str, JsonValue] = field(default_factory=dict)
     """What the device made of the settings: precision, micro-batch, kernels."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of packages that only processes of its own have loaded."""
+    peak_gpu_bytes: int = 0
+    """Of the one of these processes that needed most."""
 
 
 class Pulse(Protocol):

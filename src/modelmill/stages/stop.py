@@ -80,7 +80,7 @@ class Stop:
         raise StopRequested
 
 
-def end_with(parent_pid: int) -> None:
+def end_with(parent_pid: int, by: signal.Signals = signal.SIGTERM) -> None:
     """Stop this process soon after its parent has gone.
 
     Nobody would see, or stop, what goes on here; and a conductor's embedded store goes with
@@ -90,6 +90,6 @@ def end_with(parent_pid: int) -> None:
     def watch() -> None:
         while os.getppid() == parent_pid:
             time.sleep(LOOK_SECONDS)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), by)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()

@@ -431,3 +431,30 @@ def test_other_kinds_have_no_shards() -> None:
         rendered(order_of("finetune"), {"stages": {"finetune": {"shards": 2}}})
     job = rendered(order_of("finetune"), {"stages": {"infer": {"shards": 2}}})
     assert job["spec"]["completions"] == 1
+
+
+def test_gpus_of_a_finetune_are_those_of_one_pod() -> None:
+    """The stage sees how many there are, so nothing else of the Job differs."""
+    order = order_of("finetune")
+    one, two = (rendered(order, {"stages": {"finetune": {"gpu": gpus}}}) for gpus in (1, 2))
+    assert two["spec"]["completions"] == two["spec"]["parallelism"] == 1
+    resources = pod_of(two)["containers"][0]["resources"]
+    assert resources["limits"]["nvidia.com/gpu"] == resources["requests"]["nvidia.com/gpu"] == "2"
+    assert environment_of(two) == environment_of(one)
+    assert "MODELMILL_RANKS" not in environment_of(two)
+    for part in ("limits", "requests"):
+        resources[part]["nvidia.com/gpu"] = "1"
+    two["metadata"]["annotations"] = one["metadata"]["annotations"]  # the shape
+    assert two == one
+
+
+def test_ranks_are_told_where_they_are_asked_for() -> None:
+    """Without a GPU nobody could count them."""
+    profile = {"accelerator": "cpu", "stages": {"finetune": {"ranks": 2}}}
+    told = environment_of(rendered(order_of("finetune"), profile))
+    assert read_environment({**told, ENV_ATTEMPT: "x"}).ranks == 2
+    assert "MODELMILL_RANKS" not in environment_of(rendered(order_of("merge"), profile))
+    with pytest.raises(ValueError, match=r"stages\.merge\.ranks: only finetune has several"):
+        rendered(order_of("merge"), {"stages": {"merge": {"ranks": 2}}})
+    with pytest.raises(ValueError, match=r"ranks: each needs a GPU, and gpu is 1"):
+        rendered(order_of("finetune"), {"stages": {"finetune": {"ranks": 2}}})

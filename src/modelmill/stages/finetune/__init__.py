@@ -16,6 +16,7 @@ from modelmill.models.precision import choose_precision, name_of
 from modelmill.models.probe import save_probe
 from modelmill.models.prompt import contract_for, contract_into_tokenizer, save_contract
 from modelmill.models.weights import make_readable
+from modelmill.spec.batching import ranks_for
 from modelmill.spec.figures import Finetuned
 from modelmill.spec.settings import FinetuneSettings
 from modelmill.stages.finetune import learner
@@ -23,6 +24,8 @@ from modelmill.stages.finetune.examples import read_examples
 from modelmill.stages.finetune.learner import Learner
 from modelmill.stages.finetune.lengths import histogram
 from modelmill.stages.finetune.packed import refuse_leaks
+from modelmill.stages.finetune.ranks import train_together
+from modelmill.stages.finetune.team import ALONE, Team
 from modelmill.stages.finetune.training import Training, present_device, train
 from modelmill.stages.stage import Folders, Outcome, Pulse
 
@@ -33,7 +36,8 @@ def run(settings: FinetuneSettings, folders: Folders, pulse: Pulse) -> Outcome:
     """Train on `data/train.jsonl`, keeping the weights that score best on eval.
 
     Writes `adapter/`, `tokenizer/`, `prompt.json` and `probe.jsonl`; of a full fine-tune a
-    model that needs nothing else.
+    model that needs nothing else.  Where there are several devices, a process on each of them
+    takes its share of every batch.
 
     Raises:
         DataError: rows are too long or none is left, the model's files are not sound, or
@@ -41,13 +45,24 @@ def run(settings: FinetuneSettings, folders: Folders, pulse: Pulse) -> Outcome:
         SpecError: a target module or a group size does not fit this model, or packed rows would
             see each other.
         DoesNotFit: GPU memory is too small for one micro-batch.
+        DeviceFault: one of several processes was killed.
     """
+    ranks = _ranks(settings.finetune.batch_size, folders.ranks, pulse)
+    if ranks > 1:
+        return train_together(train_as_one_of, settings, folders, pulse, ranks)
+    return train_as_one_of(settings, folders, pulse, ALONE)
+
+
+def train_as_one_of(
+    settings: FinetuneSettings, folders: Folders, pulse: Pulse, team: Team
+) -> Outcome:
+    """Do what one process of a team does; the first writes what all have learned."""
     base, spec = folders.inputs["model"], settings.finetune
     with pulse.part("load"):
         tokenizer = open_tokenizer(base)
         contract = contract_for(base, tokenizer, settings.contract)
         examples = read_examples(folders.inputs["data"], tokenizer, contract, settings)
-        device = present_device()
+        device = present_device(team)
         dtype, reason = choose_precision(spec.precision, device)
         logger.info("precision %s: %s", name_of(dtype), reason)
         if spec.tf32 and device.type == "cpu":
@@ -71,15 +86,17 @@ def run(settings: FinetuneSettings, folders: Folders, pulse: Pulse) -> Outcome:
         fall_back=folders.fall_back,
         halvings=settings.micro_batch_halvings,
         head_is_trained=learning.head_is_trained,
+        team=team,
     )
     with pulse.part("work"):
         trained = train(learning.model, examples, training, pulse)
-    with pulse.part("save"):
-        contract_into_tokenizer(contract, tokenizer, opened.generation_config)
-        learning.save(folders.output, tokenizer)
-        save_contract(contract, folders.output)
-        save_probe((*examples.eval, *examples.train), folders.output)
-        make_readable(folders.output)
+    if team.is_first:
+        with pulse.part("save"):
+            contract_into_tokenizer(contract, tokenizer, opened.generation_config)
+            learning.save(folders.output, tokenizer)
+            save_contract(contract, folders.output)
+            save_probe((*examples.eval, *examples.train), folders.output)
+            make_readable(folders.output)
     return Outcome(
         figures=Finetuned(
             steps=trained.steps,
@@ -104,9 +121,23 @@ def run(settings: FinetuneSettings, folders: Folders, pulse: Pulse) -> Outcome:
             "precision": name_of(dtype),
             "precision_reason": reason,
             "micro_batch_size": trained.micro_batch_size,
+            **({"ranks": team.size} if team.size > 1 else {}),
             **learning.effective,
         },
     )
+
+
+def _ranks(batch_size: int, asked: int, pulse: Pulse) -> int:
+    """Choose how many processes train: one on each device, as far as a batch can be shared."""
+    there = torch.cuda.device_count() if torch.cuda.is_available() else max(1, asked)
+    devices = min(asked, there) if asked else there
+    ranks = ranks_for(batch_size, devices)
+    if ranks < devices:
+        pulse.warn(
+            f"{ranks} of {devices} devices train: finetune.batch_size {batch_size} cannot be "
+            "shared equally by more of them"
+        )
+    return ranks
 
 
 def _learner(opened: PreTrainedModel, settings: FinetuneSettings, folders: Folders) -> Learner:

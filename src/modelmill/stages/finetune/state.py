@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from modelmill.spec.records import Record
+from modelmill.stages.finetune.team import Team
 from modelmill.stages.finetune.watch import Best, Watch, WatchRecord, put_back, trainable
 
 if TYPE_CHECKING:
@@ -44,11 +45,7 @@ class MadeWith(Record):
 
     def refusal(self, present: "MadeWith") -> str:
         """Say why a state made so cannot be gone on from here; empty if it can."""
-        fixed = ["method", "device", "precision"]
-        if self.method == "full":
-            # The whole optimizer; an adapter's is the same in every process.
-            fixed.append("world_size")
-        return self._differences(present, fixed)
+        return self._differences(present, ["method", "device", "precision"])
 
     def inexactness(self, present: "MadeWith") -> str:
         """Say what makes the result another in its last bits; empty for nothing."""
@@ -142,7 +139,7 @@ def write_state(
     }
     _write(folder, "weights", trainable(trainer.model))
     _write(folder, "optimizer", moments)
-    _write(folder, "generators", {**_generators(), "epoch": trainer.epoch_generator})
+    _write(folder, "generators", trainer.generators)
     if watch.best is not None:
         _write(folder, "best", watch.best.weights)
     scaler = trainer.accelerator.scaler
@@ -178,7 +175,8 @@ def restore_watch(kept: Kept, watch: Watch) -> None:
     record = kept.state.watch
     best = None
     if record.best_step is not None and record.best_loss is not None:
-        best = Best(record.best_step, record.best_loss, kept.tensors("best"))
+        weights = kept.tensors("best") if watch.keeps_weights else {}
+        best = Best(record.best_step, record.best_loss, weights)
     watch.restore(record, best)
 
 
@@ -201,27 +199,49 @@ def restore_optimizer(kept: Kept, trainer: "Trainer") -> None:
         trainer.accelerator.scaler.load_state_dict(dict(kept.state.scaler))
 
 
-def restore_generators(kept: Kept) -> None:
-    """Let every generator go on where it was."""
+def restore_generators(kept: Kept, team: Team) -> None:
+    """Let every generator of this process go on where it was.
+
+    One of a rank that there was not goes on from where it is.
+    """
     state, tensors = kept.state.generators, kept.tensors("generators")
     random.setstate(state.python)
     keys, place, has_gauss, gauss = state.numpy
     np.random.set_state(("MT19937", np.array(keys, np.uint32), place, has_gauss, gauss))  # noqa: NPY002 - libraries draw from it
-    torch.set_rng_state(tensors["cpu"])
-    if "cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["cuda"])
+    cpu, cuda = (_of_rank(name, team.rank) for name in ("cpu", "cuda"))
+    if team.size == 1:
+        torch.set_rng_state(order_generator(kept))
+    elif cpu in tensors:
+        torch.set_rng_state(tensors[cpu])
+    if cuda in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors[cuda])
 
 
 def epoch_generator(kept: Kept) -> torch.Tensor:
-    """Read what torch's generator was when the epoch's order was drawn from it."""
+    """Read what the generator of orders was when the epoch's order was drawn from it."""
     return kept.tensors("generators")["epoch"]
 
 
-def _generators() -> Tensors:
-    found = {"cpu": torch.get_rng_state()}
+def order_generator(kept: Kept) -> torch.Tensor:
+    """Read what the generator of orders was; one process draws everything from one."""
+    tensors = kept.tensors("generators")
+    return tensors.get("order", tensors["cpu"])
+
+
+def present_generators(team: Team) -> Tensors:
+    """Copy torch's generators of all processes; every one of them has to ask."""
+    own = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
-        found["cuda"] = torch.cuda.get_rng_state()
-    return found
+        own["cuda"] = torch.cuda.get_rng_state()
+    return {
+        _of_rank(name, rank): each
+        for rank, found in enumerate(team.gather(own))
+        for name, each in found.items()
+    }
+
+
+def _of_rank(name: str, rank: int) -> str:
+    return f"{name}.{rank}" if rank else name
 
 
 _PYTHON: Final = TypeAdapter(tuple[int, tuple[int, ...], float | None])

@@ -1,4 +1,4 @@
-"""TRL's trainer, with a loss that costs what its labels need and a resume that is exact.
+"""TRL's trainer, with a cheaper loss, an exact resume, and the same batches for any team.
 
 Knows batches of ids and labels; must not know where they come from.
 """
@@ -7,19 +7,29 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import torch
+from datasets import Dataset
 from torch.nn.functional import cross_entropy
+from torch.utils.data import BatchSampler, DataLoader
+from transformers.trainer_utils import EvalLoopOutput
 from trl.trainer.sft_trainer import SFTTrainer
 
 from modelmill.stages.finetune.state import (
     Kept,
+    Tensors,
     epoch_generator,
+    order_generator,
+    present_generators,
     restore_generators,
     restore_optimizer,
     restore_weights,
 )
+from modelmill.stages.finetune.team import ALONE, Team, Turns
 
 IGNORED: Final = -100
 """The label of a token that is not in the loss."""
+
+_NOTHING: Final = {"input_ids": [0, 0], "labels": [IGNORED, IGNORED]}
+"""A row to take part with where a rank has none; a label of the first token would be no target."""
 
 
 class Trainer(SFTTrainer):
@@ -38,10 +48,25 @@ class Trainer(SFTTrainer):
     """TRL's loss reads the head's own weight and passes by an adapter on it."""
     kept: Kept | None = None
     """What training goes on from."""
+    order: torch.Generator = torch.default_generator
+    """Draws the order of every epoch.  In a team it is one of its own: what else is random draws
+    something else in every process."""
     epoch_generator: torch.Tensor
-    """Torch's generator as it was when the present epoch began: the order is drawn from it."""
+    """It as it was when the present epoch began."""
+    generators: Tensors
+    """Those of all processes at the end of a step, when a state is kept."""
     keep: Callable[[], None]
     """Keeps a state, at the end of a step."""
+    team: Team = ALONE
+    """Who shares the batches."""
+
+    def join(self, team: Team) -> None:
+        """Share the batches with others, who draw the same orders."""
+        self.team = team
+        if team.size > 1:
+            self.order = torch.Generator()
+            self.order.set_state(torch.get_rng_state())
+            torch.manual_seed(self.args.seed + team.rank)
 
     def go(self) -> None:
         """Train from the start, or from what is kept."""
@@ -49,6 +74,12 @@ class Trainer(SFTTrainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: object) -> None:  # noqa: ARG002
         if not self.control.should_training_stop:  # nothing would go on from it
+            # From here on the first counts what all have seen.
+            seen = sum(self.team.gather(self.tokens))
+            self.tokens = seen if self.team.is_first else 0
+            self.generators = {**present_generators(self.team), "epoch": self.epoch_generator}
+            if self.team.size > 1:
+                self.generators["order"] = self.order.get_state()
             self.keep()
 
     def _load_from_checkpoint(
@@ -70,7 +101,12 @@ class Trainer(SFTTrainer):
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
             assert self.kept is not None
-            restore_generators(self.kept)
+            self._restore_generators(self.kept)
+
+    def _restore_generators(self, kept: Kept) -> None:
+        restore_generators(kept, self.team)
+        if self.team.size > 1:
+            self.order.set_state(order_generator(kept))
 
     def _run_epoch(self, **given: Any) -> None:  # noqa: ANN401 - passed on as it comes
         """Draw the order of a resumed epoch from what it was drawn from the first time.
@@ -80,11 +116,57 @@ class Trainer(SFTTrainer):
         """
         if self.kept is not None and given["epoch"] == given["epochs_trained"]:
             if given["steps_trained_in_current_epoch"]:
-                torch.set_rng_state(epoch_generator(self.kept))
+                self.order.set_state(epoch_generator(self.kept))
             else:
-                restore_generators(self.kept)
-        self.epoch_generator = torch.get_rng_state()
+                self._restore_generators(self.kept)
+        self.epoch_generator = self.order.get_state()
         super()._run_epoch(**given)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:  # noqa: ANN401 - as it comes
+        """Sort by length within the batches of all ranks."""
+        sampler = super()._get_train_sampler(train_dataset)
+        if self.team.size > 1:
+            sampler.batch_size *= self.team.size
+            sampler.generator = self.order
+        return sampler
+
+    def _get_dataloader(self, dataset: Dataset, *args: Any, **given: Any) -> DataLoader[Any]:  # noqa: ANN401
+        """Deal the batches of one process out: the library's shards are other batches.
+
+        They also repeat rows where the last ones cannot be dealt out evenly.
+        """
+        if self.team.size == 1:
+            loader: DataLoader[Any] = super()._get_dataloader(dataset, *args, **given)
+            return loader
+        batches = BatchSampler(given["sampler_fn"](dataset), given["batch_size"], drop_last=False)
+        return DataLoader(
+            dataset,
+            batch_sampler=Turns(batches, self.team),
+            collate_fn=lambda rows: self.data_collator(rows or [_NOTHING]),
+            generator=self.order,
+            pin_memory=self.args.dataloader_pin_memory,
+        )
+
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader[Any],
+        *args: Any,  # noqa: ANN401 - passed on as they come
+        **given: Any,  # noqa: ANN401
+    ) -> EvalLoopOutput:
+        """Take the mean over the batches that one process would have, weighted by their rows."""
+        if self.team.size == 1:
+            return super().evaluation_loop(dataloader, *args, **given)
+        self.model.eval()
+        total, rows = 0.0, 0
+        for inputs in dataloader:
+            loss, _, _ = self.prediction_step(self.model, inputs, prediction_loss_only=True)
+            if _has_labels(inputs["labels"]):
+                total += len(inputs["labels"]) * float(loss)
+                rows += len(inputs["labels"])
+            self.callback_handler.on_prediction_step(self.args, self.state, self.control)
+        totals, counts = zip(*self.team.gather((total, rows)), strict=True)
+        metrics = {f"{given['metric_key_prefix']}_loss": sum(totals) / sum(counts)}
+        return EvalLoopOutput(None, None, metrics, sum(counts))
 
     def compute_loss(
         self,
@@ -97,7 +179,7 @@ class Trainer(SFTTrainer):
         # Packed rows have places instead of a mask: there is no padding.
         mask, places = inputs.get("attention_mask"), inputs.get("position_ids")
         labels = inputs["labels"]
-        if model.training:
+        if model.training and (self.team.size == 1 or _has_labels(labels)):
             self.tokens += labels.numel() if mask is None else int(mask.sum())
         if labels.device.type != "cpu" and not self.head_is_trained:
             loss: torch.Tensor = super().compute_loss(
@@ -106,7 +188,8 @@ class Trainer(SFTTrainer):
             return loss
         # A position predicts the token behind it; nothing predicts the first token.
         targets = labels[:, 1:]
-        first = int((targets != IGNORED).any(0).nonzero()[0])
+        learned = (targets != IGNORED).any(0)
+        first = int(learned.nonzero()[0]) if learned.any() else 0
         targets = targets[:, first:]
         logits = model(
             input_ids=inputs["input_ids"],
@@ -116,6 +199,11 @@ class Trainer(SFTTrainer):
             use_cache=False,
         ).logits
         total = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
-        return total / (
-            (targets != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-        )
+        if num_items_in_batch is None:
+            return total / (targets != IGNORED).sum().clamp(min=1)
+        # Gradients are averaged over ranks, and the labels were counted over all of them.
+        return self.team.size * total / num_items_in_batch
+
+
+def _has_labels(labels: torch.Tensor) -> bool:
+    return bool((labels != IGNORED).any())

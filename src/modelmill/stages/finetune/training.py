@@ -33,6 +33,7 @@ from modelmill.stages.finetune.state import (
     restore_watch,
     write_state,
 )
+from modelmill.stages.finetune.team import ALONE, Team
 from modelmill.stages.finetune.trainer import IGNORED, Trainer
 from modelmill.stages.finetune.watch import LOWER, Watch, copied, put_back, trainable
 from modelmill.stages.machine import NO_MEMORY
@@ -64,6 +65,8 @@ class Training:
     """Of the micro-batch, from the start: attempts before this one were killed for memory."""
     head_is_trained: bool = False
     """Whether the output head has an adapter or is trained itself."""
+    team: Team = ALONE
+    """The processes that train it together; each has called this with the same."""
 
     @property
     def memory(self) -> str:
@@ -87,9 +90,15 @@ class Trained:
     curve: tuple[CurvePoint, ...]
 
 
-def present_device() -> torch.device:
+class TooManyRows(DoesNotFit):
+    """Memory is too small for so many rows at a time; ranks begin anew with fewer, all of them."""
+
+    rows: int = 0
+
+
+def present_device(team: Team) -> torch.device:
     """Name the device this process trains on."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    return torch.device("cuda", team.rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def train(
@@ -110,7 +119,9 @@ def train(
     kept = session.kept()
     # A copy of a whole model is made only where there may be a second try: of GPU memory.
     is_small = isinstance(model, PeftModel)
-    first = copied(model) if is_small or training.device.type == "cuda" else None
+    # A rank that begins anew alone would leave the others waiting.
+    is_alone = training.team.size == 1
+    first = copied(model) if is_alone and (is_small or training.device.type == "cuda") else None
     begun = session.halvings_so_far(kept)
     for halvings in range(begun, begun + HALVINGS + 1):
         trained = session.train_with(halvings, kept)
@@ -128,11 +139,13 @@ def train(
         kept = session.kept()
         if kept is None:
             put_back(first, model)
-    raise DoesNotFit(
+    error = TooManyRows(
         f"{training.memory} is too small for {rows} rows of up to {session.longest} tokens"
         f"{memory_figures(training.device)}",
         fix="set finetune.micro_batch_size lower, or finetune.gradient_checkpointing: true",
     )
+    error.rows = rows
+    raise error
 
 
 @dataclass
@@ -157,7 +170,11 @@ class _Session:
         """Choose the rows of one forward pass."""
         is_gpu = self.training.device.type != "cpu"
         return micro_batch_size(
-            self.training.finetune, self.longest, is_gpu=is_gpu, halvings=halvings
+            self.training.finetune,
+            self.longest,
+            is_gpu=is_gpu,
+            halvings=halvings,
+            ranks=self.training.team.size,
         )
 
     def made_with(self, halvings: int) -> MadeWith:
@@ -166,15 +183,17 @@ class _Session:
             method=self.training.finetune.method,
             device="cpu" if self.training.device.type == "cpu" else "cuda",
             precision=name_of(self.training.dtype),
-            world_size=max(1, torch.cuda.device_count()),
+            world_size=self.training.team.size,
             micro_batch_size=self.micro_batch(halvings),
         )
 
     def kept(self) -> Kept | None:
-        """Find what to go on from."""
-        training = self.training
-        present = self.made_with(training.halvings)
-        return newest_that_fits(training.scratch, training.fall_back, present, self.pulse.warn)
+        """Find what to go on from: one looks for it, and all read it."""
+        training, found = self.training, None
+        if training.team.is_first:
+            present = self.made_with(training.halvings)
+            found = newest_that_fits(training.scratch, training.fall_back, present, self.pulse.warn)
+        return training.team.agree(found)
 
     def halvings_so_far(self, kept: Kept | None) -> int:
         """Count what did not fit in this attempt's time or before; it is not tried again."""
@@ -206,12 +225,14 @@ class _Session:
             if NO_MEMORY not in str(error):
                 raise
             return None
-        if watch.best is not None:  # without an eval split the last weights are the best
+        team = self.training.team
+        # Without an eval split the last weights are the best.
+        if watch.best is not None and watch.keeps_weights:
             put_back(watch.best.weights, self.model)
         _check_learned(trainable(self.model))
         return Trained(
             steps=trainer.state.global_step,
-            tokens=trainer.tokens,
+            tokens=sum(team.gather(trainer.tokens)),
             trainable_parameters=sum(each.numel() for each in trainable(self.model).values()),
             micro_batch_size=self.micro_batch(halvings),
             sequences=len(self.rows),
@@ -229,6 +250,7 @@ class _Session:
             spec.early_stopping_threshold,
             divergence=Divergence() if spec.stop_when_diverging else None,
             repeats_exactly=training.device.type == "cpu",
+            keeps_weights=training.team.is_first,
         )
         trainer = Trainer(
             model=self.model,
@@ -243,6 +265,7 @@ class _Session:
             callbacks=[watch],
         )
         trainer.head_is_trained = training.head_is_trained
+        trainer.join(training.team)
         trainer.remove_callback(PrinterCallback)
         # The trainer casts a quantized model's adapter to bfloat16, whose 8 bits lose small
         # optimizer updates; on an unquantized base it keeps float32, and so do we.
@@ -259,7 +282,8 @@ class _Session:
         return watch, trainer
 
     def _go_on(self, trainer: Trainer, watch: Watch, kept: Kept, present: MadeWith) -> None:
-        trainer.kept, trainer.tokens = kept, kept.state.tokens
+        trainer.kept = kept
+        trainer.tokens = kept.state.tokens if self.training.team.is_first else 0
         restore_watch(kept, watch)
         logger.info("going on from a checkpoint after step %d", kept.state.step)
         inexact = kept.state.made_with.inexactness(present)
@@ -270,7 +294,7 @@ class _Session:
 def _arguments(training: Training, micro_batch: int, *, has_eval: bool) -> SFTConfig:
     spec = training.finetune
     on_cpu = training.device.type == "cpu"
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(training.scratch),
         seed=training.seed,
         data_seed=training.seed,
@@ -282,7 +306,7 @@ def _arguments(training: Training, micro_batch: int, *, has_eval: bool) -> SFTCo
         max_grad_norm=spec.max_grad_norm,
         per_device_train_batch_size=micro_batch,
         per_device_eval_batch_size=EVAL_ROWS,
-        gradient_accumulation_steps=spec.batch_size // micro_batch,
+        gradient_accumulation_steps=spec.batch_size // (micro_batch * training.team.size),
         neftune_noise_alpha=spec.neftune_noise_alpha,
         tf32=None if on_cpu else spec.tf32,
         activation_checkpointing=spec.gradient_checkpointing,
@@ -303,7 +327,12 @@ def _arguments(training: Training, micro_batch: int, *, has_eval: bool) -> SFTCo
         logging_nan_inf_filter=False,
         disable_tqdm=True,
         report_to="none",
+        # Every weight that is trained is used in every pass.
+        ddp_find_unused_parameters=False,
     )
+    # The library would otherwise split each micro-batch among all GPUs it sees, by threads.
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001
+    return arguments
 
 
 def memory_figures(device: torch.device) -> str:

@@ -76,6 +76,8 @@ class Watch(TrainerCallback):
     """None: a loss may rise as it likes."""
     repeats_exactly: bool = True
     """Whether the same steps give the same numbers, so that another attempt changes nothing."""
+    keeps_weights: bool = True
+    """Whether the best weights are kept here; of processes that all have them, one is enough."""
     curve: list[CurvePoint] = field(default_factory=list)
     best: Best | None = None
     has_stopped_early: bool = False
@@ -164,7 +166,8 @@ class Watch(TrainerCallback):
         """Keep the best weights, and stop training that has brought nothing better."""
         loss = metrics["eval_loss"]
         if self.best is None or loss < self.best.loss:
-            self.best = Best(state.global_step, loss, copied(model))
+            weights = copied(model) if self.keeps_weights else {}
+            self.best = Best(state.global_step, loss, weights)
         if loss < self._to_beat - self.threshold:
             self._to_beat, self._in_vain = loss, 0
             return

@@ -1,0 +1,396 @@
+"""Start the processes that train together, serve the first of them, and end them all.
+
+This process trains nothing: it stays free to hear a signal, to keep states and to notice that a
+rank is gone, whatever library the ranks hang in.  Knows processes and pipes; must not know what is
+trained (docs/adr/0031).
+"""
+
+import faulthandler
+import logging
+import multiprocessing
+import os
+import pickle
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, NoReturn, Self
+
+import torch
+from torch import distributed
+
+from modelmill.spec.batching import HALVINGS
+from modelmill.spec.errors import DeviceFault, InternalError, ModelmillError
+from modelmill.spec.settings import FinetuneSettings
+from modelmill.stages import machine
+from modelmill.stages.finetune.team import Team
+from modelmill.stages.finetune.training import TooManyRows
+from modelmill.stages.stage import Folders, Outcome, Pulse
+from modelmill.stages.stop import end_with
+
+Work = Callable[[FinetuneSettings, Folders, Pulse, Team], Outcome]
+"""What each rank does; must be found by its name, for they are processes of their own."""
+
+SETTLE_SECONDS: Final = 5.0
+"""A rank that fails takes the others with it; whoever knows more says so within this time."""
+
+NO_LIMIT: Final = timedelta(days=365)
+"""Of waiting for another rank: it is the stage's own watch that ends what hangs."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What a rank is told when it starts."""
+
+    work: Work
+    settings: FinetuneSettings
+    inputs: Mapping[str, Path]
+    output: Path
+    resume: Path
+    team: Team
+    meeting: Path
+    """A file by which ranks find each other: no port is open to anybody else."""
+
+
+@dataclass(frozen=True)
+class _Said:
+    """A call of the first rank's pulse."""
+
+    name: str
+    given: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Done:
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class _Failed:
+    error: BaseException
+
+
+def train_together(
+    work: Work, settings: FinetuneSettings, folders: Folders, pulse: Pulse, size: int
+) -> Outcome:
+    """Do the work in so many processes, and give back what the first of them made.
+
+    Where memory is too small all begin anew with half the rows at a time, from the last state.
+
+    Raises:
+        ModelmillError: whichever was raised by a rank.
+        DeviceFault: a rank was killed.
+        Interrupted: the stage was asked to stop; no rank is left.
+    """
+    for halvings in range(HALVINGS + 1):
+        ordered = settings.micro_batch_halvings + halvings
+        tried = settings.model_copy(update={"micro_batch_halvings": ordered})
+        try:
+            with tempfile.TemporaryDirectory() as meeting:
+                task = _Task(
+                    work,
+                    tried,
+                    folders.inputs,
+                    folders.output,
+                    folders.resume,
+                    Team(0, size),
+                    Path(meeting) / "ranks",
+                )
+                with _Ranks(task) as ranks:
+                    return _Served(ranks, folders, pulse).until_done()
+        except TooManyRows as error:
+            if error.rows == 1 or halvings == HALVINGS:
+                raise
+            pulse.warn(f"{error.what}; all ranks begin anew with half of them")
+    raise AssertionError  # the last try has returned or raised
+
+
+@dataclass(frozen=True)
+class _Served:
+    """Does for the first rank what its pulse is asked for."""
+
+    ranks: "_Ranks"
+    folders: Folders
+    pulse: Pulse
+
+    def until_done(self) -> Outcome:
+        """Serve until the work is done."""
+        while True:
+            heard = self.ranks.hear()
+            if isinstance(heard, _Done):
+                return heard.outcome
+            self._serve(heard)
+
+    def _serve(self, said: _Said) -> None:
+        pulse, answer = self.pulse, self.ranks.answer
+        match said.name, said.given:
+            case "part", (str(name),):
+                with pulse.part(name):
+                    self._until_left()
+            case "steps", ():
+                with pulse.steps():
+                    self._until_left()
+            case "is_due", ():
+                answer(pulse.is_due())
+            case "keep", (int(size_bytes),):
+                pulse.keep(size_bytes, self.ranks.let_write)
+                answer("kept")
+            case "fall_back", ():
+                answer(self.folders.fall_back())
+            case ("progress" | "warn" | "save") as name, given:
+                getattr(pulse, name)(*given)
+
+    def _until_left(self) -> None:
+        while isinstance(heard := self.ranks.hear(), _Said) and heard.name != "left":
+            self._serve(heard)
+
+
+@dataclass
+class _Ranks:
+    """The processes, while they live."""
+
+    task: _Task
+    processes: list[BaseProcess] = field(default_factory=list)
+    lines: list[Connection] = field(default_factory=list)
+
+    def __enter__(self) -> Self:
+        """Start them."""
+        spawning = multiprocessing.get_context("spawn")
+        for rank in range(self.task.team.size):
+            ours, theirs = spawning.Pipe()
+            task = replace(self.task, team=replace(self.task.team, rank=rank))
+            process = spawning.Process(
+                target=_rank, args=(task, theirs, os.getpid()), name=f"rank {rank}", daemon=True
+            )
+            self.lines.append(ours)
+            self.processes.append(process)
+            process.start()
+            theirs.close()  # so that the end of the process is the end of the line
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End those that are left: they leave nothing that is not whole."""
+        for process in self.processes:
+            if process.pid is not None:
+                process.kill()
+                process.join()
+        for line in self.lines:
+            line.close()
+
+    def hear(self) -> _Said | _Done:
+        """Wait for what the first rank says.
+
+        Raises:
+            ModelmillError: why a rank has failed.
+        """
+        while True:
+            for line in wait(self.lines):
+                heard = self._receive(self.lines.index(line))  # type: ignore[arg-type]
+                if isinstance(heard, _Failed):
+                    self._fail(heard.error)
+                return heard
+
+    def answer(self, value: object) -> None:
+        """Answer the first rank's question."""
+        try:
+            self.lines[0].send(value)
+        except OSError:
+            self._fail(self._gone(0))
+
+    def let_write(self) -> None:
+        """Let the first rank write a state.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        self.answer("write")
+        heard = self.hear()
+        assert isinstance(heard, _Said)
+        [failure] = heard.given
+        if failure is not None:
+            raise failure
+
+    def _receive(self, rank: int) -> _Said | _Done | _Failed:
+        try:
+            heard: _Said | _Done | _Failed = self.lines[rank].recv()
+        except (EOFError, OSError):
+            return _Failed(self._gone(rank))
+        return heard
+
+    def _gone(self, rank: int) -> ModelmillError:
+        """Say what has become of a rank that said nothing."""
+        process = self.processes[rank]
+        process.join(SETTLE_SECONDS)
+        code, who = process.exitcode, f"Rank {rank} of {len(self.processes)}"
+        if code is not None and code < 0:
+            return DeviceFault(
+                f"{who} was killed by {signal.Signals(-code).name}",
+                fix="the conductor tries again, from the last checkpoint; if it was the kernel, "
+                "give stages.finetune more memory: every rank holds the model",
+            )
+        return InternalError(f"{who} ended with {code} and without a word", fix="read the log")
+
+    def _fail(self, first: BaseException) -> NoReturn:
+        """Raise the cause: what most ranks see of it is that another does not answer."""
+        errors, until = [first], time.monotonic() + SETTLE_SECONDS
+        others = list(self.lines)
+        while others and not any(map(_is_cause, errors)):
+            ready = wait(others, max(0.0, until - time.monotonic()))
+            if not ready:
+                break
+            for line in ready:
+                heard = self._receive(self.lines.index(line))  # type: ignore[arg-type]
+                if isinstance(heard, _Failed):
+                    errors.append(heard.error)
+                    others.remove(line)  # type: ignore[arg-type]
+        raise next(filter(_is_cause, errors), first)
+
+
+def _is_cause(error: BaseException) -> bool:
+    return isinstance(error, ModelmillError | MemoryError | torch.OutOfMemoryError)
+
+
+@dataclass
+class _RankPulse:
+    """The pulse of a rank: the first one's is that of the stage, the others only follow."""
+
+    line: Connection
+    team: Team
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time a part of the stage."""
+        self._say("part", name)
+        yield
+        self._say("left")
+
+    @contextmanager
+    def steps(self) -> Iterator[None]:
+        """Let a request to stop wait for the end of a step."""
+        self._say("steps")
+        yield
+        self._say("left")
+
+    def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
+        """Tell how far the present part is."""
+        self._say("progress", done, total, unit, note)
+
+    def save(self) -> None:
+        """Say that `resume` is consistent."""
+        self._say("save")
+
+    def warn(self, sentence: str) -> None:
+        """Log a warning that the report must show as well."""
+        self._say("warn", sentence)
+
+    def is_due(self) -> bool:
+        """Tell every rank the same: a state is one between the same two steps of all."""
+        return self.team.agree(self.team.is_first and bool(self._ask("is_due")))
+
+    def keep(self, size_bytes: int, write: Callable[[], None]) -> None:
+        """Let the first write a state, when it is told to."""
+        if not self.team.is_first:
+            return
+        answer = self._ask("keep", size_bytes)
+        while answer == "write":
+            failure = None
+            try:
+                write()
+            except OSError as error:
+                failure = error
+            answer = self._ask("written", failure)
+
+    def fall_back(self) -> bool:
+        """Have the state before put into `resume`; only the first asks."""
+        return bool(self._ask("fall_back"))
+
+    def _say(self, name: str, *given: object) -> None:
+        if self.team.is_first:
+            self.line.send(_Said(name, given))
+
+    def _ask(self, name: str, *given: object) -> object:
+        self.line.send(_Said(name, given))
+        return self.line.recv()
+
+
+def _rank(task: _Task, line: Connection, parent_pid: int) -> None:
+    """Be one of the processes, from its start to its last word."""
+    # Who started us decides: it lets a step end, and kills us when nothing is left to do.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    end_with(parent_pid, signal.SIGKILL)
+    logging.basicConfig(
+        level=logging.INFO if task.team.is_first else logging.WARNING,
+        stream=sys.stderr,
+        format=f"%(asctime)s %(levelname)-7s rank {task.team.rank}: %(message)s",
+        datefmt="%H:%M:%S",
+    )
+    pulse = _RankPulse(line, task.team)
+    folders = Folders(task.inputs, task.output, task.resume, pulse.fall_back)
+    try:
+        _meet(task)
+        outcome = task.work(task.settings, folders, pulse, task.team)
+        peaks = task.team.gather(machine.peak_gpu_bytes())
+        if task.team.is_first:
+            versions = machine.versions()
+            line.send(_Done(replace(outcome, versions=versions, peak_gpu_bytes=max(peaks))))
+    except BaseException as error:  # noqa: BLE001 - it is raised where the stage ends
+        if not _is_cause(error):
+            traceback.print_exception(error)
+        line.send(_Failed(_as_sent(error)))
+    line.recv()  # it never comes: the last word must be heard before the line breaks
+
+
+def _meet(task: _Task) -> None:
+    """Make the ranks one process group, as libraries expect it of torchrun."""
+    team = task.team
+    threads = max(1, torch.get_num_threads() // team.size)
+    loopback = "lo" if sys.platform == "linux" else "lo0"
+    os.environ |= {
+        "RANK": str(team.rank),
+        "LOCAL_RANK": str(team.rank),
+        "WORLD_SIZE": str(team.size),
+        "LOCAL_WORLD_SIZE": str(team.size),
+        "OMP_NUM_THREADS": str(threads),
+        "GLOO_SOCKET_IFNAME": loopback,
+        "NCCL_SOCKET_IFNAME": loopback,
+    }
+    torch.set_num_threads(threads)
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(team.rank)
+        backend = "cpu:gloo,cuda:nccl"
+    distributed.init_process_group(
+        backend,
+        init_method=f"file://{task.meeting}",
+        rank=team.rank,
+        world_size=team.size,
+        timeout=NO_LIMIT,
+    )
+
+
+def _as_sent(error: BaseException) -> BaseException:
+    """Make sure that an error survives the pipe."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - our own
+    except Exception:  # noqa: BLE001 - whatever a library's class does
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
