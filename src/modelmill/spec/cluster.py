@@ -176,8 +176,8 @@ class StagePods(PodPlace):
     """Shared memory of processes, at `/dev/shm`."""
     shards: int = Field(1, ge=1, le=64)
     """Pods that share the test rows of an infer stage, each with all of the above; of no other
-    kind.  They answer as one would, and one that is killed costs its own rows only.  In a project
-    there is one process all the same."""
+    kind.  They answer as one would, and one that is killed costs its own rows only.  On one machine
+    and in a project there is one process all the same."""
     termination_grace_period_seconds: int = Field(120, ge=10, le=3600)
     """To save what can be resumed after SIGTERM."""
     queue: LabelValue = ""
