@@ -10,7 +10,6 @@ from modelmill.store.s3 import open_store
 
 from ..tiny_stages import make_rows
 from .team import Json, Team, instead, small, wait_until
-from .test_conductor import KILL
 from .test_ends import evict
 
 STAGE = "infer-base"
@@ -19,9 +18,14 @@ ROWS_EACH = 80
 FRAGILE = 1
 """The shard whose pods are killed and evicted."""
 ON_A_WORD = f"""
-if [ $MODELMILL_SHARD = {FRAGILE} ]; then until [ -e /scratch/go ]; do sleep 0.2; done; fi
-exec $stage"""
-"""However fast the machine is, that shard does nothing before the test has looked."""
+[ $MODELMILL_SHARD = {FRAGILE} ] || exec $stage
+until [ -s /tmp/word ]; do sleep 0.1; done
+grep -q go /tmp/word && exec $stage
+$stage >/tmp/log 2>&1 &
+until grep -q checkpoint: /tmp/log; do sleep 0.1; done
+kill -9 $!
+exit 137"""
+"""Its pods wait until they are told to go on, or to die when they have saved something."""
 
 
 def test_killed_shard_costs_its_own_rows(team: Team, tmp_path: Path) -> None:
@@ -39,15 +43,12 @@ def test_killed_shard_costs_its_own_rows(team: Team, tmp_path: Path) -> None:
     team.submitted("shared", "--again", STAGE)
 
     killed = next_pod(team)
-    go(team, killed)
-    wait_until(lambda: rows_saved(team, killed, tmp_path) > 0)
-    name = killed["metadata"]["name"]
-    assert team.code_of("exec", name, "--", "python", "-c", KILL) in (0, 137)
+    tell(team, killed, "die")
     evicted = next_pod(team, killed)
     evict(team, evicted["metadata"]["name"])
     last = next_pod(team, killed, evicted)
     saved = rows_saved(team, killed, tmp_path)
-    go(team, last)
+    tell(team, last, "go")
     assert team.wait("shared") == 0
 
     # The other shards have had one pod each, so nobody answered one of their rows again.
@@ -90,9 +91,9 @@ def next_pod(team: Team, *before: Json) -> Json:
     return pod
 
 
-def go(team: Team, pod: Json) -> None:
-    """Let a pod begin that waits for it."""
-    team.kubectl("exec", pod["metadata"]["name"], "--", "touch", "/scratch/go")
+def tell(team: Team, pod: Json, word: str) -> None:
+    """Say to a pod of the fragile shard what it waits for."""
+    team.kubectl("exec", pod["metadata"]["name"], "--", "sh", "-c", f"echo {word} >/tmp/word")
 
 
 def key_of(team: Team, run: str) -> str:
