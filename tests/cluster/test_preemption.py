@@ -25,7 +25,7 @@ STANDS_STILL = instead(
     """
 $stage >/tmp/log 2>&1 &
 trap 'kill -TERM $!; kill -CONT $!' TERM
-until grep -q checkpoint /tmp/log; do sleep 0.1; done
+until grep -qe 'checkpoint: ' -e 'going on' /tmp/log; do sleep 0.1; done
 grep -q 'going on' /tmp/log || kill -STOP $!
 while kill -0 $! 2>/dev/null; do wait $!; code=$?; done
 cat /tmp/log
