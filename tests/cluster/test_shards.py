@@ -21,11 +21,17 @@ ON_A_WORD = f"""
 [ $MODELMILL_SHARD = {FRAGILE} ] || exec $stage
 until [ -s /tmp/word ]; do sleep 0.1; done
 grep -q go /tmp/word && exec $stage
-$stage >/tmp/log 2>&1 &
-until grep -q checkpoint: /tmp/log; do sleep 0.1; done
+$stage &
+until find /scratch -type d -name resume | grep -q .; do sleep 0.1; done
+kill -STOP $!
+sleep 20
+kill -CONT $!
+until find /scratch -path '*resume/predictions.jsonl' -size +0 | grep -q .; do sleep 0.1; done
+sleep 1
 kill -9 $!
 exit 137"""
-"""Its pods wait until they are told to go on, or to die when they have saved something."""
+"""Its pods wait until they are told to go on, or to die.  One that dies stands still for as long
+as lies between two saves, so it saves after its first batch, and is killed at one of the next."""
 
 
 def test_killed_shard_costs_its_own_rows(team: Team, tmp_path: Path) -> None:
@@ -39,7 +45,7 @@ def test_killed_shard_costs_its_own_rows(team: Team, tmp_path: Path) -> None:
     team.submitted("alone")
     assert team.wait("alone") == 0
     pods = small(instead(ON_A_WORD), shards=SHARDS)
-    team.write_profile(stages={"infer": pods}, max_attempts=2, checkpoint_seconds=1)
+    team.write_profile(stages={"infer": pods}, max_attempts=2)
     team.submitted("shared", "--again", STAGE)
 
     killed = next_pod(team)
