@@ -77,6 +77,24 @@ def test_plan_shows_what_every_stage_will_take(workshop: Workshop, llama: Path) 
     assert rows["fetch-model"]["bytes_in"] == sum(path.stat().st_size for path in llama.iterdir())
 
 
+def test_plan_shows_what_shards_ask_for_together(workshop: Workshop, llama: Path) -> None:
+    """Each takes what one would take; a queue must have room for all of them at once."""
+    profile = "stages: {infer: {shards: 3, memory: 8Gi, shm: 1Gi}}\n"
+    (workshop.folder / "shards.yaml").write_text(profile, encoding="utf-8")
+    asked = ("plan", "llama.yaml", "--profile", "shards.yaml")
+    shown = workshop.modelmill(*asked)
+    assert shown.stderr.count("infer: on a cluster 3 pods share the rows of a model") == 1
+    assert "they ask for 3 GPUs and 27Gi.  Elsewhere one process answers all" in shown.stderr
+    rows = {row["stage"]: row for row in workshop.read(*asked)}
+    assert rows["infer-base"]["fit"]["shared"] == {"shards": 3, "gpu": 3, "memory": "27Gi"}
+    assert rows["finetune"]["fit"]["shared"] is None
+    alone = {row["stage"]: row for row in workshop.read("plan", "llama.yaml")}
+    sizes = ("gpu_bytes", "host_bytes", "disk_bytes")
+    for name, row in alone.items():
+        assert row["key"] == rows[name]["key"]
+        assert [row["fit"][size] for size in sizes] == [rows[name]["fit"][size] for size in sizes]
+
+
 def test_plan_for_a_device_that_is_too_small_ends_with_78(workshop: Workshop, llama: Path) -> None:
     """It says which stage, by how much, and what would make it fit."""
     refused = workshop.modelmill("plan", "llama.yaml", "--accelerator", "l4", *LONG)

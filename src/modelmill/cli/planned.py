@@ -122,7 +122,7 @@ def print_fit(fitting: "Fitting") -> None:
         [(*_cells(row), *([row.state] if device else [])) for row in fitting.rows],
         SIZES_FROM,
     )
-    for sentence in dict.fromkeys(_sentences(fitting)):
+    for sentence in dict.fromkeys((*_sentences(fitting), *_sharing(fitting))):
         click.echo(sentence, err=True)
 
 
@@ -144,3 +144,15 @@ def _sentences(fitting: "Fitting") -> list[str]:
         if row.state == "tight"
     ]
     return ["Estimates, whose errors are in docs/fit.md:", *said]
+
+
+def _sharing(fitting: "Fitting") -> list[str]:
+    """Say what several pods ask for together, and where there is one after all."""
+    return [
+        f"{kind_of(row.stage)}: on a cluster {row.shared.shards} pods share the rows of a model; "
+        f"each takes all of this, and together they ask for "
+        f"{f'{row.shared.gpu} GPUs and ' if row.shared.gpu else ''}{row.shared.memory}.  "
+        "Elsewhere one process answers all"
+        for row in fitting.rows
+        if row.shared is not None
+    ]

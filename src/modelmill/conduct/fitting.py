@@ -12,20 +12,29 @@ from typing import Literal
 from modelmill.conduct.base_model import known_of
 from modelmill.conduct.prepare import facts_of
 from modelmill.spec.accelerators import ACCELERATORS, Accelerator, AcceleratorName
+from modelmill.spec.cluster import StagePods
 from modelmill.spec.errors import DoesNotFit
-from modelmill.spec.estimate import Estimate, estimates
+from modelmill.spec.estimate import estimates
 from modelmill.spec.fit import Fit, Room, judge
 from modelmill.spec.hours import foretell
 from modelmill.spec.impossible import refuse_impossible
 from modelmill.spec.memory import Part
-from modelmill.spec.names import Kind
+from modelmill.spec.names import Kind, kind_of
 from modelmill.spec.plan import Plan
 from modelmill.spec.prices import Prices
 from modelmill.spec.profile import Facts, Profile
-from modelmill.spec.quantity import whole_bytes
+from modelmill.spec.quantity import total, whole_bytes
 from modelmill.spec.records import Foretold, Record
 from modelmill.spec.serving import Serving, serving_of
 from modelmill.store.s3 import Store
+
+
+class Shared(Record):
+    """How many pods of a cluster share a stage, and what they ask for together."""
+
+    shards: int
+    gpu: int
+    memory: str
 
 
 class FitRow(Record):
@@ -46,6 +55,8 @@ class FitRow(Record):
     assumed: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
+    shared: Shared | None = None
+    """None where one pod does all; each of several takes what is said above."""
 
 
 @dataclass(frozen=True)
@@ -121,11 +132,11 @@ def fitting_of(
     foretold = foretell(plan, known, profile, device or profile.gpu_type)
     if device is None:
         given = estimates(plan, known, is_gpu=plan.facts.accelerator == "cuda")
-        rows = tuple(_row(each, Fit(estimate=each, state="unknown")) for each in given)
+        rows = tuple(_row(Fit(estimate=each, state="unknown"), profile) for each in given)
         return Fitting(rows, None, known.why_unknown, serving, foretold, profile.prices)
     accelerator = ACCELERATORS[device]
     fits = judge(plan, known, accelerator, rooms_of(profile, accelerator))
-    rows = tuple(_row(each.estimate, each) for each in fits)
+    rows = tuple(_row(each, profile) for each in fits)
     return Fitting(rows, accelerator, known.why_unknown, serving, foretold, profile.prices)
 
 
@@ -146,7 +157,8 @@ def rooms_of(profile: Profile, accelerator: Accelerator) -> Mapping[Kind, Room]:
     return {kind: Room(host_bytes=here, is_pod=False) for kind in profile.stages}
 
 
-def _row(estimate: Estimate, fit: Fit) -> FitRow:
+def _row(fit: Fit, profile: Profile) -> FitRow:
+    estimate = fit.estimate
     memory = estimate.memory
     return FitRow(
         stage=estimate.stage,
@@ -162,6 +174,17 @@ def _row(estimate: Estimate, fit: Fit) -> FitRow:
         assumed=estimate.assumed,
         reasons=fit.reasons,
         advice=fit.advice,
+        shared=_shared(profile.stages[kind_of(estimate.stage)]),
+    )
+
+
+def _shared(pods: StagePods) -> Shared | None:
+    if pods.shards == 1:
+        return None
+    return Shared(
+        shards=pods.shards,
+        gpu=pods.shards * pods.gpu,
+        memory=total(*[pods.memory, pods.shm] * pods.shards),
     )
 
 

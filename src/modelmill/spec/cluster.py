@@ -179,8 +179,8 @@ class StagePods(PodPlace):
     """Shared memory of processes, at `/dev/shm`."""
     shards: int = Field(1, ge=1, le=64)
     """Pods that share the test rows of an infer stage, each with all of the above; of no other
-    kind.  They answer as one would, and one that is killed costs its own rows only.  In a project
-    there is one process all the same."""
+    kind.  They answer as one would, and one that is killed costs its own rows only.  On one machine
+    and in a project there is one process all the same."""
     ranks: int = Field(0, ge=0, le=64)
     """Processes that share each batch of a finetune stage, each with the model on a device of its
     own, and all with the above; of no other kind.  0: one for each GPU; on a machine without,

@@ -132,6 +132,27 @@ def test_speed_beside_another_stage_is_said(small: RunFacts) -> None:
     assert crowded.notes[-1].startswith("infer-merged shared the cores")
 
 
+def test_speed_of_shards_is_said_to_be_that_of_one(
+    small: RunFacts, change: Callable[..., RunFacts]
+) -> None:
+    """Three pods are no faster a device, so what they did is compared with what one would."""
+    alone, _ = render(small)
+    stage = small.find("infer-merged")
+    assert stage is not None
+    measured = stage.measurements
+    assert measured is not None
+    figures = measured.figures.model_copy(update={"shards": 3})
+    measured = measured.model_copy(update={"figures": figures})
+    shared, files = render(change(small, "infer-merged", measurements=measured))
+    was, now = (
+        next(each for each in document.models if each.model == "merged")
+        for document in (alone, shared)
+    )
+    assert now.tokens_per_second == was.tokens_per_second
+    assert now.device == f"{was.device}, one of 3 shards"
+    assert now.device.encode() in files["report.html"]
+
+
 def test_attempts_become_spans(small: RunFacts) -> None:
     """A failed attempt and the one after it are two spans; another key's events are not ours."""
     stage = small.plan.stage("merge")

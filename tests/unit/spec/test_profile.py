@@ -71,6 +71,9 @@ def test_facts_of_a_cluster_follow_from_what_stages_ask_for(
         ({"images": {"registry": "https://r"}}, "pattern"),
         ({"images": {"digests": {"merge": "latest"}}}, "pattern"),
         ({"conductor": {"cpu": "2"}}, "pattern"),
+        ({"stages": {"infer": {"shards": 0}}}, "greater than or equal to 1"),
+        ({"stages": {"infer": {"shards": 65}}}, "less than or equal to 64"),
+        ({"stages": {"merge": {"shards": 2}}}, "stages.merge.shards: only infer"),
     ],
 )
 def test_wrong_profile_is_refused(profile: dict[str, Any], said: str) -> None:

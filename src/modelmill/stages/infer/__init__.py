@@ -4,6 +4,7 @@ Batches over a file with any model of a run, keeps each finished batch, and goes
 the last one.  Writes records that carry all that scoring needs; judges nothing.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +37,8 @@ from modelmill.stages.infer.own_prompt import choose_form, choose_shots, judged_
 from modelmill.stages.infer.speed import Judged, speed_of
 from modelmill.stages.rows import load_rows
 from modelmill.stages.stage import Folders, Outcome, Pulse
+
+logger = logging.getLogger(__name__)
 
 
 def run(settings: InferSettings, folders: Folders, pulse: Pulse) -> Outcome | None:
@@ -138,6 +141,8 @@ def _answer(
     refused = len(prepared.refused) if shard.count == 1 else 0
     total = refused + sum(map(len, mine))
     note = f"shard {shard.number + 1} of {shard.count}" if shard.count > 1 else ""
+    if ledger.done:
+        logger.info("going on after %d of %d rows", refused + ledger.rows, total)
     pulse.progress(refused + ledger.rows, total, "rows", note)
     for batch in mine:
         if batch in ledger.done:
