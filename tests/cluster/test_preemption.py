@@ -73,6 +73,7 @@ def test_urgent_run_takes_the_gpu_and_gives_it_back(
         quantize=[],
     )
     team.submitted("patient")
+    wait_until(lambda: team.is_running("patient", "finetune"), 240)
     store, key = open_store(team.store), team.record("patient").keys["finetune"]
     saves = f"checkpoints/{key}/"
     wait_until(lambda: any(each.key.endswith(COMMITTED) for each in store.list(saves)), 240)
@@ -89,7 +90,8 @@ def test_urgent_run_takes_the_gpu_and_gives_it_back(
     assert team.pods_of("patient", "finetune") == []
     saved = steps_saved(team, key, tmp_path / "state")
     [pod] = team.pods_of("urgent", "infer-base")
-    team.kubectl("exec", pod["metadata"]["name"], "--", "touch", "/tmp/go")  # noqa: S108 - a volume of the pod's own
+    go = ("touch", "/tmp/go")  # noqa: S108 - a volume of the pod's own
+    team.kubectl("exec", pod["metadata"]["name"], "--", *go)
     assert team.wait("urgent") == 0
 
     wait_until(lambda: "finetune" in team.committed("patient"), 240)
