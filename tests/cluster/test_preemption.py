@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from modelmill.spec.figures import Finetuned, Measurements
-from modelmill.spec.names import MEASUREMENTS
+from modelmill.spec.names import COMMITTED, MEASUREMENTS
 from modelmill.store.artifact import attempt_prefix, read_manifest
 from modelmill.store.checkpoint import restore_checkpoints
 from modelmill.store.runs import list_logs, read_log
@@ -73,8 +73,10 @@ def test_urgent_run_takes_the_gpu_and_gives_it_back(
         quantize=[],
     )
     team.submitted("patient")
+    wait_until(lambda: team.is_running("patient", "finetune"), 240)
     store, key = open_store(team.store), team.record("patient").keys["finetune"]
-    wait_until(lambda: any(store.list(f"checkpoints/{key}/")), 240)
+    saves = f"checkpoints/{key}/"
+    wait_until(lambda: any(each.key.endswith(COMMITTED) for each in store.list(saves)), 240)
 
     team.write_rows("test", make_rows(8, 5))
     team.write_run(quantize=[])
@@ -88,14 +90,14 @@ def test_urgent_run_takes_the_gpu_and_gives_it_back(
     assert team.pods_of("patient", "finetune") == []
     saved = steps_saved(team, key, tmp_path / "state")
     [pod] = team.pods_of("urgent", "infer-base")
-    team.kubectl("exec", pod["metadata"]["name"], "--", "touch", "/tmp/go")  # noqa: S108 - a volume of the pod's own
+    go = ("touch", "/tmp/go")  # noqa: S108 - a volume of the pod's own
+    team.kubectl("exec", pod["metadata"]["name"], "--", *go)
     assert team.wait("urgent") == 0
 
     wait_until(lambda: "finetune" in team.committed("patient"), 240)
     assert team.starts_of("patient")["finetune"] == 1
-    kept = [steps_kept(team, each) for each in list_logs(store, "patient", "finetune")]
-    assert kept == [0, saved]
-    assert 0 < saved < STEPS
+    last = list_logs(store, "patient", "finetune")[-1]
+    assert 0 < saved == steps_kept(team, last) < STEPS
     figures = figures_of(team, key)
     steps = [point.step for point in figures.curve]
     assert (figures.steps, steps) == (STEPS, sorted(set(steps)))
