@@ -27,7 +27,7 @@ kill -STOP $!
 sleep 20
 kill -CONT $!
 until find /scratch -path '*resume/predictions.jsonl' -size +0 | grep -q .; do sleep 0.1; done
-sleep 1
+sleep 2
 kill -9 $!
 exit 137"""
 """Its pods wait until they are told to go on, or to die.  One that dies stands still for as long
@@ -40,7 +40,7 @@ def test_killed_shard_costs_its_own_rows(team: Team, tmp_path: Path) -> None:
     Two attempts are allowed.  The kill is the first of them, so the eviction counts for nothing.
     """
     team.write_rows("test", make_rows(SHARDS * ROWS_EACH, 3))
-    infer = {"max_new_tokens": 64, "batch_size": 4, "metrics": {"nll": {}}}
+    infer = {"max_new_tokens": 128, "batch_size": 4, "metrics": {"nll": {}}}
     team.write_run(quantize=[], infer=infer)
     team.submitted("alone")
     assert team.wait("alone") == 0
