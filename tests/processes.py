@@ -17,8 +17,8 @@ def wait_for(process: "subprocess.Popen[str]", words: str) -> None:
     pytest.fail(f"It ended without saying {words!r}")
 
 
-def processes_of(folder: Path) -> list[int]:
-    """List the processes that were started for a folder."""
+def processes_of(folder: Path | str) -> list[int]:
+    """List the processes that were started for a folder, or whose command has some words."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -31,7 +31,7 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def wait_until_gone(folder: Path, seconds: float = 30) -> list[int]:
+def wait_until_gone(folder: Path | str, seconds: float = 30) -> list[int]:
     """Wait until no process of a folder is left and list those that are."""
     deadline = time.monotonic() + seconds
     while (left := processes_of(folder)) and time.monotonic() < deadline:

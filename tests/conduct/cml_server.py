@@ -74,6 +74,7 @@ class CmlServer:
         """Take a port."""
         handler = type("Handler", (_Handler,), {"site": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = False  # closing waits for a slow answer, which starts a run
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._threads: list[threading.Thread] = []
 
@@ -82,12 +83,12 @@ class CmlServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
         for run in self.all_runs():
             self.stop(run)
         for thread in self._threads:
             thread.join()
-        self._server.shutdown()
-        self._server.server_close()
 
     def plan(self, fault: Fault, request: str = "", times: int = 1) -> None:
         """Let the next requests that match, written as `GET /path`, go wrong."""

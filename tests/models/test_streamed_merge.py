@@ -34,6 +34,7 @@ from modelmill.spec.settings import MergeSettings
 from modelmill.stages.merge.proof import prove
 from modelmill.stages.merge.streamed import Compared, streaming
 from modelmill.stages.merge.whole import answers_as_trained, merge_whole
+from modelmill.stages.stage import Folders
 from modelmill.store.tensors import TensorInfo
 
 from ..tiny_stages import RecordingPulse, make_model, make_tokenizer
@@ -107,6 +108,11 @@ class Made:
     adapter: Path
     merged: Path
 
+    @property
+    def folders(self) -> Folders:
+        """Name what a stage would be given."""
+        return Folders({"model": self.base}, self.merged, self.merged)
+
 
 def make_base(case: Case, folder: Path) -> Path:
     """Write a tiny random model of any family."""
@@ -156,7 +162,7 @@ def stream(
     settings = MergeSettings(merge=spec, load_in=load_in)
     prompts = built_in_probe(open_tokenizer(made.base))
     with streaming(made.base, made.adapter, settings) as merge:
-        merge.write(made.merged, lambda _: None, RecordingPulse())
+        merge.write(made.folders, lambda _: None, RecordingPulse())
         return merge.compare(made.merged, prompts, load_in, RecordingPulse())
 
 
@@ -319,7 +325,7 @@ def test_one_changed_element_is_refused(kind: str, tmp_path: Path) -> None:
     }[kind]
     settings = MergeSettings(merge=MergeSpec(), load_in=None)
     with streaming(made.base, made.adapter, settings) as merge:
-        merge.write(made.merged, lambda _: None, RecordingPulse())
+        merge.write(made.folders, lambda _: None, RecordingPulse())
         assert len(merge.check(made.merged, RecordingPulse())) == len(load_file(path))
         tensors = load_file(path)
         bits = tensors[name].view(torch.int16)

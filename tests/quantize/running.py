@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM
 
-from modelmill.conduct.fitting import shape_in
+from modelmill.conduct.base_model import shape_in
 from modelmill.spec.figures import Quantized
 from modelmill.spec.quantize import (
     AutoroundSpec,

@@ -23,7 +23,7 @@ from transformers import (
 )
 from transformers.integrations.bitnet import unpack_weights
 
-from modelmill.conduct.fitting import shape_in
+from modelmill.conduct.base_model import shape_in
 from modelmill.models.bitnet import absmean, check_files, pack, ternary, unpack
 from modelmill.models.families import expected_linears
 from modelmill.models.open import open_config, open_model
