@@ -1,6 +1,6 @@
 """The other side of `vllm_engine`: the one module that imports vLLM.
 
-    python -m modelmill.models.vllm.process JOB DONE
+python -m modelmill.models.vllm.process JOB DONE
 """
 
 import sys
