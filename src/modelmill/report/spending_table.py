@@ -51,7 +51,7 @@ def spending_sentence(document: ReportDocument) -> str:
     ]
     if spending.price is not None:
         told.append(f"{words.money(spending.price)} {spending.currency} in all")
-    return f"{'; '.join(told)}."
+    return f"Devices were held for {'; '.join(told)}."
 
 
 def basis_notes(document: ReportDocument) -> tuple[str, ...]:

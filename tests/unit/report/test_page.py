@@ -254,7 +254,7 @@ def test_speed_names_the_engine_that_it_is_measured_in(small: RunFacts) -> None:
     entry = next(each for each in document.models if each.model == "merged")
     assert (entry.speed_engine, entry.speed_why) == ("vllm 0.33.0", "16-bit on CUDA")
     page = files["report.html"].decode()
-    assert "<small>vllm 0.33.0</small>" in page
+    assert "<small>vllm</small>" in page
     assert "vllm 0.33.0, bfloat16, AMD" in page
     assert "vllm" not in page_of(small)
 
