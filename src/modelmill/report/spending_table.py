@@ -8,15 +8,18 @@ from typing import Final
 
 from modelmill.report import words
 from modelmill.report.document import ReportDocument
-from modelmill.report.spending import Spending, StageSpending, Total
+from modelmill.report.spending import RunSpending, Spending, StageSpending, Total
 from modelmill.report.table import Table
 
 _HOUR_SECONDS: Final = 3600
 
 
 def spending_table(document: ReportDocument) -> Table | None:
-    """Set what was foretold beside what was held, stage by stage; None where nothing was held."""
-    spending = document.spending
+    """Set what was foretold beside what was held, stage by stage.
+
+    None where that would be the durations of stages once more.
+    """
+    spending = _worth_saying(document)
     if spending is None:
         return None
     currency = spending.currency
@@ -41,7 +44,7 @@ def spending_table(document: ReportDocument) -> Table | None:
 
 def spending_sentence(document: ReportDocument) -> str:
     """Sum a run up in a sentence; empty where there is nothing to say."""
-    spending = document.spending
+    spending = _worth_saying(document)
     if spending is None:
         return ""
     told = [
@@ -52,6 +55,16 @@ def spending_sentence(document: ReportDocument) -> str:
     if spending.price is not None:
         told.append(f"{words.money(spending.price)} {spending.currency} in all")
     return f"Devices were held for {'; '.join(told)}."
+
+
+def _worth_saying(document: ReportDocument) -> RunSpending | None:
+    """Leave out hours that have no GPU, no price, no loss and nothing to be held against."""
+    spending = document.spending
+    if spending is None or spending.gpu is not None or spending.price is not None:
+        return spending
+    cpu = spending.cpu
+    is_more = cpu is not None and (cpu.lost_hours > 0 or cpu.low_hours is not None)
+    return spending if is_more else None
 
 
 def basis_notes(document: ReportDocument) -> tuple[str, ...]:
