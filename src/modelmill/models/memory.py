@@ -7,12 +7,12 @@ import ctypes
 import platform
 from typing import Final
 
+from modelmill.spec.memory import KEPT_BYTES
+
 M_TRIM_THRESHOLD: Final = -1
 M_MMAP_THRESHOLD: Final = -3
 LARGE_BYTES: Final = 128 * 2**20
 """Smaller blocks are used again and again; mapping each would have its pages cleared anew."""
-KEPT_BYTES: Final = 256 * 2**20
-"""Free memory at the end of the heap that is not given back."""
 
 
 def return_freed_memory() -> None:

@@ -17,6 +17,7 @@ from modelmill.spec.closed import Dtype, Spec
 from modelmill.spec.memory import (
     ADAM_BYTES,
     BYTES_OF,
+    KEPT_BYTES,
     Part,
     Phase,
     adapter_parameters,
@@ -229,13 +230,15 @@ def merge_memory(shape: ModelShape, settings: MergeSettings) -> Memory:
     held = settings.load_in is not None
     logits = FEW_PROMPTS * FEW_TOKENS * shape.vocabulary * 4 * PROBE_COPIES
     # What the files hold of it, its float32, the change, the scaled change, the rounded sum.
-    merging = part("largest layer", widest_linear(shape) * (2 * BYTES_OF["bfloat16"] + 3 * 4))
+    layer_bytes = widest_linear(shape) * (2 * BYTES_OF["bfloat16"] + 3 * 4)
+    merging = part("largest layer", layer_bytes)
+    kept = part("freed blocks", min(KEPT_BYTES, layer_bytes))
     proving = part("largest tensor", TENSOR_COPIES * shape.largest_parameters * 2)
     phases = [
         Phase(name="work", parts=(runtime, merging)),
         Phase(
             name="verify",
-            parts=(runtime, proving, part("logits", logits * (PROVED_MODELS + held))),
+            parts=(runtime, proving, kept, part("logits", logits * (PROVED_MODELS + held))),
         ),
     ]
     if settings.load_in == "int8":  # rounds activations too, so all of it must answer

@@ -17,6 +17,9 @@ BYTES_OF: Final[dict[Dtype, int]] = {"float32": 4, "float16": 2, "bfloat16": 2}
 ADAM_BYTES: Final = 8
 """Two float32 moments for each trained number."""
 
+KEPT_BYTES: Final = 256 * 2**20
+"""Of what a merge has freed, that the C library keeps: what one layer took is used by the next."""
+
 _BITS: Final[dict[HoldIn, float]] = {
     # 64 weights share a scale of 8 bits, and 256 of these one of 32.
     "nf4": 4 + 8 / 64 + 32 / (64 * 256),
