@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from modelmill.store.embedded import EmbeddedStore
+
 from ..processes import processes_of
 
 CHECKOUT = Path(__file__).parents[2]
@@ -77,6 +79,18 @@ class Checkout:
         ended = self.modelmill("status", "tiny", "-o", "json")
         rows = json.loads(ended.stdout)[0]["stages"]
         return [row["stage"] for row in rows for _ in range(row["attempts"])]
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
+    """Keep a store open, and tell this process where it is."""
+    with (
+        EmbeddedStore(tmp_path_factory.mktemp("embedded") / "store") as embedded,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in embedded.environment.items():
+            patch.setenv(name, value)
+        yield embedded
 
 
 @pytest.fixture(scope="session")

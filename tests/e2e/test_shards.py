@@ -2,7 +2,6 @@
 
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,6 @@ from modelmill.spec.figures import Inferred, Measurements
 from modelmill.spec.names import ENV_SHARD, ENV_SHARDS, MEASUREMENTS, PREDICTIONS
 from modelmill.spec.records import Progress
 from modelmill.store.artifact import attempt_prefix, read_manifest
-from modelmill.store.embedded import EmbeddedStore
 
 from ..storm import Attempt, Place, fetched, lay_out
 
@@ -19,18 +17,6 @@ STAGE = "infer-base"
 SHARDS = 3
 ROWS = 48
 LOOK_SECONDS = 0.1
-
-
-@pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
-    """Keep a store open, and tell this process where it is."""
-    with (
-        EmbeddedStore(tmp_path_factory.mktemp("shards") / "store") as embedded,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        for name, value in embedded.environment.items():
-            patch.setenv(name, value)
-        yield embedded
 
 
 @pytest.mark.usefixtures("embedded")

@@ -4,10 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from modelmill.store.embedded import EmbeddedStore
 
@@ -17,18 +14,6 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 EPOCHS = 16
 STEPS = 112
 """58 rows of 64 are learned from, 8 at a time."""
-
-
-@pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedStore]:
-    """Keep a store open, and tell this process where it is."""
-    with (
-        EmbeddedStore(tmp_path_factory.mktemp("storm") / "store") as embedded,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        for name, value in embedded.environment.items():
-            patch.setenv(name, value)
-        yield embedded
 
 
 def test_killed_fine_tune_commits_the_bytes_of_one_that_was_left_alone(
