@@ -21,6 +21,7 @@ from modelmill.stages.infer import speed
 from modelmill.stages.infer.generate import Generator
 from modelmill.stages.infer.speed import artifact_of
 from modelmill.stages.infer.vllm_engine import PROCESS, VllmEngine
+from modelmill.stages.infer.workers import Workers
 
 from ..processes import wait_until_gone
 from ..tiny_stages import RecordingPulse
@@ -29,6 +30,7 @@ from .test_infer import NEW_TOKENS, figures_of, infer, settings_for
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' own
 
 STAND_IN = Path(__file__).with_name("stand_in")
+ALONE = Workers(1, 1)
 HALF = settings_for(dtype="bfloat16")
 WHY = "16-bit on CUDA"
 
@@ -78,9 +80,9 @@ def test_engines_answer_alike(llama: Path, vllm: None) -> None:
     """Texts and counted tokens are the same, ended by an id, by a text, and by the length."""
     plain = transformers_engine(llama)
     prompts = [plain.tokenizer(f"table t{n} column\nsql: ")["input_ids"] for n in range(12)]
-    free = plain.answer(prompts)
+    (free,) = plain.answer([prompts], ALONE)
     stop_text = free.texts[0][:4][-2:]
-    expected = transformers_engine(llama, stop_text).answer(prompts)
+    (expected,) = transformers_engine(llama, stop_text).answer([prompts], ALONE)
     found = vllm_engine(llama, stop_text).answer(prompts)
     assert found.texts == expected.texts
     assert expected.texts != free.texts

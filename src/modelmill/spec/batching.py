@@ -22,6 +22,10 @@ CALIBRATION_TOKENS: Final = 2048
 AUTOROUND_ROWS: Final = 8
 """Of one step, as its authors measured."""
 
+ANSWERED_AT_ONCE: Final = 4
+"""Batches on a CPU of as many cores or more.  Between two operations a batch's thread needs the
+interpreter, a sixth of its time at 135 M parameters, so more would wait for one another."""
+
 LOGITS_BYTES: Final = 2**28
 """A quarter of a gibibyte of float32 logits at a time, whatever the vocabulary."""
 

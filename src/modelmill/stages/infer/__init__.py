@@ -35,6 +35,7 @@ from modelmill.stages.infer.ledger import (
 from modelmill.stages.infer.opened import DTYPES, Opened, open_any
 from modelmill.stages.infer.own_prompt import choose_form, choose_shots, judged_rows
 from modelmill.stages.infer.speed import Judged, speed_of
+from modelmill.stages.infer.workers import workers_for
 from modelmill.stages.rows import load_rows
 from modelmill.stages.stage import Folders, Outcome, Pulse
 
@@ -81,7 +82,8 @@ def _judge(
             told if (told / PROMPT).exists() else source, tokenizer, settings.contract
         )
         answerer = Answerer(
-            opened, tokenizer, contract, settings, ContractForm(contract, tokenizer)
+            *(opened, tokenizer, contract, settings, ContractForm(contract, tokenizer)),
+            workers_for(opened.model),
         )
     effective["device"] = device.type
     if settings.prompt == "own":
@@ -144,10 +146,10 @@ def _answer(
     if ledger.done:
         logger.info("going on after %d of %d rows", refused + ledger.rows, total)
     pulse.progress(refused + ledger.rows, total, "rows", note)
-    for batch in mine:
-        if batch in ledger.done:
-            continue
-        ledger.add(batch, *answerer.answer([by_number[number] for number in batch], prepared))
+    left = [batch for batch in mine if batch not in ledger.done]
+    rows_left = [[by_number[number] for number in batch] for batch in left]
+    for batch, answers in zip(left, answerer.answer(rows_left, prepared), strict=True):
+        ledger.add(batch, *answers)
         pulse.save()
         pulse.progress(refused + ledger.rows, total, "rows", note)
     if shard.count == 1:
@@ -194,9 +196,11 @@ def _own_form(
         prepared = mine.prepare(judged)
         by_number = {row.row: row for row in judged}
         predictions = list(prepared.refused)
-        for batch in make_batches(prepared.lengths, settings.batch_size):
-            predictions += mine.answer([by_number[number] for number in batch], prepared)[0]
-            done += len(batch)
+        planned = make_batches(prepared.lengths, settings.batch_size)
+        batches = [[by_number[number] for number in batch] for batch in planned]
+        for answered, _ in mine.answer(batches, prepared):
+            predictions += answered
+            done += len(answered)
             pulse.progress(done, len(forms) * len(judged), "rows", form.name)
         return predictions
 

@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from transformers import PreTrainedTokenizerBase
@@ -17,6 +17,7 @@ from modelmill.stages.infer.generate import Answered, Generator
 from modelmill.stages.infer.likelihood import reference_nll
 from modelmill.stages.infer.opened import Opened
 from modelmill.stages.infer.prefix import NO_PREFIX, Prefix, read_prefix
+from modelmill.stages.infer.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class Answerer:
     contract: Contract
     settings: InferSettings
     form: Form
+    workers: Workers
 
     def in_form(self, form: Form) -> "Answerer":
         """Answer in another form."""
@@ -69,10 +71,37 @@ class Answerer:
             else read_prefix(self.opened.model, answerable.values()),
         )
 
-    def answer(self, rows: Sequence[Row], prepared: Prepared) -> tuple[list[Prediction], float]:
-        """Answer one batch; returns its predictions and the seconds of pure generation."""
+    def answer(
+        self, batches: Sequence[Sequence[Row]], prepared: Prepared
+    ) -> Iterator[tuple[list[Prediction], float]]:
+        """Answer batches, as many at once as there are workers.
+
+        Yields:
+            Of each in turn, its predictions and its seconds of pure generation.
+        """
+        for start in range(0, len(batches), self.workers.count):
+            some = batches[start : start + self.workers.count]
+            for rows, answered in zip(some, self._answers(some, prepared), strict=True):
+                yield self._predictions(rows, answered, prepared), answered.seconds
+
+    def _answers(self, batches: Sequence[Sequence[Row]], prepared: Prepared) -> list[Answered]:
+        if all(row.is_text for rows in batches for row in rows):  # nothing is asked
+            return [Answered([""] * len(rows), [0] * len(rows), 0.0) for rows in batches]
+        generator = Generator(
+            self.opened.model,
+            self.tokenizer,
+            self.contract,
+            self.settings.max_new_tokens,
+            self.form.stop_text,
+        )
+        prompts = [[prepared.prompts[row.row] for row in rows] for rows in batches]
+        return generator.answer(prompts, self.workers, prepared.prefix)
+
+    def _predictions(
+        self, rows: Sequence[Row], answered: Answered, prepared: Prepared
+    ) -> list[Prediction]:
+        """Score the references of a batch, on all threads, and put its records together."""
         ids = [prepared.prompts[row.row] for row in rows]
-        answered = self._answers(rows, ids, prepared.prefix)
         likelihoods = self._likelihoods(rows, ids, prepared.prefix)
         predictions = []
         for row, text, tokens in zip(rows, answered.texts, answered.tokens, strict=True):
@@ -92,19 +121,7 @@ class Answerer:
                     nll_tokens=nll_tokens,
                 )
             )
-        return predictions, answered.seconds
-
-    def _answers(self, rows: Sequence[Row], prompts: list[list[int]], prefix: Prefix) -> Answered:
-        if all(row.is_text for row in rows):  # nothing is asked
-            return Answered([""] * len(rows), [0] * len(rows), 0.0)
-        generator = Generator(
-            self.opened.model,
-            self.tokenizer,
-            self.contract,
-            self.settings.max_new_tokens,
-            self.form.stop_text,
-        )
-        return generator.answer(prompts, prefix)
+        return predictions
 
     def _likelihoods(
         self, rows: Sequence[Row], prompts: Sequence[list[int]], prefix: Prefix
