@@ -5,6 +5,7 @@ Knows the C library's allocator; must not know what the memory was for.
 
 import ctypes
 import platform
+from functools import cache
 from typing import Final
 
 from modelmill.spec.memory import KEPT_BYTES
@@ -21,8 +22,25 @@ def return_freed_memory() -> None:
     By default glibc raises that limit to 32 MiB as blocks are freed, and keeps what is below:
     a merge of 2.2 GB tensor by tensor took 2.4 GB, with this 1.1 GB.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    library = ctypes.CDLL(None)
-    library.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
-    library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+    library = _glibc()
+    if library is not None:
+        library.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+        library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def trim_heap() -> None:
+    """Give back the pages of every block that is free now, wherever in the heap it lies.
+
+    glibc itself gives back only what is free at the heap's end, and where blocks of one size make
+    room for blocks of another, most lies before it.  Clearing pages anew costs time: this is for
+    the end of a batch or a layer, not for every tensor.
+    """
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+@cache
+def _glibc() -> ctypes.CDLL | None:
+    """Open the C library, where it is the one whose allocator is known here."""
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
