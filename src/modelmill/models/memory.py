@@ -16,15 +16,27 @@ LARGE_BYTES: Final = 128 * 2**20
 """Smaller blocks are used again and again; mapping each would have its pages cleared anew."""
 
 
+def map_alone(from_bytes: int) -> None:
+    """Let every block of so many bytes or more be mapped alone and unmapped when it is freed.
+
+    Its pages are cleared anew each time.  Where many of one size come and go between blocks that
+    stay, that is less than what would be kept: quantizing to NF4 took 1.2 to 1.6 GB, by where its
+    blocks came to lie, and takes 1.17 GB with all from 1 MiB mapped, in the same time.
+    """
+    library = _glibc()
+    if library is not None:
+        library.mallopt(M_MMAP_THRESHOLD, from_bytes)
+
+
 def return_freed_memory() -> None:
     """Let every large block be mapped alone and unmapped when it is freed.
 
     By default glibc raises that limit to 32 MiB as blocks are freed, and keeps what is below:
     a merge of 2.2 GB tensor by tensor took 2.4 GB, with this 1.1 GB.
     """
+    map_alone(LARGE_BYTES)
     library = _glibc()
     if library is not None:
-        library.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
         library.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
