@@ -48,6 +48,8 @@ GPTQ_BYTES: Final = 1090 * MB
 AUTOROUND_BYTES: Final = 1040 * MB
 """Python, libraries, and what they do once: the peak with a model of 3 million parameters, less
 what the formulas say of such a model."""
+GPTQ_LOADING_BYTES: Final = 940 * MB
+"""Of the same while files are read: kernels are loaded, and threads started, after that."""
 
 TUNING_COPIES: Final = 5
 """Of a block that AutoRound tunes, in float32: offsets, their gradient, the best so far, the
@@ -85,7 +87,7 @@ def quantize_memory(
         case AutoroundSpec():
             return _autoround_memory(shape, settings, spec, packed, is_gpu=is_gpu)
         case GptqSpec():
-            return _gptq_memory(shape, spec, packed, is_gpu=is_gpu)
+            return _gptq_memory(shape, spec, is_gpu=is_gpu)
 
 
 def _qat_memory(shape: ModelShape) -> Memory:
@@ -108,21 +110,25 @@ def _rtn_memory(shape: ModelShape, packed: Part, *, is_gpu: bool) -> Memory:
     )
 
 
-def _gptq_memory(shape: ModelShape, spec: GptqSpec, packed: Part, *, is_gpu: bool) -> Memory:
+def _gptq_memory(shape: ModelShape, spec: GptqSpec, *, is_gpu: bool) -> Memory:
     dtype: Dtype = "float16" if is_gpu else "float32"
     work = calibration_parts(shape, spec.calibration.tokens, dtype)
     weights = part("weights", shape.parameters * BYTES_OF[dtype])
-    runtime = part("runtime", GPTQ_BYTES + (CUDA_HOST_BYTES if is_gpu else 0))
-    load = Phase(name="load", parts=(runtime, weights, weight_files(shape)))
+    cuda = CUDA_HOST_BYTES if is_gpu else 0
+    loading = part("runtime", GPTQ_LOADING_BYTES + cuda)
+    runtime = part("runtime", GPTQ_BYTES + cuda)
+    load = Phase(name="load", parts=(loading, weights, weight_files(shape)))
+    # A layer's packed weights take the place of its plain ones, which are larger and are given
+    # back: most is there before the first layer is packed.
     if not is_gpu:
-        return Memory(host=(load, Phase(name="work", parts=(runtime, weights, packed, *work))))
+        return Memory(host=(load, Phase(name="work", parts=(runtime, weights, *work))))
     block = part(
         "embeddings and a block",
         BYTES_OF[dtype]
         * (shape.embedding_parameters + shape.linear_parameters // max(1, shape.layers)),
     )
     return Memory(
-        host=(load, Phase(name="work", parts=(runtime, weights, packed))),
+        host=(load, Phase(name="work", parts=(runtime, weights))),
         gpu=(Phase(name="work", parts=(part("runtime", CONTEXT_BYTES), block, *work)),),
     )
 

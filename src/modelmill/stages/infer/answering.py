@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from modelmill.models.chat import ChatTemplateError
+from modelmill.models.memory import trim_heap
 from modelmill.models.prompt import Contract, EncodedRow, encode_row, windows
 from modelmill.spec.records import Prediction, Row
 from modelmill.spec.settings import InferSettings
@@ -103,6 +104,7 @@ class Answerer:
         """Score the references of a batch, on all threads, and put its records together."""
         ids = [prepared.prompts[row.row] for row in rows]
         likelihoods = self._likelihoods(rows, ids, prepared.prefix)
+        trim_heap()  # no block of this batch has the size that the next one's have
         predictions = []
         for row, text, tokens in zip(rows, answered.texts, answered.tokens, strict=True):
             nll, nll_tokens = likelihoods.get(row.row, (None, 0))

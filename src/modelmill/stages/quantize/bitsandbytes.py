@@ -9,11 +9,15 @@ from typing import Final
 import torch
 
 from modelmill.models.families import expected_linears
+from modelmill.models.memory import map_alone
 from modelmill.models.open import open_config, open_model
 from modelmill.models.weights import save_weights
 from modelmill.spec.quantize import BitsandbytesSpec
 from modelmill.stages.quantize.written import Written
 from modelmill.stages.stage import Folders, Pulse
+
+TEMPORARY_BYTES: Final = 2**20
+"""What a layer is on its way to 4 bits takes more, and lies between the results of others."""
 
 
 def quantize(spec: BitsandbytesSpec, folders: Folders, pulse: Pulse) -> Written:
@@ -22,6 +26,7 @@ def quantize(spec: BitsandbytesSpec, folders: Folders, pulse: Pulse) -> Written:
     Raises:
         DataError: a layer was left out.
     """
+    map_alone(TEMPORARY_BYTES)
     source = folders.inputs["model"]
     config = open_config(source)
     # What stays unquantized keeps its 16-bit values; a 32-bit model is stored in 16 as well.

@@ -4,6 +4,7 @@ import torch
 from gptqmodel import GPTQModel, QuantizeConfig
 
 from modelmill.models.families import expected_linears, expected_outputs
+from modelmill.models.memory import trim_heap
 from modelmill.models.open import open_config
 from modelmill.spec.batching import CALIBRATION_TOKENS
 from modelmill.spec.grouping import check_packing, choose_group_size
@@ -64,6 +65,7 @@ def _run_engine(
 ) -> None:
     def layer_complete(layer_idx: int, submodule_finalized: bool) -> None:
         if submodule_finalized:
+            trim_heap()  # its weights are packed, and what was worked with is another layer's size
             pulse.progress(layer_idx + 1, layers, "layers")
 
     pulse.progress(0, layers, "layers")

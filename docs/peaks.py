@@ -1,0 +1,62 @@
+"""Put what the stages of a run took into measured/peaks.json, which docs/fit.md is drawn from.
+
+    modelmill report RUN -o json | python -m docs.peaks
+
+from the root of the checkout.  The run and its stages are there already, with the lengths of the
+rows; what it took before is replaced.  `python -m docs.generate` draws the page anew.
+"""
+
+import json
+import sys
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from docs.fit import PEAKS
+
+
+class _Stage(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    stage: str
+    peak_rss_bytes: int | None
+
+
+class Report(BaseModel):
+    """What is read of a report."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    run: str
+    created: str
+    stages: tuple[_Stage, ...]
+
+    @property
+    def peaks(self) -> Mapping[str, int]:
+        """Map stages to what they took."""
+        return {each.stage: each.peak_rss_bytes for each in self.stages if each.peak_rss_bytes}
+
+
+def recorded(text: str, report: Report) -> str:
+    """Replace the peaks of one run.
+
+    Raises:
+        ValueError: no run of that name is there.
+    """
+    # As it is written there, without the defaults of settings.
+    peaks = json.loads(text)
+    runs = [run for run in peaks["runs"] if run["run"] == report.run]
+    if not runs:
+        raise ValueError(f"no run is called {report.run}")
+    for run in runs:
+        run["created"] = report.created
+        for stage in run["stages"]:
+            if stage["stage"] in report.peaks:
+                stage["peak_rss_bytes"] = report.peaks[stage["stage"]]
+                stage.pop("is_older", None)
+    return json.dumps(peaks, indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    made = Report.model_validate_json(sys.stdin.buffer.read())
+    PEAKS.write_text(recorded(PEAKS.read_text(encoding="utf-8"), made), encoding="utf-8")
