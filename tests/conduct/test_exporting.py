@@ -468,7 +468,9 @@ def test_place_that_is_taken_is_refused_before_a_gguf_file_is_made(
     name, work = f"taken-{place}", tmp_path / "work"
     if place == "bucket":
         good.store.client.create_bucket(Bucket=name)
-    at = {"folder": str(tmp_path / name), "bucket": f"s3://{name}/a", "hub": f"hf:org/{name}"}[place]
+    at = {"folder": str(tmp_path / name), "bucket": f"s3://{name}/a", "hub": f"hf:org/{name}"}[
+        place
+    ]
     first, other = (Asked(good.run, "merged", at, gguf=each) for each in ("q8_0", "q4_0"))
     export(good.store, first, work)
     work.rmdir()
