@@ -1,8 +1,8 @@
 """Whether the kernel killed a process of this machine for its memory, and how much it had used.
 
-SIGKILL does not say who sent it.  The kernel counts whom it kills for memory, in each control
-group and on the whole machine; so a process that died of SIGKILL while the count of its group rose
-was most likely one.  Knows Linux; where it is another system, nothing is known.
+SIGKILL does not say who sent it.  The kernel counts whom it kills for memory, on the whole machine
+and in each control group; so a process that died of SIGKILL while the count rose was most likely
+one.  Knows Linux; where it is another system, nothing is known.
 """
 
 import re
@@ -49,10 +49,9 @@ class _Groups:
             return cls(folders, "memory.oom_control", "memory.limit_in_bytes")
         return cls(_outwards(CGROUPS, paths.get("", "/")), "memory.events", "memory.max")
 
-    def counted_in(self) -> Path | None:
-        """Find the nearest file that counts kills; the machine's own where no group has one."""
-        files = (*(folder / self.counts for folder in self.folders), PROC / "vmstat")
-        return next((file for file in files if _number(_KILLS, file) is not None), None)
+    def counting(self) -> tuple[Path, ...]:
+        """Name the files that may count kills, the nearest first."""
+        return tuple(folder / self.counts for folder in self.folders)
 
     def there_bytes(self) -> int:
         """Say how much memory there is for all of them."""
@@ -66,6 +65,9 @@ class Memory:
     """What was last seen of a process's memory."""
 
     pid: int
+    stays: bool = False
+    """Whether it never leaves the control group it is in now, so that the group's count tells, and
+    nobody else is taken for it; a wrapper may have moved a stage before it is looked at."""
     peak_bytes: int = 0
     _groups: _Groups = field(init=False)
     _counted_in: Path | None = field(init=False)
@@ -77,7 +79,8 @@ class Memory:
     def __post_init__(self) -> None:
         """Begin to count."""
         self._groups = _Groups.of(self.pid)
-        self._counted_in = self._groups.counted_in()
+        files = (*(self._groups.counting() if self.stays else ()), PROC / "vmstat")
+        self._counted_in = next((each for each in files if _number(_KILLS, each) is not None), None)
         self._kills = self._kills_seen = self._count()
         self._seen_at = time.monotonic()
 

@@ -183,7 +183,7 @@ class _Ranks:
             self.processes.append(process)
             process.start()
             assert process.pid is not None
-            self.memories.append(Memory(process.pid))
+            self.memories.append(Memory(process.pid, stays=True))
             theirs.close()  # so that the end of the process is the end of the line
         return self
 
