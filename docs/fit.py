@@ -29,6 +29,7 @@ from modelmill.spec.hours import seconds_of, training_flops
 from modelmill.spec.memory import BYTES_OF, quantized_bytes
 from modelmill.spec.quantize import GptqSpec
 from modelmill.spec.quantizer_footprint import calibration_parts, quantize_memory
+from modelmill.spec.rank_footprint import memory_of_ranks, share_of
 from modelmill.spec.settings import (
     ContractSettings,
     FinetuneSettings,
@@ -71,6 +72,7 @@ class MeasuredStage(_Measured):
     stage: str
     settings: StageSettings
     form: Form = Form()
+    ranks: int = 1
     peak_rss_bytes: int
     weight_bytes: int | None = None
     is_older: bool = False
@@ -128,7 +130,8 @@ def estimate(shape: ModelShape, stage: MeasuredStage, rows: Rows) -> Memory:
     """Estimate a measured stage as `plan` would, had it known how long the rows are."""
     match stage.settings:
         case FinetuneSettings() as settings:
-            return finetune_memory(shape, settings, rows, is_gpu=False)
+            own = finetune_memory(shape, share_of(settings, stage.ranks), rows, is_gpu=False)
+            return memory_of_ranks(own, stage.ranks)
         case MergeSettings() as settings:
             return merge_memory(shape, settings)
         case QuantizeSettings() as settings:

@@ -25,7 +25,14 @@ from modelmill.report.document import (
     Samples,
     Verdict,
 )
-from modelmill.spec.errors import GateFailed, InputMissing, ModelmillError, NoSuchRun, SpecError
+from modelmill.spec.errors import (
+    GateFailed,
+    InputMissing,
+    ModelmillError,
+    NoSuchRun,
+    SpecError,
+    WouldBeLost,
+)
 from modelmill.spec.names import report_key
 from modelmill.spec.plan import report_digest
 from modelmill.spec.records import Device, Manifest
@@ -446,3 +453,29 @@ def test_model_that_no_gguf_file_is_made_of(
     with pytest.raises(SpecError, match=words):
         export(good.store, asked, tmp_path / "work")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["folder", "bucket", "hub"])
+def test_place_that_is_taken_is_refused_before_a_gguf_file_is_made(
+    good: Conducted,
+    hub: HubServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    place: str,
+) -> None:
+    """Nothing is fetched to be converted; what is known of the same export lets it go on."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    name, work = f"taken-{place}", tmp_path / "work"
+    if place == "bucket":
+        good.store.client.create_bucket(Bucket=name)
+    at = {"folder": str(tmp_path / name), "bucket": f"s3://{name}/a", "hub": f"hf:org/{name}"}[
+        place
+    ]
+    first, other = (Asked(good.run, "merged", at, gguf=each) for each in ("q8_0", "q4_0"))
+    export(good.store, first, work)
+    work.rmdir()
+    with pytest.raises(WouldBeLost, match="something else already"):
+        export(good.store, other, work)
+    assert not work.exists()
+    export(good.store, first, work)
+    assert work.exists()

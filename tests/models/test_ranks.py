@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -17,11 +18,13 @@ from modelmill.spec.figures import Finetuned
 from modelmill.spec.records import Row
 from modelmill.spec.settings import FinetuneSettings
 from modelmill.stages import finetune
+from modelmill.stages.finetune.gone import why_gone
 from modelmill.stages.finetune.ranks import train_together
 from modelmill.stages.finetune.state import STATE, State
 from modelmill.stages.finetune.team import Team, Turns
 from modelmill.stages.finetune.trainer import Trainer
 from modelmill.stages.stage import Folders, Outcome, Pulse
+from modelmill.store import memory
 
 from ..tiny_stages import Family, RecordingPulse, make_rows, write_rows
 from .conftest import settings_of
@@ -168,16 +171,28 @@ def test_ranks_that_are_told_to_stop_go_on_to_the_same_bytes_or_as_one(
 
 @dataclass
 class Murderer(RecordingPulse):
-    """Keeps what is said of the loss, and kills the second rank after the third step."""
+    """Kills the second rank twice, the first time as the kernel does for memory."""
 
+    counts: tuple[Path, ...] = ()
+    """Where the kernel counts that, in either version of control groups."""
     notes: list[str] = field(default_factory=list)
-    has_struck: bool = False
+    """What is said of the loss until then."""
+    strikes: int = 0
+
+    def count(self, kills: int) -> None:
+        """Say how often the kernel has killed for memory."""
+        for file in self.counts:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(f"oom_kill {kills}\n", encoding="utf-8")
 
     def progress(self, done: int, total: int, unit: str, note: str = "") -> None:
-        """See two losses, and strike."""
-        self.notes.append(note)
-        if done == 3 and not self.has_struck:
-            self.has_struck = True
+        """See two losses, and strike; and once more when it has gone on."""
+        super().progress(done, total, unit, note)
+        if not self.strikes:
+            self.notes.append(note)
+        if done == 3 + self.strikes:
+            self.strikes += 1
+            self.count(1)
             [second] = [e for e in multiprocessing.active_children() if e.name == "rank 1"]
             assert second.pid is not None
             os.kill(second.pid, signal.SIGKILL)
@@ -200,9 +215,14 @@ def train_by_own_labels(
 def murdered(
     tmp_path_factory: pytest.TempPathFactory, inputs: dict[str, Path]
 ) -> tuple[Murderer, DeviceFault]:
-    """Train in a wrong way, until a rank is killed."""
-    bench, pulse = Bench(tmp_path_factory.mktemp("murdered"), inputs), Murderer()
+    """Train in a wrong way, until a rank is killed for its memory, and then for no reason."""
+    groups = tmp_path_factory.mktemp("groups")
+    counts = (groups / "memory.events", groups / "memory" / "memory.oom_control")
+    bench = Bench(tmp_path_factory.mktemp("murdered"), inputs)
+    pulse = Murderer(keep_every=2, counts=counts)
+    pulse.count(0)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "CGROUPS", groups)
         patch.syspath_prepend(CHECKOUT)  # ranks find what they do by its name, and it is here
         with pytest.raises(DeviceFault) as caught:
             train_together(train_by_own_labels, SETTINGS, bench.folders(RANKS), pulse, RANKS)
@@ -210,9 +230,26 @@ def murdered(
     return pulse, caught.value
 
 
+def test_rank_that_the_kernel_kills_for_its_memory_halves_the_rows_of_all(
+    murdered: tuple[Murderer, DeviceFault],
+) -> None:
+    """They go on from the last state, and the stage says what was used and what there is."""
+    pulse, _ = murdered
+    killed, halved = pulse.warnings[:2]
+    assert re.fullmatch(
+        r"Rank 1 of 2 was killed by the kernel for its memory: it used at least [0-9]\.[0-9] of "
+        r"[1-9][0-9.]* GiB; all ranks begin anew with half as many rows at a time",
+        killed,
+    )
+    assert "taking 1 rows at a time, the batch stays the same" in halved
+    steps = [done for done, _, unit in pulse.told if unit == "steps"]
+    assert min(steps[steps.index(3) :]) == 2, "the state is one after the second step"
+
+
 def test_rank_that_is_killed_ends_all_with_words(murdered: tuple[Murderer, DeviceFault]) -> None:
     """It is an attempt that another may follow, and nothing of it is left."""
-    _, fault = murdered
+    pulse, fault = murdered
+    assert pulse.strikes == 2
     assert fault.what == "Rank 1 of 2 was killed by SIGKILL"
     assert multiprocessing.active_children() == []
 
@@ -226,6 +263,18 @@ def test_loss_by_the_labels_of_each_rank_is_another(
     wrong = [float(note.removeprefix("loss ")) for note in dict.fromkeys(pulse.notes) if note]
     assert len(wrong) >= 2
     assert max(abs(a - b) for a, b in zip(wrong, right, strict=False)) > 100 * LOSS_BOUND
+
+
+def test_rank_that_is_killed_where_nobody_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have been the kernel: said, and tried again as it was."""
+    for name in ("PROC", "CGROUPS"):
+        monkeypatch.setattr(memory, name, tmp_path)
+    error = why_gone("Rank 0 of 2", -signal.SIGKILL, memory.Memory(os.getpid()))
+    assert isinstance(error, DeviceFault)
+    assert "perhaps by the kernel for its memory" in error.what
+    assert "give stages.finetune more memory" in error.fix
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4])

@@ -4,6 +4,7 @@ import hashlib
 import random
 import subprocess
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,15 @@ from modelmill.spec.errors import DigestMismatch, UnsafeArtifact, WouldBeLost
 from modelmill.spec.records import FileRecord
 from modelmill.store.artifact import Committed, attempt_prefix
 from modelmill.store.crew import PART_BYTES
-from modelmill.store.parcel import SUMS, Item, Parcel, into_bucket, into_folder
+from modelmill.store.parcel import (
+    SUMS,
+    Destination,
+    Item,
+    Made,
+    Parcel,
+    into_bucket,
+    into_folder,
+)
 from modelmill.store.s3 import Store, open_source
 from tests.store.conftest import Publisher
 from tests.store.proxy import Proxy
@@ -215,3 +224,30 @@ def test_two_files_of_one_name_cannot_leave() -> None:
     record = FileRecord(path="a.json", size_bytes=0, sha256=hashlib.sha256().hexdigest())
     with pytest.raises(UnsafeArtifact):
         Parcel((Item(record, "x/a.json"), Item(record, "y/a.json")), {})
+
+
+@pytest.mark.parametrize(
+    ("change", "may_be"),
+    [
+        (lambda sums: sums, True),
+        (lambda sums: sums.replace(b"f" * 64, b"0" * 64), True),
+        (lambda sums: sums.replace(b"  made.gguf", b"  other.gguf"), False),
+        (lambda sums: sums.replace(b"f" * 64 + b"  made.gguf\n", b""), False),
+        (lambda sums: sums.replace(hashlib.sha256(CARD).hexdigest().encode(), b"0" * 64), False),
+        (lambda sums: sums + b"0" * 64 + b"  z\n", False),
+        (lambda _: None, False),
+    ],
+)
+def test_parcel_whose_file_is_not_made_yet(
+    tmp_path: Path, change: Callable[[bytes], bytes | None], may_be: bool
+) -> None:
+    """Its own earlier export is known by everything but that file, anything else is refused."""
+    promised = Parcel((), {"README.md": CARD}, to_make="made.gguf")
+    record = FileRecord(path="made.gguf", size_bytes=1, sha256="f" * 64)
+    made = promised.with_made(Made(record, tmp_path / "file"))
+    there = Destination("there", {"README.md": len(CARD), SUMS: 1}, change(made.sums))
+    if may_be:
+        assert promised.check(there, is_forced=False) == ()
+    else:
+        with pytest.raises(WouldBeLost):
+            promised.check(there, is_forced=False)

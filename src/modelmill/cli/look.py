@@ -265,7 +265,7 @@ def _print_report(store: "Store", run: str, folder: Path, output: str) -> None:
         print_record([*document.places.items()])
         click.echo()
     click.echo(document.headline)
-    if spent := spending_sentence(document):
+    if spent := spending_sentence(document.spending):
         click.echo(spent)
     click.echo(str(html))
 

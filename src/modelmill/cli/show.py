@@ -107,7 +107,7 @@ def print_summary(ended: "Ended") -> None:
             click.echo(ended.report.gate.sentence)
     for problem in ended.report.problems:
         click.echo(problem.message, err=True)
-    if spent := spending_sentence(ended.report):
+    if spent := spending_sentence(ended.report.spending):
         click.echo(spent)
     click.echo(str(ended.report_html))
 
@@ -115,6 +115,7 @@ def print_summary(ended: "Ended") -> None:
 def print_comparison(document: "ComparisonDocument", html: Path) -> None:
     """Print two runs side by side: what differs, what came of it, and where the page is."""
     from modelmill.report.compare_table import comparison_table, settings_table
+    from modelmill.report.spending_table import spending_sentence
 
     settings, table = settings_table(document), comparison_table(document)
     if settings.rows:
@@ -128,6 +129,8 @@ def print_comparison(document: "ComparisonDocument", html: Path) -> None:
         for sentence in (run.state, *run.unfinished):
             if sentence != "done":
                 click.echo(f"{run.run}: {sentence}", err=True)
+        if spent := spending_sentence(run.spending):
+            click.echo(f"{run.run}: {spent}")
     for sentence in (*(each.message for each in document.problems), *document.notes):
         click.echo(sentence, err=True)
     click.echo(document.rows.sentence)

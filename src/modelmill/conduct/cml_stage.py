@@ -25,7 +25,6 @@ from modelmill.conduct.local import (
     last_words,
     signal_group,
 )
-from modelmill.conduct.memory import Memory
 from modelmill.spec.errors import DoesNotFit, ModelmillError, Problem, SpecError
 from modelmill.spec.names import (
     ENV_ATTEMPT,
@@ -41,6 +40,7 @@ from modelmill.spec.names import (
 )
 from modelmill.spec.records import MailedEnding
 from modelmill.store.mailbox import is_asked_to_stop, put_ending, put_printed
+from modelmill.store.memory import Memory
 from modelmill.store.s3 import Store, open_store
 
 LOOK_SECONDS: Final = 0.2

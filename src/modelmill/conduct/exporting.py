@@ -28,13 +28,21 @@ from modelmill.spec.errors import (
     Problem,
     SpecError,
 )
-from modelmill.spec.names import MEASUREMENTS, PROMPT, Gguf, report_key
+from modelmill.spec.names import MEASUREMENTS, PROMPT, Gguf, gguf_name, report_key
 from modelmill.spec.plan import Plan, Stage, report_digest
 from modelmill.spec.records import FileRecord, RunRecord
 from modelmill.spec.sources import HubAddress, is_hub, is_local, parse_hub
 from modelmill.store.artifact import Committed, attempt_prefix, pull, read_manifest
 from modelmill.store.hub_files import MODEL_SUFFIXES
-from modelmill.store.parcel import Item, Made, Parcel, into_bucket, into_folder
+from modelmill.store.parcel import (
+    Destination,
+    Item,
+    Parcel,
+    into_bucket,
+    into_folder,
+    look_into_bucket,
+    look_into_folder,
+)
 from modelmill.store.s3 import Store
 
 CARD: Final = "README.md"
@@ -107,8 +115,15 @@ def export(store: Store, asked: Asked, work: Path) -> Exported:
         licence=_licence(store, base),
         report=report,
     )
-    with _content(store, committed, leaving, work) as items:
-        parcel = Parcel((*items, *_licences(base)), {CARD: card_md(leaving)})
+    promised = Parcel(
+        (*_content(committed, asked.gguf), *_licences(base)),
+        {CARD: card_md(leaving)},
+        to_make="" if asked.gguf is None else gguf_name(leaving.name, asked.gguf),
+    )
+    if promised.to_make:
+        # A conversion takes long: that there is no place for what comes of it is said before.
+        promised.check(_look(store, target, asked), is_forced=asked.is_forced)
+    with _made(store, committed, promised, leaving, work) as parcel:
         at = _bring(store, parcel, target, asked, work)
     return Exported(at, len(parcel.paths) + 1, parcel.size_bytes)
 
@@ -215,18 +230,23 @@ def _check_verdict(asked: Asked, report: ReportDocument | None, at: str) -> None
         )
 
 
+def _content(committed: Committed, gguf: Gguf | None) -> tuple[Item, ...]:
+    """Choose what leaves as it is committed: all that a reader needs, or what GGUF cannot hold."""
+    needed = tuple(_needed(committed))
+    return needed if gguf is None else tuple(i for i in needed if i.record.path == PROMPT)
+
+
 @contextmanager
-def _content(
-    store: Store, committed: Committed, leaving: Leaving, work: Path
-) -> Iterator[tuple[Item | Made, ...]]:
-    """Have what a reader needs: the files that are committed, or what is made of them."""
+def _made(
+    store: Store, committed: Committed, promised: Parcel, leaving: Leaving, work: Path
+) -> Iterator[Parcel]:
+    """Have the parcel with what had still to be made of committed files."""
     gguf = leaving.opening.gguf
     if gguf is None:
-        yield tuple(_needed(committed))
+        yield promised
         return
-    contract = [each for each in _needed(committed) if each.record.path == PROMPT]
     with as_gguf(store, committed, leaving.name, gguf, work) as made:
-        yield (made, *contract)
+        yield promised.with_made(made)
 
 
 def _needed(committed: Committed) -> Iterator[Item]:
@@ -320,6 +340,18 @@ def _small(store: Store, committed: Committed, path: str) -> bytes:
         return (Path(folder) / path).read_bytes()
 
 
+def _look(store: Store, target: Path | str | HubAddress, asked: Asked) -> Destination:
+    match target:
+        case Path():
+            return look_into_folder(target)
+        case HubAddress():
+            with _hub_needed():
+                from modelmill.store.hub_upload import look_into_hub
+            return look_into_hub(store, target, is_public=asked.is_public)
+        case url:
+            return look_into_bucket(store, url)
+
+
 def _bring(
     store: Store, parcel: Parcel, target: Path | str | HubAddress, asked: Asked, work: Path
 ) -> str:
@@ -328,19 +360,22 @@ def _bring(
             into_folder(store, parcel, target, is_forced=asked.is_forced)
             return str(target.resolve())
         case HubAddress():
-            _upload(store, parcel, target, asked, work)
+            with _hub_needed():
+                from modelmill.store.hub_upload import Wishes, into_hub
+            into_hub(store, parcel, target, work, Wishes(asked.is_public, asked.is_forced))
             return str(target)
         case url:
             into_bucket(store, parcel, url, work, is_forced=asked.is_forced)
             return url
 
 
-def _upload(store: Store, parcel: Parcel, address: HubAddress, asked: Asked, work: Path) -> None:
+@contextmanager
+def _hub_needed() -> Iterator[None]:
+    """Say what a library that is missing was for."""
     try:
-        from modelmill.store.hub_upload import Wishes, into_hub
+        yield
     except ImportError as error:
         raise InputMissing(
             f"Exporting to a hub needs {error.name}, which this Python lacks",
             fix="pip install 'modelmill[fetch]'",
         ) from error
-    into_hub(store, parcel, address, work, Wishes(asked.is_public, asked.is_forced))

@@ -131,11 +131,13 @@ def fitting_of(
     serving = serving_of(plan.run, plan.facts, known.shape)
     foretold = foretell(plan, known, profile, device or profile.gpu_type)
     if device is None:
-        given = estimates(plan, known, is_gpu=plan.facts.accelerator == "cuda")
+        is_gpu = plan.facts.accelerator == "cuda"
+        given = estimates(plan, known, is_gpu=is_gpu, devices=_sharing(profile, is_gpu=is_gpu))
         rows = tuple(_row(Fit(estimate=each, state="unknown"), profile) for each in given)
         return Fitting(rows, None, known.why_unknown, serving, foretold, profile.prices)
     accelerator = ACCELERATORS[device]
-    fits = judge(plan, known, accelerator, rooms_of(profile, accelerator))
+    devices = _sharing(profile, is_gpu=accelerator.is_gpu)
+    fits = judge(plan, known, accelerator, rooms_of(profile, accelerator), devices)
     rows = tuple(_row(each, profile) for each in fits)
     return Fitting(rows, accelerator, known.why_unknown, serving, foretold, profile.prices)
 
@@ -155,6 +157,12 @@ def rooms_of(profile: Profile, accelerator: Accelerator) -> Mapping[Kind, Room]:
         return {}
     here = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return {kind: Room(host_bytes=here, is_pod=False) for kind in profile.stages}
+
+
+def _sharing(profile: Profile, *, is_gpu: bool) -> int:
+    """Say among how many devices a finetune will share its batches, as far as a profile says it."""
+    pods = profile.stages["finetune"]
+    return pods.ranks or (pods.gpu if is_gpu else 0) or 1
 
 
 def _row(fit: Fit, profile: Profile) -> FitRow:

@@ -16,7 +16,6 @@ from typing import IO, Final
 from pydantic import TypeAdapter, ValidationError
 
 from modelmill.conduct.backend import Attempt, Order
-from modelmill.conduct.memory import Memory
 from modelmill.spec.errors import (
     DoesNotFit,
     InputMissing,
@@ -52,6 +51,7 @@ from modelmill.spec.names import (
 from modelmill.spec.profile import Profile
 from modelmill.spec.records import Ending, Progress
 from modelmill.store.artifact import attempt_id
+from modelmill.store.memory import Memory
 
 LOOK_SECONDS: Final = 0.2
 GRACE_SECONDS: Final = 20.0

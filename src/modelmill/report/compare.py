@@ -21,6 +21,7 @@ from modelmill.report.comparison import (
     Training,
 )
 from modelmill.report.costs import unfinished_words
+from modelmill.report.describe import spent
 from modelmill.report.differing import differing_settings
 from modelmill.report.document import MetricProblem
 from modelmill.report.facts import RunFacts, StageFacts
@@ -122,6 +123,7 @@ def _run(side: RunSide) -> ComparedRun:
             for stage in facts.stages
             if stage.status not in ("done", "adopted")
         ),
+        spending=spent(facts),
     )
 
 

@@ -26,6 +26,7 @@ from modelmill.report.curve import SharedCurve, shared_curve
 from modelmill.report.document import SliceField, scale_of
 from modelmill.report.page import page_environment
 from modelmill.report.panels import Mark, Panel, Tick, difference_label
+from modelmill.report.spending_table import spending_sentence
 from modelmill.spec.infer import MetricName
 
 _TEMPLATE: Final = "compare.html.j2"
@@ -95,6 +96,7 @@ def comparison_html(document: ComparisonDocument) -> bytes:
             document=document,
             words=words,
             scales={name: scale_of(document.scales, name) for name in document.scales},
+            held=[spending_sentence(run.spending) for run in (document.a, document.b)],
             settings=[(each.key, *setting_words(each)) for each in document.settings],
             scores=tuple(_score_groups(document)),
             costs=[(model.model, tuple(cost_words(model))) for model in document.models],

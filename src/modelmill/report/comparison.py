@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from modelmill.evaluate.scale import Scale
 from modelmill.report.document import Cost, Flips, MetricProblem, Score, SliceField
 from modelmill.report.facts import Status
+from modelmill.report.spending import RunSpending
 from modelmill.spec.figures import Finetuned
 from modelmill.spec.infer import MetricName
 from modelmill.spec.records import Record
@@ -35,6 +36,8 @@ class ComparedRun(Record):
     """Rows it allows to be shown."""
     unfinished: tuple[str, ...] = ()
     """Sentences about stages that are not committed."""
+    spending: RunSpending | None = None
+    """What it held itself; what it adopted was held by another run."""
 
 
 class SettingDifference(Record):

@@ -33,7 +33,13 @@ from modelmill.report.headline import headline
 from modelmill.report.judge import JudgedModel, Judgement
 from modelmill.report.leaks import data_entries, leak_notes
 from modelmill.report.samples import gate_flips, pick_samples
-from modelmill.report.spending import Attempted, StageSpending, spent_by_run, spent_by_stage
+from modelmill.report.spending import (
+    Attempted,
+    RunSpending,
+    StageSpending,
+    spent_by_run,
+    spent_by_stage,
+)
 from modelmill.spec.plan import Stage
 from modelmill.spec.records import Event
 
@@ -65,13 +71,16 @@ def report_document(facts: RunFacts, judgement: Judgement) -> ReportDocument:
         samples=pick_samples(facts, judgement),
         controls=judgement.controls,
         lineage=_lineage(facts),
-        spending=spent_by_run(
-            [each.spending for each in stages if each.spending is not None],
-            facts.prices.currency,
-        ),
+        spending=spent(facts),
         notes=(*_notes(facts), *_told_by(judgement), *_crowded(stages)),
         adapter_uri=facts.uri_of("adapter"),
     )
+
+
+def spent(facts: RunFacts) -> RunSpending | None:
+    """Add up what all stages held that ran here; None where nothing is known of that."""
+    held = [_spending(facts, stage, _spans(facts.events, stage.stage)) for stage in facts.stages]
+    return spent_by_run([each for each in held if each is not None], facts.prices.currency)
 
 
 def _told_by(judgement: Judgement) -> tuple[str, ...]:

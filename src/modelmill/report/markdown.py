@@ -47,7 +47,7 @@ def report_md(document: ReportDocument) -> bytes:
         lines += ["", "## Where the models are", ""]
         lines += [f"- {escaped(model)}: {escaped(uri)}" for model, uri in places.items()]
     if (spent := spending_table(document)) is not None:
-        lines += ["", "## Hours of devices", "", escaped(spending_sentence(document)), ""]
+        lines += ["", "## Hours of devices", "", escaped(spending_sentence(document.spending)), ""]
         lines += [table_row(spent.columns)]
         lines += [table_row(["---", "---", *["---:"] * (len(spent.columns) - 2)])]
         lines += [table_row([escaped(cell) for cell in row]) for row in spent.rows]

@@ -53,6 +53,7 @@ def _families(document: ReportDocument) -> Iterator[_Family]:
     outcome = {**run, "outcome": document.outcome, "plan": document.lineage.plan_sha256[:12]}
     yield _Family("run", "", "A run and its outcome; the value is always 1.", ((outcome, 1),))
     yield from _of_stages(document, run)
+    yield from _of_spending(document, run)
     yield from _of_models(document, run)
 
 
@@ -82,6 +83,37 @@ def _of_stages(document: ReportDocument, run: Mapping[str, str]) -> Iterator[_Fa
     yield family("peak_gpu", "bytes", "Peak of a GPU's memory.", memory)
     yield family("received", "bytes", "Pulled.", ((n, s.bytes_in) for n, s in stages))
     yield family("sent", "bytes", "Pushed.", ((n, s.bytes_out) for n, s in stages))
+
+
+def _of_spending(document: ReportDocument, run: Mapping[str, str]) -> Iterator[_Family]:
+    held = [
+        (
+            {**run, "stage": each.stage, "kind": each.kind, "device": each.spending.device},
+            each.spending,
+        )
+        for each in document.stages
+        if each.spending is not None
+    ]
+    hours = tuple(
+        ({**labels, "outcome": outcome}, count)
+        for labels, each in held
+        for outcome, count in (
+            ("committed", max(0.0, each.hours - each.lost_hours)),
+            ("lost", each.lost_hours),
+        )
+    )
+    words = "Hours of one device that attempts held, lost where they committed nothing."
+    yield _Family("stage_device", "hours", words, hours)
+    foretold = tuple(
+        ({**labels, "bound": bound}, count)
+        for labels, each in held
+        for bound, count in (("low", each.low_hours), ("high", each.high_hours))
+    )
+    words = "What was foretold of them before the stage ran."
+    yield _Family("stage_foretold_device", "hours", words, foretold)
+    currency = document.spending.currency if document.spending is not None else ""
+    costs = tuple(({**labels, "currency": currency}, each.price) for labels, each in held)
+    yield _Family("stage_cost", "", "Those hours by the place's prices, lost ones too.", costs)
 
 
 def _by_part(parts: Iterable[Part]) -> Mapping[str, float]:

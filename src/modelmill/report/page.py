@@ -93,7 +93,7 @@ def report_html(document: ReportDocument) -> bytes:
         timeline=timeline(document),
         parts=PARTS,
         spent=spending_table(document),
-        spent_in_words=spending_sentence(document),
+        spent_in_words=spending_sentence(document.spending),
         bases=basis_notes(document),
         failed=[stage for stage in document.stages if stage.status == "failed"],
         waiting=[stage for stage in document.stages if stage.status in ("skipped", "missing")],

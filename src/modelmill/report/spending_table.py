@@ -19,7 +19,7 @@ def spending_table(document: ReportDocument) -> Table | None:
 
     None where that would be the durations of stages once more.
     """
-    spending = _worth_saying(document)
+    spending = _worth_saying(document.spending)
     if spending is None:
         return None
     currency = spending.currency
@@ -42,9 +42,9 @@ def spending_table(document: ReportDocument) -> Table | None:
     )
 
 
-def spending_sentence(document: ReportDocument) -> str:
+def spending_sentence(held: RunSpending | None) -> str:
     """Sum a run up in a sentence; empty where there is nothing to say."""
-    spending = _worth_saying(document)
+    spending = _worth_saying(held)
     if spending is None:
         return ""
     told = [
@@ -57,9 +57,8 @@ def spending_sentence(document: ReportDocument) -> str:
     return f"Devices were held for {'; '.join(told)}."
 
 
-def _worth_saying(document: ReportDocument) -> RunSpending | None:
+def _worth_saying(spending: RunSpending | None) -> RunSpending | None:
     """Leave out hours that have no GPU, no price, no loss and nothing to be held against."""
-    spending = document.spending
     if spending is None or spending.gpu is not None or spending.price is not None:
         return spending
     cpu = spending.cpu

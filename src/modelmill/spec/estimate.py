@@ -7,6 +7,7 @@ estimates against what was measured; `fit` holds them against a place.
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from modelmill.spec.batching import ranks_for
 from modelmill.spec.closed import Spec
 from modelmill.spec.footprint import (
     Form,
@@ -24,6 +25,7 @@ from modelmill.spec.names import Kind, is_fetch
 from modelmill.spec.plan import Plan, Stage
 from modelmill.spec.quantize import BitnetSpec, GptqSpec, PackedSpec, QuantizeSpec
 from modelmill.spec.quantizer_footprint import quantize_memory
+from modelmill.spec.rank_footprint import memory_of_ranks, share_of
 from modelmill.spec.settings import (
     FetchAdapterSettings,
     FetchDataSettings,
@@ -76,15 +78,16 @@ class Estimate(Spec):
         return None if self.bytes_in is None else self.bytes_in + (self.bytes_out or 0)
 
 
-def estimates(plan: Plan, known: Known, *, is_gpu: bool) -> tuple[Estimate, ...]:
+def estimates(plan: Plan, known: Known, *, is_gpu: bool, devices: int = 1) -> tuple[Estimate, ...]:
     """Estimate every stage of a plan.
 
     Args:
         plan: with its inputs first.
         known: about its sources.
         is_gpu: whether stages that can use a GPU have one.
+        devices: that a finetune may share its batches among.
     """
-    return Estimator(plan, known, is_gpu=is_gpu).estimates()
+    return Estimator(plan, known, is_gpu=is_gpu, devices=devices).estimates()
 
 
 def rows_of(settings: FinetuneSettings | InferSettings) -> Rows:
@@ -96,11 +99,12 @@ def rows_of(settings: FinetuneSettings | InferSettings) -> Rows:
 class Estimator:
     """Goes through a plan once, with the sizes of what earlier stages write."""
 
-    def __init__(self, plan: Plan, known: Known, *, is_gpu: bool) -> None:
-        """Estimate with or without a GPU for the stages that can use one."""
+    def __init__(self, plan: Plan, known: Known, *, is_gpu: bool, devices: int = 1) -> None:
+        """Estimate with or without a GPU for the stages that can use one, or with several."""
         self.plan = plan
         self.known = known
         self.is_gpu = is_gpu
+        self.devices = devices
         self.sizes: dict[str, int | None] = {}
 
     def estimates(self) -> tuple[Estimate, ...]:
@@ -191,13 +195,23 @@ class Estimator:
     def finetune(self, settings: FinetuneSettings) -> Memory:
         """Estimate a fine-tune of the known model."""
         assert self.known.shape is not None
-        return finetune_memory(
+        own = finetune_memory(
             self.known.shape,
-            settings,
+            share_of(settings, self.ranks(settings)),
             rows_of(settings),
             is_gpu=self.is_gpu,
             given_parameters=self.known.adapter_parameters,
         )
+        return memory_of_ranks(own, self.ranks(settings))
+
+    def micro_batch(self, settings: FinetuneSettings) -> int:
+        """Say how many rows each device takes at a time."""
+        share = share_of(settings, self.ranks(settings))
+        return micro_batch(share, settings.contract.max_length, is_gpu=self.is_gpu)
+
+    def ranks(self, settings: FinetuneSettings) -> int:
+        """Say how many processes will train, each on a device of its own."""
+        return ranks_for(settings.finetune.batch_size, self.devices)
 
     def _form(self, stage: Stage, shape: ModelShape) -> Form:
         roles = {each.role: self.plan.stage(each.stage) for each in stage.inputs}
@@ -214,9 +228,10 @@ class Estimator:
             return
         match stage.settings:
             case FinetuneSettings() as settings:
-                longest = settings.contract.max_length
-                rows = micro_batch(settings, longest, is_gpu=self.is_gpu)
-                yield f"{rows} rows of data.max_length {longest} at a time"
+                longest, ranks = settings.contract.max_length, self.ranks(settings)
+                each = f" in each of {ranks} ranks" if ranks > 1 else ""
+                rows = self.micro_batch(settings)
+                yield f"{rows} rows of data.max_length {longest} at a time{each}"
                 if not self.is_gpu and settings.finetune.precision == "auto":
                     yield "float32, which takes most; the device is asked when it is there"
             case QuantizeSettings(quantize=GptqSpec(bits=2 | 3 as bits)):

@@ -8,7 +8,7 @@ from modelmill.spec.accelerators import Accelerator, next_larger
 from modelmill.spec.batching import HALVINGS
 from modelmill.spec.closed import Spec
 from modelmill.spec.estimate import Estimate, Estimator, Known
-from modelmill.spec.footprint import Memory, micro_batch
+from modelmill.spec.footprint import Memory
 from modelmill.spec.names import Kind
 from modelmill.spec.plan import Plan
 from modelmill.spec.quantize import CalibratedSpec
@@ -45,10 +45,14 @@ class Fit(Spec):
 
 
 def judge(
-    plan: Plan, known: Known, accelerator: Accelerator, rooms: Mapping[Kind, Room]
+    plan: Plan,
+    known: Known,
+    accelerator: Accelerator,
+    rooms: Mapping[Kind, Room],
+    devices: int = 1,
 ) -> tuple[Fit, ...]:
-    """Hold every stage against a device and against what its place has."""
-    estimator = Estimator(plan, known, is_gpu=accelerator.is_gpu)
+    """Hold every stage against a device, a finetune against several, and what its place has."""
+    estimator = Estimator(plan, known, is_gpu=accelerator.is_gpu, devices=devices)
     return tuple(
         _Judge(estimator, accelerator, rooms.get(each.kind, Room())).fit(each)
         for each in estimator.estimates()
@@ -98,7 +102,7 @@ class _Judge:
         halved = self._halved_enough(settings)
         if halved is None or not halved.micro_batch_halvings:
             return estimate
-        rows = micro_batch(halved, settings.contract.max_length, is_gpu=True)
+        rows = self.estimator.micro_batch(halved)
         note = f"the stage will come down to {rows} rows at a time by itself"
         memory = self.estimator.finetune(halved)
         return estimate.model_copy(update={"memory": memory, "assumed": (*estimate.assumed, note)})

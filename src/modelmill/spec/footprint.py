@@ -69,6 +69,9 @@ HEAD_TOKENS: Final = 4096
 HEAD_VOCABULARY: Final = 32768
 """On a GPU TRL scores so many tokens against so many words at a time."""
 
+COPIES: Final = "copies of what is trained"
+"""The part that only the first of several ranks has."""
+
 PROBE_COPIES: Final = 2
 """Of logits: as they come, and put together in the order of prompts."""
 PROVED_MODELS: Final = 3
@@ -179,7 +182,7 @@ def finetune_memory(
         *((part("working set", working),) if working else ()),
     )
     # The best weights so far, and the first ones where training may begin again.
-    copies = part("copies of what is trained", 4 * trained * (1 if is_full and not is_gpu else 2))
+    copies = part(COPIES, 4 * trained * (1 if is_full and not is_gpu else 2))
     loading = (part("weights", weights), weight_files(shape))
     return placed(FINETUNE_BYTES, loading, device, copies, is_gpu)
 

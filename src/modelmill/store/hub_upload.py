@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from huggingface_hub import get_session, hf_raise_for_status
 from pydantic import BaseModel, Field, ValidationError
 
-from modelmill.spec.errors import PermissionRefused
+from modelmill.spec.errors import InputMissing, PermissionRefused
 from modelmill.spec.records import FileRecord
 from modelmill.spec.sources import HubAddress
 from modelmill.store.crew import PART_BYTES
 from modelmill.store.hub import open_hub
 from modelmill.store.hub_client import SILENCE_SECONDS, Hub
 from modelmill.store.hub_failures import HOW_TO_GIVE_ONE
-from modelmill.store.parcel import SUMS, Item, Made, Parcel, brought
+from modelmill.store.parcel import SUMS, Destination, Item, Made, Parcel, brought
 from modelmill.store.s3 import Store
 
 if TYPE_CHECKING:
@@ -100,19 +100,59 @@ def into_hub(store: Store, parcel: Parcel, address: HubAddress, work: Path, wish
         WouldBeLost: something else is there.
         ModelmillError: the hub does not answer.
     """
+    hub = _open(address, store)
+    with _writing(address):
+        sending = _Sending(hub, address.at(BRANCH), store, work)
+        sending.make(is_public=wishes.is_public)
+        destination = _look(hub, address)
+        stale = parcel.check(destination, is_forced=wishes.is_forced)
+        if destination.sums != parcel.sums:
+            sending.send(parcel, stale)
+
+
+def look_into_hub(store: Store, address: HubAddress, *, is_public: bool) -> Destination:
+    """See what a repository holds; nothing where there is none that is to be seen.
+
+    Makes none: what is to go there may prove to be nothing that can.
+
+    Raises:
+        PermissionRefused: there is no token, or everybody sees the repository and this is to be
+            private.
+        ModelmillError: the hub does not answer.
+    """
+    hub = _open(address, store)
+    with _writing(address):
+        try:
+            if not is_public:
+                _check_private(hub, address)
+            return _look(hub, address)
+        except InputMissing:
+            return Destination(str(address), {}, None)
+
+
+def _open(address: HubAddress, store: Store) -> Hub:
     hub = open_hub(address, store.retry_budget_seconds)
     if not hub.token:
         raise PermissionRefused(
             "There is no token for the hub here", at=str(address), fix=_token(address)
         )
-    with _writing(address):
-        sending = _Sending(hub, address.at(BRANCH), store, work)
-        sending.make(is_public=wishes.is_public)
-        present = {file.path for file in hub.listing(sending.at)} - {_MADE_BY_HUB}
-        sums = hub.beginning(sending.at, SUMS, LONGEST_SUMS_BYTES) if SUMS in present else None
-        stale = parcel.check_place(present, sums, str(address), is_forced=wishes.is_forced)
-        if sums != parcel.sums:
-            sending.send(parcel, stale)
+    return hub
+
+
+def _check_private(hub: Hub, address: HubAddress) -> None:
+    if not hub.is_private(address):
+        raise PermissionRefused(
+            f"{address.repository} is a repository that everybody sees",
+            at=str(address),
+            fix="say --public if everybody may see the model; or choose another name",
+        )
+
+
+def _look(hub: Hub, address: HubAddress) -> Destination:
+    at = address.at(BRANCH)
+    files = {file.path: file.size_bytes for file in hub.listing(at) if file.path != _MADE_BY_HUB}
+    sums = hub.beginning(at, SUMS, LONGEST_SUMS_BYTES) if SUMS in files else None
+    return Destination(str(address), files, sums)
 
 
 @dataclass(frozen=True)
@@ -137,12 +177,8 @@ class _Sending:
 
         self.hub.repeat(self.at, create)
         # Whoever has made it, and whatever a hub makes of what it is asked.
-        if not is_public and not self.hub.is_private(self.at):
-            raise PermissionRefused(
-                f"{self.at.repository} is a repository that everybody sees",
-                at=str(self.at),
-                fix="say --public if everybody may see the model; or choose another name",
-            )
+        if not is_public:
+            _check_private(self.hub, self.at)
 
     def send(self, parcel: Parcel, stale: Sequence[str]) -> None:
         """Send what the hub has not, then commit everything at once."""

@@ -11,9 +11,9 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -53,12 +53,25 @@ class Made:
 
 
 @dataclass(frozen=True)
+class Destination:
+    """Where a parcel is to go, and what is there."""
+
+    at: str
+    sizes: Mapping[str, int]
+    """In bytes, by path."""
+    sums: bytes | None
+    """What is there as `SHA256SUMS`."""
+
+
+@dataclass(frozen=True)
 class Parcel:
     """Everything that leaves together."""
 
     items: tuple[Item | Made, ...]
     words: Mapping[str, bytes]
     """Small files that are made for whoever gets it, by path."""
+    to_make: str = ""
+    """Path of a file that is still to be made; of it only this is known."""
 
     def __post_init__(self) -> None:
         """Refuse paths that cannot all exist side by side."""
@@ -67,29 +80,30 @@ class Parcel:
     @property
     def paths(self) -> tuple[str, ...]:
         """Name every file but the sums."""
-        return (*(item.record.path for item in self.items), *self.words)
+        made = (*(item.record.path for item in self.items), *self.words)
+        return (*made, self.to_make) if self.to_make else made
 
     @property
     def size_bytes(self) -> int:
         """Add up all files but the sums."""
         return sum(i.record.size_bytes for i in self.items) + sum(map(len, self.words.values()))
 
+    def with_made(self, made: Made) -> "Parcel":
+        """Put in what was still to be made."""
+        return replace(self, items=(made, *self.items), to_make="")
+
     @cached_property
     def sums(self) -> bytes:
-        """List all files the way `sha256sum -c` reads it."""
+        """List all files that are made the way `sha256sum -c` reads it."""
         digests = {item.record.path: item.record.sha256 for item in self.items}
         digests |= {path: hashlib.sha256(body).hexdigest() for path, body in self.words.items()}
         return "".join(f"{digests[path]}  {path}\n" for path in sorted(digests)).encode()
 
-    def check_place(
-        self, present: Collection[str], sums: bytes | None, at: str, *, is_forced: bool
-    ) -> tuple[str, ...]:
-        """Find out what has to go from a place before this comes there.
+    def check(self, destination: Destination, *, is_forced: bool) -> tuple[str, ...]:
+        """Find out what has to go from a destination before this comes there.
 
         Args:
-            present: names of the files that are there.
-            sums: what is there as `SHA256SUMS`.
-            at: the place, for messages.
+            destination: what is there.
             is_forced: whether files of the same name may be replaced.
 
         Returns:
@@ -99,19 +113,40 @@ class Parcel:
         Raises:
             WouldBeLost: something else is there.
         """
-        if not present or sums == self.sums:
+        present, sums = destination.sizes, destination.sums or b""
+        if not present or self._may_be(sums):
             return ()
         if not is_forced:
             names = sorted(present)
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
             raise WouldBeLost(
                 f"There is something else already: {', '.join(names[:_SHOWN])}{more}",
-                at=at,
+                at=destination.at,
                 fix="choose another place, or say --force: it replaces an earlier export, and "
                 "files of the same names",
             )
-        listed = _LINE.findall((sums or b"").decode(errors="replace"))
+        listed = _LINE.findall(sums.decode(errors="replace"))
         return tuple(sorted(set(listed) & set(present) - set(self.paths)))
+
+    def _may_be(self, sums: bytes) -> bool:
+        """Tell whether these are its sums, as far as its files are made."""
+        if not self.to_make:
+            return sums == self.sums
+        lines = sums.splitlines(keepends=True)
+        made = [line for line in lines if not line.endswith(f"  {self.to_make}\n".encode())]
+        return len(made) == len(lines) - 1 and b"".join(made) == self.sums
+
+
+def look_into_folder(folder: Path) -> Destination:
+    """See what a folder holds.
+
+    Raises:
+        WouldBeLost: it is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise WouldBeLost("There is a file of this name", at=str(folder), fix="choose another")
+    sums = (folder / SUMS).read_bytes() if (folder / SUMS).is_file() else None
+    return Destination(str(folder), _sizes(folder), sums)
 
 
 def into_folder(store: Store, parcel: Parcel, folder: Path, *, is_forced: bool = False) -> None:
@@ -121,12 +156,10 @@ def into_folder(store: Store, parcel: Parcel, folder: Path, *, is_forced: bool =
         DoesNotFit: the folder's volume cannot hold it.
         WouldBeLost: something else is there.
     """
-    if folder.exists() and not folder.is_dir():
-        raise WouldBeLost("There is a file of this name", at=str(folder), fix="choose another")
-    sums = (folder / SUMS).read_bytes() if (folder / SUMS).is_file() else None
-    for path in parcel.check_place(_names(folder), sums, str(folder), is_forced=is_forced):
+    destination = look_into_folder(folder)
+    for path in parcel.check(destination, is_forced=is_forced):
         (folder / path).unlink()
-    is_begun = sums == parcel.sums
+    is_begun = destination.sums == parcel.sums
     left = [i for i in parcel.items if not (is_begun and _is_whole(folder, i.record))]
     files, kept = [item.record for item in left], Kept(folder / KEPT)
     needed_bytes = sum(file.size_bytes for file in files)
@@ -142,6 +175,20 @@ def into_folder(store: Store, parcel: Parcel, folder: Path, *, is_forced: bool =
     for path, body in parcel.words.items():
         _write(folder / path, body)
     kept.drop(item.record for item in parcel.items)
+
+
+def look_into_bucket(store: Store, url: str) -> Destination:
+    """See what is below an address of a bucket.
+
+    Raises:
+        WouldBeLost: it is a place of the store itself.
+    """
+    if f"{url.rstrip('/')}/".startswith(f"{store.url}/"):
+        raise WouldBeLost("This is inside the store", at=url, fix="choose a place outside of it")
+    bucket, prefix = _below(store, url)
+    sizes = {each.key.removeprefix(prefix): each.size_bytes for each in bucket.list(prefix)}
+    stored = bucket.get(prefix + SUMS)
+    return Destination(url, sizes, None if stored is None else stored.body)
 
 
 def into_bucket(
@@ -162,20 +209,16 @@ def into_bucket(
         DoesNotFit: the largest file has no room here.
         WouldBeLost: something else is there, or it is a place of the store itself.
     """
-    if f"{url.rstrip('/')}/".startswith(f"{store.url}/"):
-        raise WouldBeLost("This is inside the store", at=url, fix="choose a place outside of it")
-    bucket, name = open_source(url, retry_budget_seconds=store.retry_budget_seconds)
-    prefix = f"{name}/" if name else ""
-    found = {o.key.removeprefix(prefix): o.size_bytes for o in bucket.list(prefix)}
-    stored = bucket.get(prefix + SUMS)
-    sums = None if stored is None else stored.body
-    stale = parcel.check_place(found, sums, url, is_forced=is_forced)
+    destination = look_into_bucket(store, url)
+    stale = parcel.check(destination, is_forced=is_forced)
+    bucket, prefix = _below(store, url)
+    is_begun = destination.sums == parcel.sums
     bucket.delete(prefix + path for path in stale)
     bucket.put(prefix + SUMS, parcel.sums)
     for item in parcel.items:
         # An object is there as a whole or not at all.
-        is_there = sums == parcel.sums and found.get(item.record.path) == item.record.size_bytes
-        if not is_there:
+        size_bytes = destination.sizes.get(item.record.path)
+        if not (is_begun and size_bytes == item.record.size_bytes):
             with brought(store, item, work) as file:
                 upload(bucket, prefix + item.record.path, file)
     for path, body in parcel.words.items():
@@ -200,10 +243,16 @@ def brought(store: Store, item: Item | Made, work: Path) -> Iterator[Path]:
         yield path
 
 
-def _names(folder: Path) -> tuple[str, ...]:
+def _below(store: Store, url: str) -> tuple[Store, str]:
+    bucket, name = open_source(url, retry_budget_seconds=store.retry_budget_seconds)
+    return bucket, f"{name}/" if name else ""
+
+
+def _sizes(folder: Path) -> Mapping[str, int]:
     """List what is in a folder, but for what an interrupted transfer has kept there."""
-    below = (path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir())
-    return tuple(path.as_posix() for path in below if path.parts[0] != KEPT)
+    files = (path for path in folder.rglob("*") if not path.is_dir())
+    below = ((path.relative_to(folder), path.lstat().st_size) for path in files)
+    return {path.as_posix(): size for path, size in below if path.parts[0] != KEPT}
 
 
 def _is_whole(folder: Path, record: FileRecord) -> bool:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelmill.report import words
-from modelmill.report.compose import render
+from modelmill.report.compare import RunSide, compare
+from modelmill.report.compose import render, render_comparison
 from modelmill.report.document import ReportDocument
 from modelmill.report.facts import RunFacts
 from modelmill.report.spending import (
@@ -126,9 +127,18 @@ def test_report_sets_what_was_foretold_beside_what_was_held(spent: RunFacts) -> 
     )
     assert rows["fetch-model"][3] == "nothing: adopted"
     assert rows["merge"][1:5] == ("cpu", words.NOTHING, "17 s", words.NOTHING)
-    sentence = spending_sentence(document)
+    sentence = spending_sentence(document.spending)
     assert "0.03 of them lost, and 0.03 to 0.33 foretold for what took 0.17" in sentence
     assert basis_notes(document)[1] == "finetune: a rate"
+    labels = f'run="{document.run}",stage="finetune",kind="finetune",device="h100"'
+    metrics = files["metrics.prom"].decode().splitlines()
+    assert (
+        f'modelmill_stage_device_hours{{{labels},outcome="lost"}} {2 * 60 / 3600:.12g}' in metrics
+    )
+    assert f'modelmill_stage_foretold_device_hours{{{labels},bound="high"}} {1 / 3:.12g}' in metrics
+    cost = next(each for each in metrics if each.startswith(f"modelmill_stage_cost{{{labels}"))
+    assert 'currency="EUR"' in cost
+    assert float(cost.rpartition(" ")[2]) == pytest.approx(2.5 * finetune.spending.hours)
     for name in ("report.md", "report.html"):
         assert b"Hours of devices" in files[name]
         assert b"0.08 to 0.83" in files[name]
@@ -164,3 +174,12 @@ def test_attempt_whose_end_nobody_saw_is_said(spent: RunFacts) -> None:
     assert finetune.spending is not None
     assert finetune.spending.unseen == 1
     assert basis_notes(document)[-1] == "finetune: 1 attempt whose end nobody saw, not counted"
+
+
+def test_comparison_says_what_each_run_held(small: RunFacts, spent: RunFacts) -> None:
+    """On the page and in the data; a run of which nothing is known has none."""
+    document = compare(RunSide(replace(small, run="a"), "done"), RunSide(spent, "done"), {})
+    assert document.a.spending is None
+    assert document.b.spending == render(spent)[0].spending
+    page = render_comparison(document)["compare.html"].decode()
+    assert spending_sentence(document.b.spending) in page

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from modelmill.spec.accelerators import ACCELERATORS, AcceleratorName, next_larger
 from modelmill.spec.estimate import Estimate, Known, estimates
 from modelmill.spec.fit import Fit, Room, judge
-from modelmill.spec.footprint import Form, Rows, finetune_memory, infer_memory
+from modelmill.spec.footprint import COPIES, Form, Rows, finetune_memory, infer_memory
 from modelmill.spec.memory import Part, cached_per_token, held_bytes
 from modelmill.spec.names import Kind
 from modelmill.spec.plan import Plan
 from modelmill.spec.profile import Facts
 from modelmill.spec.quantize import BitsandbytesSpec
+from modelmill.spec.rank_footprint import SENT_BYTES, SHARED_BYTES, STAGE_BYTES
 from modelmill.spec.settings import FinetuneSettings, InferSettings
 
 from .models import falcon, llama
@@ -172,6 +173,52 @@ def test_more_of_anything_never_takes_less(
     assert peak(micro, 2 * length, r) >= least
     assert peak(micro, length, r + 1) >= least
     assert peak(micro, length, r, recompute=True) <= least
+
+
+def of_finetune(devices: int, *, is_gpu: bool, **finetune: Any) -> Estimate:
+    """Estimate a fine-tune whose batches so many devices may share."""
+    given = estimates(plan(**finetune), KNOWN, is_gpu=is_gpu, devices=devices)
+    return next(each for each in given if each.stage == "finetune")
+
+
+@pytest.mark.parametrize("is_gpu", [True, False])
+def test_every_rank_has_a_copy_on_the_host(is_gpu: bool) -> None:
+    """What libraries map is there once, the stage's own process stands beside, GPUs are apart."""
+    alone, two, four = (
+        of_finetune(devices, is_gpu=is_gpu, micro_batch_size=1).memory for devices in (1, 2, 4)
+    )
+    assert alone is not None
+    assert two is not None
+    assert four is not None
+    parts = {each.name: each.bytes for each in alone.host_peak}
+    gradients = parts.get("gradients", 0)
+    sent = 0 if is_gpu else SENT_BYTES
+    own = alone.host_bytes - parts[COPIES] - SHARED_BYTES + gradients + sent
+    assert four.host_bytes - two.host_bytes == 2 * own
+    assert two.host_bytes == 2 * own + parts[COPIES] + SHARED_BYTES + STAGE_BYTES
+    assert {"the stage's own process", "runtime, 2 ranks"} <= {each.name for each in two.host_peak}
+    added_up = sum(each.bytes for each in alone.gpu_peak if each.name == "gradients")
+    assert two.gpu_bytes == four.gpu_bytes == alone.gpu_bytes + added_up
+
+
+def test_rank_takes_no_more_rows_than_its_share_of_a_batch() -> None:
+    """Three devices cannot share a batch of 4 equally, so two do, with two rows each."""
+    estimate = of_finetune(3, is_gpu=False, batch_size=4)
+    assert estimate.assumed[0] == "2 rows of data.max_length 512 at a time in each of 2 ranks"
+
+
+def test_host_that_is_large_enough_for_one_rank_only() -> None:
+    """One device fits; a second one on the same host does not, and what it would take is said."""
+    alone = of_finetune(1, is_gpu=True).memory
+    assert alone is not None
+    rooms: Mapping[Kind, Room] = {"finetune": Room(host_bytes=round(1.5 * alone.host_bytes))}
+    fits = [
+        next(each for each in judged if each.estimate.stage == "finetune")
+        for devices in (1, 2)
+        for judged in [judge(plan(), KNOWN, ACCELERATORS["a100-40"], rooms, devices)]
+    ]
+    assert [each.state for each in fits] == ["fits", "does not fit"]
+    assert "stages.finetune.memory" in fits[1].advice[-1]
 
 
 def answering(**changes: Any) -> InferSettings:

@@ -29,16 +29,21 @@ import torch
 from torch import distributed
 
 from modelmill.spec.batching import HALVINGS
-from modelmill.spec.errors import DeviceFault, InternalError, ModelmillError
+from modelmill.spec.errors import ModelmillError
 from modelmill.spec.settings import FinetuneSettings
 from modelmill.stages import machine
+from modelmill.stages.finetune.gone import why_gone
 from modelmill.stages.finetune.team import Team
 from modelmill.stages.finetune.training import TooManyRows
 from modelmill.stages.stage import Folders, Outcome, Pulse
 from modelmill.stages.stop import end_with
+from modelmill.store.memory import Memory
 
 Work = Callable[[FinetuneSettings, Folders, Pulse, Team], Outcome]
 """What each rank does; must be found by its name, for they are processes of their own."""
+
+LOOK_SECONDS: Final = 1.0
+"""How often ranks that say nothing are looked at."""
 
 SETTLE_SECONDS: Final = 5.0
 """A rank that fails takes the others with it; whoever knows more says so within this time."""
@@ -112,7 +117,7 @@ def train_together(
         except TooManyRows as error:
             if error.rows == 1 or halvings == HALVINGS:
                 raise
-            pulse.warn(f"{error.what}; all ranks begin anew with half of them")
+            pulse.warn(f"{error.what}; all ranks begin anew with half as many rows at a time")
     raise AssertionError  # the last try has returned or raised
 
 
@@ -162,6 +167,7 @@ class _Ranks:
 
     task: _Task
     processes: list[BaseProcess] = field(default_factory=list)
+    memories: list[Memory] = field(default_factory=list)
     lines: list[Connection] = field(default_factory=list)
 
     def __enter__(self) -> Self:
@@ -176,6 +182,8 @@ class _Ranks:
             self.lines.append(ours)
             self.processes.append(process)
             process.start()
+            assert process.pid is not None
+            self.memories.append(Memory(process.pid, stays=True))
             theirs.close()  # so that the end of the process is the end of the line
         return self
 
@@ -200,7 +208,9 @@ class _Ranks:
             ModelmillError: why a rank has failed.
         """
         while True:
-            for line in wait(self.lines):
+            for memory in self.memories:
+                memory.look()
+            for line in wait(self.lines, LOOK_SECONDS):
                 heard = self._receive(self.lines.index(line))  # type: ignore[arg-type]
                 if isinstance(heard, _Failed):
                     self._fail(heard.error)
@@ -235,16 +245,9 @@ class _Ranks:
 
     def _gone(self, rank: int) -> ModelmillError:
         """Say what has become of a rank that said nothing."""
-        process = self.processes[rank]
+        process, memory = self.processes[rank], self.memories[rank]
         process.join(SETTLE_SECONDS)
-        code, who = process.exitcode, f"Rank {rank} of {len(self.processes)}"
-        if code is not None and code < 0:
-            return DeviceFault(
-                f"{who} was killed by {signal.Signals(-code).name}",
-                fix="the conductor tries again, from the last checkpoint; if it was the kernel, "
-                "give stages.finetune more memory: every rank holds the model",
-            )
-        return InternalError(f"{who} ended with {code} and without a word", fix="read the log")
+        return why_gone(f"Rank {rank} of {len(self.processes)}", process.exitcode, memory)
 
     def _fail(self, first: BaseException) -> NoReturn:
         """Raise the cause: what most ranks see of it is that another does not answer."""

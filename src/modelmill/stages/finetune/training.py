@@ -94,6 +94,7 @@ class TooManyRows(DoesNotFit):
     """Memory is too small for so many rows at a time; ranks begin anew with fewer, all of them."""
 
     rows: int = 0
+    """0 where whoever says it cannot know."""
 
 
 def present_device(team: Team) -> torch.device:
