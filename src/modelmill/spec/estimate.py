@@ -188,8 +188,8 @@ class Estimator:
                 return infer_memory(shape, settings, rows, form, is_gpu=self.is_gpu)
         return None
 
-    def finetune(self, settings: FinetuneSettings) -> Memory:
-        """Estimate a fine-tune of the known model."""
+    def finetune(self, settings: FinetuneSettings, devices: int = 1) -> Memory:
+        """Estimate a fine-tune of the known model, divided among so many devices."""
         assert self.known.shape is not None
         return finetune_memory(
             self.known.shape,
@@ -197,6 +197,7 @@ class Estimator:
             rows_of(settings),
             is_gpu=self.is_gpu,
             given_parameters=self.known.adapter_parameters,
+            devices=devices,
         )
 
     def _form(self, stage: Stage, shape: ModelShape) -> Form:

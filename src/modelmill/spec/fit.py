@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from modelmill.spec.accelerators import Accelerator, next_larger
-from modelmill.spec.batching import HALVINGS
+from modelmill.spec.batching import HALVINGS, ranks_for, undividable
 from modelmill.spec.closed import Spec
 from modelmill.spec.estimate import Estimate, Estimator, Known
 from modelmill.spec.footprint import Memory, micro_batch
-from modelmill.spec.names import Kind
+from modelmill.spec.names import Fsdp, Kind
 from modelmill.spec.plan import Plan
 from modelmill.spec.quantize import CalibratedSpec
 from modelmill.spec.settings import (
@@ -32,6 +32,10 @@ class Room(Spec):
     disk_bytes: int | None = None
     is_pod: bool = True
     """Whether a profile says it, and could say more."""
+    devices: int = 1
+    """That train together."""
+    fsdp: Fsdp = "auto"
+    """Whether each of them holds a part of the weights."""
 
 
 class Fit(Spec):
@@ -68,7 +72,7 @@ class _Judge:
             return Fit(estimate=estimate, state="unknown", reasons=estimate.assumed)
         settings = self.estimator.plan.stage(estimate.stage).settings
         if isinstance(settings, FinetuneSettings) and self.accelerator.is_gpu:
-            estimate = self._halved(estimate, settings)
+            estimate = self._made_to_fit(estimate, settings)
         states = {what: _state(needed, there) for what, needed, there in self._wanted(estimate)}
         state = max(states.values(), key=_ORDER.index)
         if state == "fits":
@@ -93,23 +97,48 @@ class _Judge:
             and _state(memory.host_bytes, self.room.host_bytes) == "fits"
         )
 
-    def _halved(self, estimate: Estimate, settings: FinetuneSettings) -> Estimate:
-        """Halve the micro-batch as the stage itself does where a GPU is too small."""
-        halved = self._halved_enough(settings)
-        if halved is None or not halved.micro_batch_halvings:
-            return estimate
-        rows = micro_batch(halved, settings.contract.max_length, is_gpu=True)
-        note = f"the stage will come down to {rows} rows at a time by itself"
-        memory = self.estimator.finetune(halved)
-        return estimate.model_copy(update={"memory": memory, "assumed": (*estimate.assumed, note)})
+    def _made_to_fit(self, estimate: Estimate, settings: FinetuneSettings) -> Estimate:
+        """Foretell what the stage does by itself where a GPU is too small."""
+        for devices in self._shares(settings):
+            halved = self._halved_enough(settings, devices)
+            if halved is None:
+                continue
+            notes = list(estimate.assumed)
+            if devices > 1:
+                notes.append(f"each of {devices} devices will hold a part of the weights")
+            if halved.micro_batch_halvings:
+                rows = micro_batch(halved, settings.contract.max_length, is_gpu=True)
+                notes.append(f"the stage will come down to {rows} rows at a time by itself")
+            memory = self.estimator.finetune(halved, devices)
+            return estimate.model_copy(update={"memory": memory, "assumed": tuple(notes)})
+        return estimate
 
-    def _halved_enough(self, settings: FinetuneSettings) -> FinetuneSettings | None:
+    def _shares(self, settings: FinetuneSettings) -> tuple[int, ...]:
+        """Say among how many devices the weights will be divided: the ways, as they are tried."""
+        ranks = ranks_for(settings.finetune.batch_size, self.room.devices)
+        if ranks == 1 or self.room.fsdp == "never" or undividable(settings.finetune):
+            return (1,)
+        return (ranks,) if self.room.fsdp == "always" else (1, ranks)
+
+    def _halved_enough(
+        self, settings: FinetuneSettings, devices: int = 1
+    ) -> FinetuneSettings | None:
         """Find out with how few rows at a time the stage will fit; None where it never does."""
         for halvings in range(HALVINGS + 1 if self.accelerator.is_gpu else 1):
             tried = settings.model_copy(update={"micro_batch_halvings": halvings})
-            if self._has_room(self.estimator.finetune(tried)):
+            if self._has_room(self.estimator.finetune(tried, devices)):
                 return tried
         return None
+
+    def _more_devices(self, settings: FinetuneSettings) -> Iterator[str]:
+        if not (self.accelerator.is_gpu and self.room.is_pod) or undividable(settings.finetune):
+            return
+        for devices in _NODES:
+            if devices <= self.room.devices or settings.finetune.batch_size % devices:
+                continue
+            if self._halved_enough(settings, devices) is not None:
+                yield f"stages.finetune.gpu: {devices} in the profile, each with a part of it"
+                return
 
     def _advice(
         self, estimate: Estimate, settings: StageSettings, states: Mapping[str, State]
@@ -117,6 +146,7 @@ class _Judge:
         assert estimate.memory is not None
         if isinstance(settings, FinetuneSettings):
             yield from self._less(settings)
+            yield from self._more_devices(settings)
         if states[_GPU] != "fits":
             if isinstance(settings, InferSettings):
                 yield "a smaller infer.batch_size, or a shorter data.max_length"
@@ -187,6 +217,8 @@ _CHANGES: Final = (
 """By what they cost: nothing, time, a base that differs slightly, less that is learned."""
 
 _ORDER: Final[tuple[State, ...]] = ("fits", "tight", "does not fit")
+_NODES: Final = (2, 4, 8)
+"""GPUs that one node has."""
 _GPU: Final = "GPU memory"
 _HOST: Final = "host memory"
 _DISK: Final = "disk"
