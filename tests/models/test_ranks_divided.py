@@ -172,7 +172,7 @@ def train_on_three_quarters_of_the_memory(
                 raise torch.OutOfMemoryError("more than there is")
         return compute(self, *args, **given)  # type: ignore[arg-type]
 
-    Trainer.compute_loss = weighed  # type: ignore[method-assign, assignment]
+    Trainer.compute_loss = weighed  # type: ignore[method-assign]
     return finetune.train_as_one_of(settings, folders, pulse, team)
 
 

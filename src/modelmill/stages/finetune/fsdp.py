@@ -1,6 +1,7 @@
 """Weights that a team has divided: each rank holds a part of every one (torch's FSDP2).
 
-A layer is put together while it is computed, and only then (docs/adr/0031).  Knows torch's distributed tensors; must not know the trainer, nor what is kept or written.
+A layer is put together while it is computed, and only then (docs/adr/0031).  Knows torch's
+distributed tensors; must not know the trainer, nor what is kept or written.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -38,12 +39,7 @@ def divide(
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     _refuse(base, dtype)
     mesh = init_device_mesh(device.type, (team.size,))
-    # Autocast would keep a copy of every weight that it has cast, whole, until the backward pass.
-    is_cast = dtype != torch.float32 and not isinstance(model, PeftModel)
-    layers = (
-        MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False) if is_cast else _PLAIN
-    )
-    for module, policy in [*((each, layers) for each in decoder_blocks(base)), (model, _PLAIN)]:
+    for module, policy in _groups(model, base, dtype):
         _hand_out(module, team, device)
         # Between two passes everything is divided, what belongs to no layer too.
         fully_shard(module, mesh=mesh, reshard_after_forward=True, mp_policy=policy)
@@ -53,6 +49,26 @@ def divide(
             each.set_force_sum_reduction_for_comms(enable=True)
     # The trainer then leaves places and gradients to the model, as if the library had divided it.
     base._is_distributed_loading_by_transformers = True  # noqa: SLF001
+
+
+def _groups(
+    model: nn.Module, base: PreTrainedModel, dtype: torch.dtype
+) -> Iterator[tuple[nn.Module, MixedPrecisionPolicy]]:
+    """Go through what is put together at a time, from the inside out.
+
+    Autocast would keep a copy of every weight that it has cast, whole, until the backward pass;
+    so a layer of float32 is put together in 16 bits, except for its norms, as under autocast.
+    """
+    for layer in decoder_blocks(base):
+        policy = _PLAIN
+        if model is base and dtype != torch.float32:
+            policy = MixedPrecisionPolicy(dtype, torch.float32, cast_forward_inputs=False)
+            for module in layer.modules():
+                own_ones = list(module.parameters(recurse=False))
+                if own_ones and all(each.ndim == 1 for each in own_ones):
+                    yield module, _PLAIN
+        yield layer, policy
+    yield model, _PLAIN
 
 
 def put_together(model: nn.Module, team: Team) -> None:
