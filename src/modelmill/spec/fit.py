@@ -131,7 +131,7 @@ class _Judge:
         return None
 
     def _more_devices(self, settings: FinetuneSettings) -> Iterator[str]:
-        if not (self.accelerator.is_gpu and self.room.is_pod) or undividable(settings.finetune):
+        if not self.room.is_pod or undividable(settings.finetune):
             return
         for devices in _NODES:
             if devices <= self.room.devices or settings.finetune.batch_size % devices:
@@ -146,8 +146,9 @@ class _Judge:
         assert estimate.memory is not None
         if isinstance(settings, FinetuneSettings):
             yield from self._less(settings)
-            yield from self._more_devices(settings)
         if states[_GPU] != "fits":
+            if isinstance(settings, FinetuneSettings):
+                yield from self._more_devices(settings)
             if isinstance(settings, InferSettings):
                 yield "a smaller infer.batch_size, or a shorter data.max_length"
             if isinstance(settings, QuantizeSettings) and isinstance(
