@@ -29,7 +29,7 @@ from modelmill.spec.hours import seconds_of, training_flops
 from modelmill.spec.memory import BYTES_OF, quantized_bytes
 from modelmill.spec.quantize import GptqSpec
 from modelmill.spec.quantizer_footprint import calibration_parts, quantize_memory
-from modelmill.spec.rank_footprint import memory_of_ranks, share_of
+from modelmill.spec.rank_footprint import Ranks, memory_of_ranks, share_of
 from modelmill.spec.settings import (
     ContractSettings,
     FinetuneSettings,
@@ -131,7 +131,7 @@ def estimate(shape: ModelShape, stage: MeasuredStage, rows: Rows) -> Memory:
     match stage.settings:
         case FinetuneSettings() as settings:
             own = finetune_memory(shape, share_of(settings, stage.ranks), rows, is_gpu=False)
-            return memory_of_ranks(own, stage.ranks)
+            return memory_of_ranks(own, Ranks(stage.ranks))
         case MergeSettings() as settings:
             return merge_memory(shape, settings)
         case QuantizeSettings() as settings:

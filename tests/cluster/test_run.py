@@ -5,6 +5,8 @@ import time
 from collections.abc import Callable
 from threading import Event, Thread
 
+import pytest
+
 from .team import KINDS_AND_REPORT, Json, Team, small
 
 MODELS = ("finetune", "quantize", "infer")
@@ -105,13 +107,17 @@ def test_submitting_twice_is_one_run(team: Team) -> None:
     assert set(team.starts_of("once").values()) == {1}
 
 
-def test_two_ranks_train_in_one_pod(team: Team) -> None:
-    """Processes of a *restricted* pod find each other by gloo; the manifest says how many."""
-    team.write_profile(stages={"finetune": small(ranks=2, memory="3Gi")})
+@pytest.mark.parametrize("fsdp", ["auto", "always"])
+def test_two_ranks_train_in_one_pod(team: Team, fsdp: str) -> None:
+    """Processes of a *restricted* pod find each other by gloo; the manifest says how they share."""
+    name = f"ranks-{fsdp}"
+    team.write_profile(stages={"finetune": small(ranks=2, fsdp=fsdp, memory="3Gi")})
     finetune = {"num_train_epochs": 1, "learning_rate": 1e-2, "batch_size": 8}
     data = {**team.run()["data"], "train": "train.jsonl"}
     team.write_run(data=data, finetune=finetune, quantize=[])
-    team.submitted("ranks")
-    assert team.wait("ranks") == 0
-    assert team.starts_of("ranks")["finetune"] == 1
-    assert team.manifest("ranks", "finetune").effective["ranks"] == 2
+    team.submitted(name)
+    assert team.wait(name) == 0
+    assert team.starts_of(name)["finetune"] == 1
+    effective = team.manifest(name, "finetune").effective
+    assert effective["ranks"] == 2
+    assert effective.get("fsdp", False) == (fsdp == "always")

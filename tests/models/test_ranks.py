@@ -225,7 +225,9 @@ def murdered(
         patch.setattr(memory, "CGROUPS", groups)
         patch.syspath_prepend(CHECKOUT)  # ranks find what they do by its name, and it is here
         with pytest.raises(DeviceFault) as caught:
-            train_together(train_by_own_labels, SETTINGS, bench.folders(RANKS), pulse, RANKS)
+            train_together(
+                train_by_own_labels, SETTINGS, bench.folders(RANKS), pulse, (Team(size=RANKS),)
+            )
     assert list(bench.made[-1].iterdir()) == []
     return pulse, caught.value
 

@@ -15,6 +15,7 @@ from modelmill.conduct.cml_client import JobRequest
 from modelmill.spec.names import (
     ENV_ATTEMPT,
     ENV_CHECKPOINT_SECONDS,
+    ENV_FSDP,
     ENV_GRACE_SECONDS,
     ENV_HALVINGS,
     ENV_HUNG_AFTER_SECONDS,
@@ -103,6 +104,7 @@ def stage_environment(order: Order, attempt: str, run: str, profile: Profile) ->
         ENV_GRACE_SECONDS: str(pods.termination_grace_period_seconds),
         ENV_HUNG_AFTER_SECONDS: str(profile.hung_after_seconds),
         ENV_RANKS: str(pods.ranks),
+        ENV_FSDP: pods.fsdp,
     }
 
 

@@ -150,7 +150,11 @@ def rooms_of(profile: Profile, accelerator: Accelerator) -> Mapping[Kind, Room]:
     """
     if profile.store.url:
         return {
-            kind: Room(host_bytes=whole_bytes(pods.memory), disk_bytes=whole_bytes(pods.work))
+            kind: Room(
+                host_bytes=whole_bytes(pods.memory),
+                disk_bytes=whole_bytes(pods.work),
+                fsdp=pods.fsdp,
+            )
             for kind, pods in profile.stages.items()
         }
     if accelerator.is_gpu:

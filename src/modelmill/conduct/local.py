@@ -28,6 +28,7 @@ from modelmill.spec.infer import MetricsSpec
 from modelmill.spec.names import (
     ENV_ATTEMPT,
     ENV_CHECKPOINT_SECONDS,
+    ENV_FSDP,
     ENV_GRACE_SECONDS,
     ENV_HALVINGS,
     ENV_HUNG_AFTER_SECONDS,
@@ -186,6 +187,7 @@ class LocalBackend:
             ENV_GRACE_SECONDS: str(int(self.grace_seconds)),
             ENV_HUNG_AFTER_SECONDS: str(self.profile.hung_after_seconds),
             ENV_RANKS: str(self.profile.stages[kind_of(order.stage)].ranks),
+            ENV_FSDP: self.profile.stages[kind_of(order.stage)].fsdp,
             **LIBRARIES,
         }
 

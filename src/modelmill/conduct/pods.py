@@ -16,6 +16,7 @@ from modelmill.spec.names import (
     CONTAINER,
     ENV_ATTEMPT,
     ENV_CHECKPOINT_SECONDS,
+    ENV_FSDP,
     ENV_GRACE_SECONDS,
     ENV_HALVINGS,
     ENV_HUNG_AFTER_SECONDS,
@@ -171,6 +172,8 @@ def _told(order: Order, run: str, pods: StagePods, profile: Profile) -> list[Jso
         told[ENV_HALVINGS] = str(order.halvings)
     if pods.ranks:
         told[ENV_RANKS] = str(pods.ranks)
+    if pods.fsdp != "auto":
+        told[ENV_FSDP] = pods.fsdp
     if pods.work_volume == "emptyDir":
         # Over this limit the kubelet evicts; the file system would show the node's space.
         told[ENV_WORK_BYTES] = str(whole_bytes(pods.work))

@@ -65,6 +65,15 @@ def ranks_for(batch_size: int, devices: int) -> int:
     return _divisor(batch_size, devices)
 
 
+def undividable(spec: FinetuneSpec) -> str:
+    """Name the setting with which devices cannot hold a part of the weights each; empty if none."""
+    if spec.load_in is not None:
+        return "finetune.load_in"
+    if spec.qat is not None:
+        return "finetune.qat"
+    return "finetune.precision: float16" if spec.precision == "float16" else ""
+
+
 def _divisor(number: int, limit: int) -> int:
     """Find the largest divisor up to a limit; 1 is one of any."""
     return max(each for each in range(1, max(1, min(limit, number)) + 1) if number % each == 0)

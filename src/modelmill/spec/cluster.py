@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, Self, TypeAlias
 from pydantic import ConfigDict, Field, JsonValue, StringConstraints, model_validator
 
 from modelmill.spec.closed import Spec
-from modelmill.spec.names import Image, Kind
+from modelmill.spec.names import Fsdp, Image, Kind
 from modelmill.spec.quantity import Quantity
 
 _LABEL = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
@@ -186,6 +186,11 @@ class StagePods(PodPlace):
     own, and all with the above; of no other kind.  0: one for each GPU; on a machine without,
     several are of use where one cannot keep all cores busy.  The result is the same up to rounding,
     and at most as many train as `finetune.batch_size` can be divided by."""
+    fsdp: Fsdp = "auto"
+    """Whether each of these processes holds a part of the weights, gradients and optimizer only
+    (fully sharded data parallel); of no other kind.  `auto`: where one device cannot hold all of
+    it; `always` spares the attempt to find out; `never`: what does not fit one device does not fit.
+    The result is the same up to rounding.  Not with `finetune.load_in`, `finetune.qat`, float16."""
     termination_grace_period_seconds: int = Field(120, ge=10, le=3600)
     """To save what can be resumed after SIGTERM."""
     queue: LabelValue = ""

@@ -25,7 +25,7 @@ from modelmill.spec.names import Kind, is_fetch
 from modelmill.spec.plan import Plan, Stage
 from modelmill.spec.quantize import BitnetSpec, GptqSpec, PackedSpec, QuantizeSpec
 from modelmill.spec.quantizer_footprint import quantize_memory
-from modelmill.spec.rank_footprint import memory_of_ranks, share_of
+from modelmill.spec.rank_footprint import Ranks, memory_of_ranks, share_of
 from modelmill.spec.settings import (
     FetchAdapterSettings,
     FetchDataSettings,
@@ -192,17 +192,19 @@ class Estimator:
                 return infer_memory(shape, settings, rows, form, is_gpu=self.is_gpu)
         return None
 
-    def finetune(self, settings: FinetuneSettings) -> Memory:
-        """Estimate a fine-tune of the known model."""
+    def finetune(self, settings: FinetuneSettings, ranks: Ranks | None = None) -> Memory:
+        """Estimate a fine-tune of the known model; without `ranks`, by those that there are."""
+        ranks = ranks or Ranks(self.ranks(settings))
         assert self.known.shape is not None
         own = finetune_memory(
             self.known.shape,
-            share_of(settings, self.ranks(settings)),
+            share_of(settings, ranks.count),
             rows_of(settings),
             is_gpu=self.is_gpu,
             given_parameters=self.known.adapter_parameters,
+            devices=ranks.count if ranks.is_divided else 1,
         )
-        return memory_of_ranks(own, self.ranks(settings))
+        return memory_of_ranks(own, ranks)
 
     def micro_batch(self, settings: FinetuneSettings) -> int:
         """Say how many rows each device takes at a time."""

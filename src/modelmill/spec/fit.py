@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from modelmill.spec.accelerators import Accelerator, next_larger
-from modelmill.spec.batching import HALVINGS
+from modelmill.spec.batching import HALVINGS, undividable
 from modelmill.spec.closed import Spec
 from modelmill.spec.estimate import Estimate, Estimator, Known
 from modelmill.spec.footprint import Memory
-from modelmill.spec.names import Kind
+from modelmill.spec.names import Fsdp, Kind
 from modelmill.spec.plan import Plan
 from modelmill.spec.quantize import CalibratedSpec
+from modelmill.spec.rank_footprint import Ranks
 from modelmill.spec.settings import (
     FinetuneSettings,
     InferSettings,
@@ -32,6 +33,8 @@ class Room(Spec):
     disk_bytes: int | None = None
     is_pod: bool = True
     """Whether a profile says it, and could say more."""
+    fsdp: Fsdp = "auto"
+    """Whether each of several devices holds a part of the weights."""
 
 
 class Fit(Spec):
@@ -72,7 +75,7 @@ class _Judge:
             return Fit(estimate=estimate, state="unknown", reasons=estimate.assumed)
         settings = self.estimator.plan.stage(estimate.stage).settings
         if isinstance(settings, FinetuneSettings) and self.accelerator.is_gpu:
-            estimate = self._halved(estimate, settings)
+            estimate = self._made_to_fit(estimate, settings)
         states = {what: _state(needed, there) for what, needed, there in self._wanted(estimate)}
         state = max(states.values(), key=_ORDER.index)
         if state == "fits":
@@ -97,23 +100,49 @@ class _Judge:
             and _state(memory.host_bytes, self.room.host_bytes) == "fits"
         )
 
-    def _halved(self, estimate: Estimate, settings: FinetuneSettings) -> Estimate:
-        """Halve the micro-batch as the stage itself does where a GPU is too small."""
-        halved = self._halved_enough(settings)
-        if halved is None or not halved.micro_batch_halvings:
-            return estimate
-        rows = self.estimator.micro_batch(halved)
-        note = f"the stage will come down to {rows} rows at a time by itself"
-        memory = self.estimator.finetune(halved)
-        return estimate.model_copy(update={"memory": memory, "assumed": (*estimate.assumed, note)})
+    def _made_to_fit(self, estimate: Estimate, settings: FinetuneSettings) -> Estimate:
+        """Foretell what the stage does by itself where a GPU is too small."""
+        for ranks in self._ways(settings):
+            halved = self._halved_enough(settings, ranks)
+            if halved is None:
+                continue
+            notes = list(estimate.assumed)
+            if ranks.is_divided:
+                notes.append(f"each of {ranks.count} devices will hold a part of the weights")
+            if halved.micro_batch_halvings:
+                rows = self.estimator.micro_batch(halved)
+                notes.append(f"the stage will come down to {rows} rows at a time by itself")
+            memory = self.estimator.finetune(halved, ranks)
+            return estimate.model_copy(update={"memory": memory, "assumed": tuple(notes)})
+        return estimate
 
-    def _halved_enough(self, settings: FinetuneSettings) -> FinetuneSettings | None:
+    def _ways(self, settings: FinetuneSettings) -> tuple[Ranks, ...]:
+        """Say how the devices will share the work: the ways, as they are tried."""
+        count = self.estimator.ranks(settings)
+        whole, divided = Ranks(count), Ranks(count, is_divided=True)
+        if count == 1 or self.room.fsdp == "never" or undividable(settings.finetune):
+            return (whole,)
+        return (divided,) if self.room.fsdp == "always" else (whole, divided)
+
+    def _halved_enough(
+        self, settings: FinetuneSettings, ranks: Ranks | None = None
+    ) -> FinetuneSettings | None:
         """Find out with how few rows at a time the stage will fit; None where it never does."""
         for halvings in range(HALVINGS + 1 if self.accelerator.is_gpu else 1):
             tried = settings.model_copy(update={"micro_batch_halvings": halvings})
-            if self._has_room(self.estimator.finetune(tried)):
+            if self._has_room(self.estimator.finetune(tried, ranks)):
                 return tried
         return None
+
+    def _more_devices(self, settings: FinetuneSettings) -> Iterator[str]:
+        if not self.room.is_pod or undividable(settings.finetune):
+            return
+        for count in _NODES:
+            if count <= self.estimator.devices or settings.finetune.batch_size % count:
+                continue
+            if self._halved_enough(settings, Ranks(count, is_divided=True)) is not None:
+                yield f"stages.finetune.gpu: {count} in the profile, each with a part of it"
+                return
 
     def _advice(
         self, estimate: Estimate, settings: StageSettings, states: Mapping[str, State]
@@ -122,6 +151,8 @@ class _Judge:
         if isinstance(settings, FinetuneSettings):
             yield from self._less(settings)
         if states[_GPU] != "fits":
+            if isinstance(settings, FinetuneSettings):
+                yield from self._more_devices(settings)
             if isinstance(settings, InferSettings):
                 yield "a smaller infer.batch_size, or a shorter data.max_length"
             if isinstance(settings, QuantizeSettings) and isinstance(
@@ -191,6 +222,8 @@ _CHANGES: Final = (
 """By what they cost: nothing, time, a base that differs slightly, less that is learned."""
 
 _ORDER: Final[tuple[State, ...]] = ("fits", "tight", "does not fit")
+_NODES: Final = (2, 4, 8)
+"""GPUs that one node has."""
 _GPU: Final = "GPU memory"
 _HOST: Final = "host memory"
 _DISK: Final = "disk"

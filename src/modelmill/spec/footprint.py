@@ -22,6 +22,7 @@ from modelmill.spec.memory import (
     Phase,
     adapter_parameters,
     cached_per_token,
+    gathered_bytes,
     held_bytes,
     kept_per_token,
     part,
@@ -70,7 +71,8 @@ HEAD_VOCABULARY: Final = 32768
 """On a GPU TRL scores so many tokens against so many words at a time."""
 
 COPIES: Final = "copies of what is trained"
-"""The part that only the first of several ranks has."""
+HANDED_OUT: Final = "weights to be handed out"
+"""The parts that only the first of several ranks has."""
 
 PROBE_COPIES: Final = 2
 """Of logits: as they come, and put together in the order of prompts."""
@@ -147,6 +149,7 @@ def finetune_memory(
     *,
     is_gpu: bool,
     given_parameters: int | None = None,
+    devices: int = 1,
 ) -> Memory:
     """Estimate a fine-tune.
 
@@ -156,8 +159,10 @@ def finetune_memory(
         rows: of training; packed ones are as long as may be.
         is_gpu: where it computes.
         given_parameters: of an adapter to go on from.
+        devices: GPUs that hold a part of the weights each.
     """
     spec = settings.finetune
+    is_divided = devices > 1
     dtype = training_dtype(settings, is_gpu=is_gpu)
     is_full = spec.method == "full"
     trained = shape.parameters if is_full else given_parameters or adapter_parameters(shape, spec)
@@ -168,22 +173,26 @@ def finetune_memory(
     working = 0
     if spec.load_in is not None:  # a layer is unpacked for its product
         working = widest_linear(shape) * BYTES_OF[dtype]
+    elif is_divided:
+        working = gathered_bytes(shape, dtype, is_full=is_full)
     elif is_full and dtype != "float32":  # autocast keeps a copy of what it has cast
         working = shape.parameters * BYTES_OF[dtype]
     if spec.qat is not None:
         working += rounded_bytes(shape, dtype, is_checkpointed=spec.gradient_checkpointing)
     device = (
-        part("weights", weights),
-        *(() if is_full else (part("adapter", 4 * trained),)),
-        part("gradients", 4 * trained),
-        part("optimizer", ADAM_BYTES * trained),
+        part("weights", weights / devices),
+        *(() if is_full else (part("adapter", 4 * trained / devices),)),
+        part("gradients", 4 * trained / devices),
+        part("optimizer", ADAM_BYTES * trained / devices),
         part("activations", kept if is_gpu else SLACK * kept),
-        part("logits", _loss_bytes(shape, scored, dtype, is_gpu=is_gpu)),
+        part("logits", _loss_bytes(shape, scored, dtype, is_gpu=is_gpu and not is_divided)),
         *((part("working set", working),) if working else ()),
     )
     # The best weights so far, and the first ones where training may begin again.
     copies = part(COPIES, 4 * trained * (1 if is_full and not is_gpu else 2))
-    loading = (part("weights", weights), weight_files(shape))
+    if is_divided and weights > copies.bytes:  # whole once, on the host, to be handed out
+        copies = part(HANDED_OUT, weights)
+    loading = (part(HANDED_OUT if is_divided else "weights", weights), weight_files(shape))
     return placed(FINETUNE_BYTES, loading, device, copies, is_gpu)
 
 

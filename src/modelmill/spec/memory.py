@@ -113,6 +113,19 @@ def rounded_bytes(shape: ModelShape, dtype: Dtype, *, is_checkpointed: bool) -> 
     return 4 * shape.linear_parameters // (max(1, shape.layers) if is_checkpointed else 1)
 
 
+def gathered_bytes(shape: ModelShape, dtype: Dtype, *, is_full: bool) -> int:
+    """Count the bytes of what is whole for a while in a device that holds a part of the weights.
+
+    What belongs to no layer is so all the time; of layers the present one and the next.
+    """
+    unit, rest = BYTES_OF[dtype], shape.parameters - shape.linear_parameters
+    layer = shape.linear_parameters // max(1, shape.layers)
+    if not is_full:
+        return unit * (rest + 2 * layer)
+    # Its gradients too, and once more in float32 where they are added up; the head is cast.
+    return (4 + 4 + unit) * rest + (2 * unit + unit + 4) * layer
+
+
 def adapter_parameters(shape: ModelShape, spec: FinetuneSpec) -> int:
     """Count what is trained beside the frozen weights."""
     chosen = _targets(shape, spec)

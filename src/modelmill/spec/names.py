@@ -23,6 +23,9 @@ Kind = Literal[
 
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
+Fsdp = Literal["auto", "always", "never"]
+"""Whether the processes of a finetune hold a part of the weights each."""
+
 Environment = Literal["light", "train", "quantize"]
 """The locked set of packages a stage runs with: an image, or a local environment."""
 
@@ -98,6 +101,8 @@ ENV_SHARDS: Final = "MODELMILL_SHARDS"
 """How many parts there are."""
 ENV_RANKS: Final = "MODELMILL_RANKS"
 """How many processes of a finetune train together; absent: one on each device."""
+ENV_FSDP: Final = "MODELMILL_FSDP"
+"""Whether these processes hold a part of the weights each; absent: where one cannot hold all."""
 ENV_CHECKPOINT_SECONDS: Final = "MODELMILL_CHECKPOINT_SECONDS"
 """How often a fine-tune saves what it can go on from; absent: every 300 s."""
 ENV_GRACE_SECONDS: Final = "MODELMILL_GRACE_SECONDS"

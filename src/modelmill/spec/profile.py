@@ -109,6 +109,9 @@ class Profile(Spec):
             if kind != "finetune" and pods.ranks:
                 msg = f"stages.{kind}.ranks: only finetune has several processes"
                 raise ValueError(msg)
+            if kind != "finetune" and pods.fsdp != "auto":
+                msg = f"stages.{kind}.fsdp: only finetune has several processes"
+                raise ValueError(msg)
             if pods.gpu and pods.ranks > pods.gpu:
                 msg = f"stages.{kind}.ranks: each needs a GPU, and gpu is {pods.gpu}"
                 raise ValueError(msg)

@@ -16,7 +16,7 @@ from typing import Final, cast
 
 from modelmill.spec.errors import InputMissing, Interrupted
 from modelmill.spec.figures import Measurements
-from modelmill.spec.names import MEASUREMENTS, Kind
+from modelmill.spec.names import MEASUREMENTS, Fsdp, Kind
 from modelmill.spec.plan import Plan, Stage, StageInput
 from modelmill.spec.records import FileRecord, Manifest
 from modelmill.spec.settings import (
@@ -92,6 +92,8 @@ class Assignment:
     """Among how many attempts the rows of infer are dealt out."""
     ranks: int = 0
     """Processes of a finetune; 0 for one on each device."""
+    fsdp: Fsdp = "auto"
+    """Whether each of them holds a part of the weights."""
 
 
 def is_committed(store: Store, stage: Stage) -> bool:
@@ -154,7 +156,9 @@ def _resuming(given: Assignment, folders: Folders, pulse: LivePulse) -> Folders:
         return replace(folders, shard=Shard(given.shard, given.shards, saved))
     states = restore_checkpoints(given.store, given.stage.key, folders.resume)
     next(states, False)
-    return replace(folders, fall_back=lambda: next(states, False), ranks=given.ranks)
+    return replace(
+        folders, fall_back=lambda: next(states, False), ranks=given.ranks, fsdp=given.fsdp
+    )
 
 
 def _settings_of(given: Assignment) -> Settings:

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, cast, get_args
 
 from modelmill.spec.errors import (
     DeviceFault,
@@ -30,6 +30,7 @@ from modelmill.spec.errors import (
 from modelmill.spec.names import (
     ENV_ATTEMPT,
     ENV_CHECKPOINT_SECONDS,
+    ENV_FSDP,
     ENV_GRACE_SECONDS,
     ENV_HALVINGS,
     ENV_HUNG_AFTER_SECONDS,
@@ -45,6 +46,7 @@ from modelmill.spec.names import (
     ENV_TERMINATION,
     ENV_WORK,
     ENV_WORK_BYTES,
+    Fsdp,
 )
 from modelmill.spec.plan import Plan, Stage
 from modelmill.spec.records import Ending, Live, Progress
@@ -98,6 +100,7 @@ class Asked:
     shard: int
     shards: int
     ranks: int
+    fsdp: Fsdp
 
 
 def read_environment(environment: Mapping[str, str]) -> Asked:
@@ -115,6 +118,11 @@ def read_environment(environment: Mapping[str, str]) -> Asked:
     ]
     if not problems and int(environment.get(ENV_SHARD) or 0) >= _shards(environment):
         problems.append(Problem(ENV_SHARD, f"should be below {ENV_SHARDS}, and counts from 0"))
+    if environment.get(ENV_FSDP) and environment[ENV_FSDP] not in get_args(Fsdp):
+        known = ", ".join(get_args(Fsdp))
+        problems.append(
+            Problem(ENV_FSDP, f"should be one of {known} (got {environment[ENV_FSDP]!r})")
+        )
     if problems:
         raise SpecError("environment", problems)
 
@@ -142,6 +150,7 @@ def read_environment(environment: Mapping[str, str]) -> Asked:
         shard=number(ENV_SHARD) or 0,
         shards=_shards(environment),
         ranks=number(ENV_RANKS) or 0,
+        fsdp=cast("Fsdp", environment.get(ENV_FSDP) or "auto"),
     )
 
 
@@ -208,6 +217,7 @@ def _attempt(asked: Asked, stop: Stop) -> str:
             asked.shard,
             asked.shards,
             asked.ranks,
+            asked.fsdp,
         )
         return _carry_out(asked, given, stop)
 

@@ -14,6 +14,7 @@ from typing import Protocol
 from pydantic import JsonValue
 
 from modelmill.spec.figures import Figures
+from modelmill.spec.names import Fsdp
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Folders:
     shard: Shard = Shard()
     ranks: int = 0
     """Processes that train together; 0 for one on each device that is there."""
+    fsdp: Fsdp = "auto"
+    """Whether each of them holds a part of the weights only."""
 
 
 @dataclass(frozen=True)

@@ -456,5 +456,13 @@ def test_ranks_are_told_where_they_are_asked_for() -> None:
     assert "MODELMILL_RANKS" not in environment_of(rendered(order_of("merge"), profile))
     with pytest.raises(ValueError, match=r"stages\.merge\.ranks: only finetune has several"):
         rendered(order_of("merge"), {"stages": {"merge": {"ranks": 2}}})
+    assert read_environment({**told, ENV_ATTEMPT: "x"}).fsdp == "auto"
+    profile["stages"] = {"finetune": {"ranks": 2, "fsdp": "always"}}
+    told = environment_of(rendered(order_of("finetune"), profile))
+    assert read_environment({**told, ENV_ATTEMPT: "x"}).fsdp == "always"
+    with pytest.raises(SpecError, match="MODELMILL_FSDP"):
+        read_environment({**told, "MODELMILL_FSDP": "perhaps"})
+    with pytest.raises(ValueError, match=r"stages\.merge\.fsdp: only finetune has several"):
+        rendered(order_of("merge"), {"stages": {"merge": {"fsdp": "never"}}})
     with pytest.raises(ValueError, match=r"ranks: each needs a GPU, and gpu is 1"):
         rendered(order_of("finetune"), {"stages": {"finetune": {"ranks": 2}}})

@@ -12,7 +12,7 @@ from modelmill.spec.estimate import Estimate, Known, estimates
 from modelmill.spec.fit import Fit, Room, judge
 from modelmill.spec.footprint import COPIES, Form, Rows, finetune_memory, infer_memory
 from modelmill.spec.memory import Part, cached_per_token, held_bytes
-from modelmill.spec.names import Kind
+from modelmill.spec.names import Fsdp, Kind
 from modelmill.spec.plan import Plan
 from modelmill.spec.profile import Facts
 from modelmill.spec.quantize import BitsandbytesSpec
@@ -38,10 +38,11 @@ def fit_on(
     name: AcceleratorName,
     stage: str = "finetune",
     rooms: Mapping[Kind, Room] = NO_ROOMS,
+    devices: int = 1,
     **finetune: Any,
 ) -> Fit:
-    """Hold one stage against a device."""
-    judged = judge(plan(**finetune), KNOWN, ACCELERATORS[name], rooms)
+    """Hold one stage against a device, or a finetune against several."""
+    judged = judge(plan(**finetune), KNOWN, ACCELERATORS[name], rooms, devices)
     return next(each for each in judged if each.estimate.stage == stage)
 
 
@@ -126,6 +127,33 @@ def test_micro_batch_that_the_stage_would_halve_counts_halved() -> None:
     assert found.state == "fits"
     assert "come down to" in " ".join(found.estimate.assumed)
     assert fit_on("a100-80", max_length=512).estimate.memory != found.estimate.memory
+
+
+def test_full_fine_tune_of_7b_fits_as_many_devices_as_are_advised_and_no_fewer() -> None:
+    """Each holds a part of weights, gradients and optimizer, and a layer at a time as a whole."""
+
+    def on(devices: int, fsdp: Fsdp = "auto", **finetune: Any) -> Fit:
+        rooms: Mapping[Kind, Room] = {"finetune": Room(fsdp=fsdp)}
+        return fit_on("a100-80", rooms=rooms, devices=devices, batch_size=16, **finetune)
+
+    refused = on(1, method="full")
+    assert refused.state == "does not fit"
+    [advised] = [each for each in refused.advice if each.startswith("stages.finetune.gpu: ")]
+    devices = int(advised.split()[1])
+    fits = on(devices, method="full")
+    assert fits.state == "fits"
+    assert f"each of {devices} devices will hold a part" in " ".join(fits.estimate.assumed)
+    assert on(devices // 2, method="full").state != "fits"
+    assert on(devices, "never", method="full").state == "does not fit"
+    assert fits.estimate.memory is not None
+    parts = {part.name: part.bytes for part in fits.estimate.memory.gpu_peak}
+    held = sum(parts[name] for name in ("weights", "gradients", "optimizer"))
+    assert held == pytest.approx(16 * SEVEN.parameters / devices)
+    # Nothing is divided where one device is enough, unless the place says so.
+    assert on(2).estimate.memory == on(2, "never").estimate.memory
+    assert on(2, "always").estimate.memory != on(2, "never").estimate.memory
+    nf4 = [on(2, fsdp, load_in="nf4").estimate.memory for fsdp in ("always", "never")]
+    assert nf4[0] == nf4[1]
 
 
 def test_host_and_disk_are_held_against_what_the_place_has() -> None:

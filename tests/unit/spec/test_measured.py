@@ -10,7 +10,7 @@ from modelmill.spec.estimate import group_of
 from modelmill.spec.footprint import Form, Rows, finetune_memory, infer_memory
 from modelmill.spec.memory import BYTES_OF, quantized_bytes
 from modelmill.spec.quantizer_footprint import calibration_parts, quantize_memory
-from modelmill.spec.rank_footprint import memory_of_ranks, share_of
+from modelmill.spec.rank_footprint import Ranks, memory_of_ranks, share_of
 from modelmill.spec.settings import FinetuneSettings, InferSettings, QuantizeSettings
 from modelmill.spec.shape import ModelShape
 
@@ -46,7 +46,7 @@ def test_fine_tune_peak_is_within_a_fifth(run: dict[str, Any], stage: dict[str, 
     rows = Rows.model_validate(run["rows"])
     ranks = stage.get("ranks", 1)
     own = finetune_memory(SHAPES[run["model"]], share_of(settings, ranks), rows, is_gpu=False)
-    memory = memory_of_ranks(own, ranks)
+    memory = memory_of_ranks(own, Ranks(ranks))
     assert memory.resident_bytes == pytest.approx(stage["peak_rss_bytes"], rel=0.2)
 
 

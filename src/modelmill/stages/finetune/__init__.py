@@ -15,12 +15,16 @@ from modelmill.models.open import open_model, open_tokenizer
 from modelmill.models.precision import choose_precision, name_of
 from modelmill.models.probe import save_probe
 from modelmill.models.prompt import contract_for, contract_into_tokenizer, save_contract
+from modelmill.models.skeleton import open_skeleton
 from modelmill.models.weights import make_readable
-from modelmill.spec.batching import ranks_for
+from modelmill.spec.batching import ranks_for, undividable
 from modelmill.spec.figures import Finetuned
+from modelmill.spec.finetune import FinetuneSpec
+from modelmill.spec.names import Fsdp
 from modelmill.spec.settings import FinetuneSettings
 from modelmill.stages.finetune import learner
 from modelmill.stages.finetune.examples import read_examples
+from modelmill.stages.finetune.fsdp import divide, put_together
 from modelmill.stages.finetune.learner import Learner
 from modelmill.stages.finetune.lengths import histogram
 from modelmill.stages.finetune.packed import refuse_leaks
@@ -37,7 +41,7 @@ def run(settings: FinetuneSettings, folders: Folders, pulse: Pulse) -> Outcome:
 
     Writes `adapter/`, `tokenizer/`, `prompt.json` and `probe.jsonl`; of a full fine-tune a
     model that needs nothing else.  Where there are several devices, a process on each of them
-    takes its share of every batch.
+    takes its share of every batch, and of the weights where one cannot hold them all.
 
     Raises:
         DataError: rows are too long or none is left, the model's files are not sound, or
@@ -49,7 +53,8 @@ def run(settings: FinetuneSettings, folders: Folders, pulse: Pulse) -> Outcome:
     """
     ranks = _ranks(settings.finetune.batch_size, folders.ranks, pulse)
     if ranks > 1:
-        return train_together(train_as_one_of, settings, folders, pulse, ranks)
+        teams = _teams(ranks, folders.fsdp, settings.finetune, pulse)
+        return train_together(train_as_one_of, settings, folders, pulse, teams)
     return train_as_one_of(settings, folders, pulse, ALONE)
 
 
@@ -69,12 +74,21 @@ def train_as_one_of(
             pulse.warn("finetune.tf32 has no meaning on a CPU")
         # All weights are trained in float32, whatever is computed in: 16 bits lose small steps.
         held = torch.float32 if spec.method == "full" else dtype
-        opened = open_model(base, dtype=held, device=device, load_in=spec.load_in)
+        # What is divided later is whole only once, and on the host.
+        is_whole = team.is_first or not team.divides
+        place = torch.device("cpu") if team.divides else device
+        opened = (
+            open_model(base, dtype=held, device=place, load_in=spec.load_in)
+            if is_whole
+            else open_skeleton(base)
+        )
         check_vocabulary(opened, max(contract.pad, examples.highest_id), str(base))
-        if spec.packing:
+        if spec.packing and is_whole:
             refuse_leaks(opened, [row.input_ids for row in examples.train])
         set_seed(settings.seed)
         learning = _learner(opened, settings, folders)
+        if team.divides:
+            divide(learning.model, team, device, dtype)
     training = Training(
         finetune=spec,
         seed=settings.seed,
@@ -90,8 +104,10 @@ def train_as_one_of(
     )
     with pulse.part("work"):
         trained = train(learning.model, examples, training, pulse)
-    if team.is_first:
-        with pulse.part("save"):
+    with pulse.part("save"):
+        if team.divides:
+            put_together(learning.model, team)
+        if team.is_first:
             contract_into_tokenizer(contract, tokenizer, opened.generation_config)
             learning.save(folders.output, tokenizer)
             save_contract(contract, folders.output)
@@ -122,6 +138,7 @@ def train_as_one_of(
             "precision_reason": reason,
             "micro_batch_size": trained.micro_batch_size,
             **({"ranks": team.size} if team.size > 1 else {}),
+            **({"fsdp": True} if team.divides else {}),
             **learning.effective,
         },
     )
@@ -138,6 +155,17 @@ def _ranks(batch_size: int, asked: int, pulse: Pulse) -> int:
             "shared equally by more of them"
         )
     return ranks
+
+
+def _teams(ranks: int, asked: Fsdp, spec: FinetuneSpec, pulse: Pulse) -> tuple[Team, ...]:
+    """Say how ranks share the work: the way to try first, and one for where it does not fit."""
+    whole, divided = Team(size=ranks), Team(size=ranks, divides=True)
+    why = undividable(spec)
+    if why and asked == "always":
+        pulse.warn(f"Every device holds the whole model: with {why} it cannot be divided")
+    if why or asked == "never":
+        return (whole,)
+    return (divided,) if asked == "always" else (whole, divided)
 
 
 def _learner(opened: PreTrainedModel, settings: FinetuneSettings, folders: Folders) -> Learner:

@@ -15,10 +15,9 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -26,14 +25,13 @@ from types import TracebackType
 from typing import Any, Final, NoReturn, Self
 
 import torch
-from torch import distributed
 
 from modelmill.spec.batching import HALVINGS
-from modelmill.spec.errors import ModelmillError
+from modelmill.spec.errors import DoesNotFit, ModelmillError
 from modelmill.spec.settings import FinetuneSettings
 from modelmill.stages import machine
 from modelmill.stages.finetune.gone import why_gone
-from modelmill.stages.finetune.team import Team
+from modelmill.stages.finetune.team import Team, meet
 from modelmill.stages.finetune.training import TooManyRows
 from modelmill.stages.stage import Folders, Outcome, Pulse
 from modelmill.stages.stop import end_with
@@ -47,9 +45,6 @@ LOOK_SECONDS: Final = 1.0
 
 SETTLE_SECONDS: Final = 5.0
 """A rank that fails takes the others with it; whoever knows more says so within this time."""
-
-NO_LIMIT: Final = timedelta(days=365)
-"""Of waiting for another rank: it is the stage's own watch that ends what hangs."""
 
 logger = logging.getLogger(__name__)
 
@@ -87,17 +82,41 @@ class _Failed:
 
 
 def train_together(
-    work: Work, settings: FinetuneSettings, folders: Folders, pulse: Pulse, size: int
+    work: Work, settings: FinetuneSettings, folders: Folders, pulse: Pulse, teams: Sequence[Team]
 ) -> Outcome:
-    """Do the work in so many processes, and give back what the first of them made.
+    """Do the work in several processes, and give back what the first of them made.
 
-    Where memory is too small all begin anew with half the rows at a time, from the last state.
+    Where memory is too small all begin anew with half the rows at a time, from the last state;
+    where it is so for one row too, as the next team.
+
+    Args:
+        work: of each process.
+        settings: of the stage.
+        folders: of the stage.
+        pulse: of the stage.
+        teams: how to share the work, from what is quickest to what takes least memory.
 
     Raises:
         ModelmillError: whichever was raised by a rank.
         DeviceFault: a rank was killed.
         Interrupted: the stage was asked to stop; no rank is left.
     """
+    for team in teams:
+        try:
+            return _train_as(team, work, settings, folders, pulse)
+        except (DoesNotFit, MemoryError, torch.OutOfMemoryError) as error:
+            if team is teams[-1]:
+                raise
+            pulse.warn(
+                f"{error.what if isinstance(error, DoesNotFit) else 'One device is too small'}; "
+                f"from here on each of the {team.size} devices holds a part of the weights"
+            )
+    raise AssertionError  # the last team has returned or raised
+
+
+def _train_as(
+    team: Team, work: Work, settings: FinetuneSettings, folders: Folders, pulse: Pulse
+) -> Outcome:
     for halvings in range(HALVINGS + 1):
         ordered = settings.micro_batch_halvings + halvings
         tried = settings.model_copy(update={"micro_batch_halvings": ordered})
@@ -109,7 +128,7 @@ def train_together(
                     folders.inputs,
                     folders.output,
                     folders.resume,
-                    Team(0, size),
+                    team,
                     Path(meeting) / "ranks",
                 )
                 with _Ranks(task) as ranks:
@@ -304,20 +323,18 @@ class _RankPulse:
 
     def is_due(self) -> bool:
         """Tell every rank the same: a state is one between the same two steps of all."""
-        return self.team.agree(self.team.is_first and bool(self._ask("is_due")))
+        return bool(self._ask_first("is_due"))
 
     def keep(self, size_bytes: int, write: Callable[[], None]) -> None:
-        """Let the first write a state, when it is told to."""
-        if not self.team.is_first:
-            return
-        answer = self._ask("keep", size_bytes)
+        """Take part in writing a state, when the first is told to write one."""
+        answer = self._ask_first("keep", size_bytes)
         while answer == "write":
             failure = None
             try:
                 write()
             except OSError as error:
                 failure = error
-            answer = self._ask("written", failure)
+            answer = self._ask_first("written", failure)
 
     def fall_back(self) -> bool:
         """Have the state before put into `resume`; only the first asks."""
@@ -326,6 +343,9 @@ class _RankPulse:
     def _say(self, name: str, *given: object) -> None:
         if self.team.is_first:
             self.line.send(_Said(name, given))
+
+    def _ask_first(self, name: str, *given: object) -> object:
+        return self.team.agree(self._ask(name, *given) if self.team.is_first else None)
 
     def _ask(self, name: str, *given: object) -> object:
         self.line.send(_Said(name, given))
@@ -349,7 +369,7 @@ def _rank(task: _Task, line: Connection, parent_pid: int) -> None:
     pulse = _RankPulse(line, task.team)
     folders = Folders(task.inputs, task.output, task.resume, pulse.fall_back)
     try:
-        _meet(task)
+        meet(task.team, task.meeting)
         outcome = task.work(task.settings, folders, pulse, task.team)
         peaks = task.team.gather(machine.peak_gpu_bytes())
         if task.team.is_first:
@@ -360,34 +380,6 @@ def _rank(task: _Task, line: Connection, parent_pid: int) -> None:
             traceback.print_exception(error)
         line.send(_Failed(_as_sent(error)))
     line.recv()  # it never comes: the last word must be heard before the line breaks
-
-
-def _meet(task: _Task) -> None:
-    """Make the ranks one process group, as libraries expect it of torchrun."""
-    team = task.team
-    threads = max(1, torch.get_num_threads() // team.size)
-    loopback = "lo" if sys.platform == "linux" else "lo0"
-    os.environ |= {
-        "RANK": str(team.rank),
-        "LOCAL_RANK": str(team.rank),
-        "WORLD_SIZE": str(team.size),
-        "LOCAL_WORLD_SIZE": str(team.size),
-        "OMP_NUM_THREADS": str(threads),
-        "GLOO_SOCKET_IFNAME": loopback,
-        "NCCL_SOCKET_IFNAME": loopback,
-    }
-    torch.set_num_threads(threads)
-    backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(team.rank)
-        backend = "cpu:gloo,cuda:nccl"
-    distributed.init_process_group(
-        backend,
-        init_method=f"file://{task.meeting}",
-        rank=team.rank,
-        world_size=team.size,
-        timeout=NO_LIMIT,
-    )
 
 
 def _as_sent(error: BaseException) -> BaseException:

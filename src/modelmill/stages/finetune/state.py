@@ -6,6 +6,7 @@ read.  Knows the trainer's objects; must not know stores, nor when a state is ke
 
 import random
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,8 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from modelmill.spec.records import Record
+from modelmill.stages.finetune.fsdp import fill, like, whole_ones
 from modelmill.stages.finetune.team import Team
-from modelmill.stages.finetune.watch import Best, Watch, WatchRecord, put_back, trainable
+from modelmill.stages.finetune.watch import Best, Watch, WatchRecord, trainable
 
 if TYPE_CHECKING:
     from modelmill.stages.finetune.trainer import Trainer
@@ -42,6 +44,8 @@ class MadeWith(Record):
     precision: str
     world_size: int
     micro_batch_size: int
+    divided: bool = False
+    """Whether each rank had a part of the weights; the state has all of them anyway."""
 
     def refusal(self, present: "MadeWith") -> str:
         """Say why a state made so cannot be gone on from here; empty if it can."""
@@ -49,7 +53,7 @@ class MadeWith(Record):
 
     def inexactness(self, present: "MadeWith") -> str:
         """Say what makes the result another in its last bits; empty for nothing."""
-        return self._differences(present, ["world_size", "micro_batch_size"])
+        return self._differences(present, ["world_size", "micro_batch_size", "divided"])
 
     def _differences(self, present: "MadeWith", names: Iterable[str]) -> str:
         pairs = [(name, getattr(self, name), getattr(present, name)) for name in names]
@@ -89,7 +93,11 @@ class Kept:
 
     def tensors(self, name: str) -> Tensors:
         """Read one group of tensors."""
-        return dict(_read(self.folder, name))
+        return dict(self.one_by_one(name))
+
+    def one_by_one(self, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+        """Read one group of tensors without having a whole one in memory."""
+        return _read(self.folder, name)
 
 
 def newest_that_fits(
@@ -126,22 +134,38 @@ def write_state(
 ) -> None:
     """Write everything the next step depends on, in place of what the folder holds.
 
-    The state is one between two steps, after what was evaluated at the first of them.
+    The state is one between two steps, after what was evaluated at the first of them.  The first
+    of a team writes it; where weights are divided, all have to take part.
     """
-    _empty(folder)
     assert trainer.optimizer is not None
-    assert trainer.lr_scheduler is not None
     optimizer = trainer.optimizer.state_dict()
     moments = {
         f"{index}.{name}": value
         for index, each in optimizer["state"].items()
         for name, value in each.items()
     }
-    _write(folder, "weights", trainable(trainer.model))
-    _write(folder, "optimizer", moments)
-    _write(folder, "generators", trainer.generators)
-    if watch.best is not None:
-        _write(folder, "best", watch.best.weights)
+    weights, moving = whole_ones(trainable(trainer.model)), whole_ones(moments)
+    try:
+        if not trainer.team.is_first:
+            return
+        _empty(folder)
+        _write(folder, "weights", weights)
+        _write(folder, "optimizer", moving)
+        _write(folder, "generators", trainer.generators.items())
+        if watch.best is not None:
+            _write(folder, "best", watch.best.weights.items())
+        _write_rest(trainer, watch, made_with, halvings, folder)
+    finally:  # of every tensor each has a part, also where the first can write no more
+        deque(weights, maxlen=0)
+        deque(moving, maxlen=0)
+
+
+def _write_rest(
+    trainer: "Trainer", watch: Watch, made_with: MadeWith, halvings: int, folder: Path
+) -> None:
+    """Write what is no tensor; last, because a state is whole when this is there."""
+    assert trainer.optimizer is not None
+    assert trainer.lr_scheduler is not None
     scaler = trainer.accelerator.scaler
     state = State(
         made_with=made_with,
@@ -152,7 +176,7 @@ def write_state(
         groups=tuple(
             # JSON knows no tuples.
             {k: list(v) if isinstance(v, tuple) else v for k, v in group.items() if k != "params"}
-            for group in optimizer["param_groups"]
+            for group in trainer.optimizer.state_dict()["param_groups"]
         ),
         scheduler=trainer.lr_scheduler.state_dict(),
         scaler=None if scaler is None else scaler.state_dict(),
@@ -167,7 +191,10 @@ def write_state(
 
 def restore_weights(kept: Kept, model: torch.nn.Module) -> None:
     """Give the trained weights the values they had."""
-    put_back(kept.tensors("weights"), model)
+    weights = trainable(model)
+    for name, values in kept.one_by_one("weights"):
+        fill(weights.pop(name), values)
+    assert not weights
 
 
 def restore_watch(kept: Kept, watch: Watch) -> None:
@@ -185,10 +212,11 @@ def restore_optimizer(kept: Kept, trainer: "Trainer") -> None:
     assert trainer.optimizer is not None
     assert trainer.lr_scheduler is not None
     fresh = trainer.optimizer.state_dict()
+    learned = [each for group in trainer.optimizer.param_groups for each in group["params"]]
     moments: dict[int, Tensors] = {}
-    for name, value in kept.tensors("optimizer").items():
+    for name, value in kept.one_by_one("optimizer"):
         index, _, moment = name.partition(".")
-        moments.setdefault(int(index), {})[moment] = value
+        moments.setdefault(int(index), {})[moment] = like(learned[int(index)], value)
     groups = [
         {**group, **{k: tuple(v) if isinstance(v, list) else v for k, v in was.items()}}
         for group, was in zip(fresh["param_groups"], kept.state.groups, strict=True)
@@ -263,7 +291,7 @@ def _empty(folder: Path) -> None:
             path.unlink()
 
 
-def _write(folder: Path, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+def _write(folder: Path, name: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
     """Write tensors in files of a bounded size."""
     for number, part in enumerate(_parts(tensors)):
         try:
@@ -272,10 +300,10 @@ def _write(folder: Path, name: str, tensors: Mapping[str, torch.Tensor]) -> None
             raise OSError(str(error)) from error
 
 
-def _parts(tensors: Mapping[str, torch.Tensor]) -> Iterator[Tensors]:
+def _parts(tensors: Iterable[tuple[str, torch.Tensor]]) -> Iterator[Tensors]:
     part: Tensors = {}
     size_bytes = 0
-    for name, tensor in tensors.items():
+    for name, tensor in tensors:
         if part and size_bytes + tensor.nbytes > FILE_BYTES:
             yield part
             part, size_bytes = {}, 0

@@ -1,11 +1,15 @@
 """Processes that train one model together, each on a device of its own, and what they agree on.
 
-Knows torch's process group, which is there already; must not know who started the processes.
+Knows torch's process group; must not know who started the processes.
 """
 
 import math
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import Final, TypeVar
 
 import torch
@@ -14,6 +18,9 @@ from torch.utils.data import BatchSampler, Sampler
 
 T = TypeVar("T")
 
+NO_LIMIT: Final = timedelta(days=365)
+"""Of waiting for another rank: it is the stage's own watch that ends what hangs."""
+
 
 @dataclass(frozen=True)
 class Team:
@@ -21,6 +28,8 @@ class Team:
 
     rank: int = 0
     size: int = 1
+    divides: bool = False
+    """Whether each holds a part of the weights only; else each has all of them."""
 
     @property
     def is_first(self) -> bool:
@@ -45,6 +54,38 @@ class Team:
 
 
 ALONE: Final = Team()
+
+
+def meet(team: Team, file: Path) -> None:
+    """Make the processes one group, as libraries expect it of torchrun.
+
+    Args:
+        team: which of them this is.
+        file: by which they find each other: no port is open to anybody else.
+    """
+    threads = max(1, torch.get_num_threads() // team.size)
+    loopback = "lo" if sys.platform == "linux" else "lo0"
+    os.environ |= {
+        "RANK": str(team.rank),
+        "LOCAL_RANK": str(team.rank),
+        "WORLD_SIZE": str(team.size),
+        "LOCAL_WORLD_SIZE": str(team.size),
+        "OMP_NUM_THREADS": str(threads),
+        "GLOO_SOCKET_IFNAME": loopback,
+        "NCCL_SOCKET_IFNAME": loopback,
+    }
+    torch.set_num_threads(threads)
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(team.rank)
+        backend = "cpu:gloo,cuda:nccl"
+    distributed.init_process_group(
+        backend,
+        init_method=f"file://{file}",
+        rank=team.rank,
+        world_size=team.size,
+        timeout=NO_LIMIT,
+    )
 
 
 @dataclass(frozen=True)

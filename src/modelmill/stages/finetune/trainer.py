@@ -3,7 +3,8 @@
 Knows batches of ids and labels; must not know where they come from.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import torch
@@ -81,6 +82,11 @@ class Trainer(SFTTrainer):
             if self.team.size > 1:
                 self.generators["order"] = self.order.get_state()
             self.keep()
+
+    @contextmanager
+    def _defer_fsdp_gradient_reduction(self) -> Iterator[None]:
+        """Reduce the gradients of every micro-batch: what waits would be whole in each rank."""
+        yield
 
     def _load_from_checkpoint(
         self,
@@ -181,7 +187,8 @@ class Trainer(SFTTrainer):
         labels = inputs["labels"]
         if model.training and (self.team.size == 1 or _has_labels(labels)):
             self.tokens += labels.numel() if mask is None else int(mask.sum())
-        if labels.device.type != "cpu" and not self.head_is_trained:
+        # It also passes by the module that puts a divided head together.
+        if labels.device.type != "cpu" and not (self.head_is_trained or self.team.divides):
             loss: torch.Tensor = super().compute_loss(
                 model, inputs, return_outputs, num_items_in_batch
             )

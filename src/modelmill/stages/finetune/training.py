@@ -26,6 +26,7 @@ from modelmill.spec.figures import CurvePoint
 from modelmill.spec.finetune import FinetuneSpec
 from modelmill.stages.finetune.divergence import Divergence
 from modelmill.stages.finetune.examples import Examples
+from modelmill.stages.finetune.fsdp import own
 from modelmill.stages.finetune.state import (
     Kept,
     MadeWith,
@@ -186,6 +187,7 @@ class _Session:
             precision=name_of(self.training.dtype),
             world_size=self.training.team.size,
             micro_batch_size=self.micro_batch(halvings),
+            divided=self.training.team.divides,
         )
 
     def kept(self) -> Kept | None:
@@ -228,9 +230,9 @@ class _Session:
             return None
         team = self.training.team
         # Without an eval split the last weights are the best.
-        if watch.best is not None and watch.keeps_weights:
+        if watch.best is not None and (watch.keeps_weights or team.divides):
             put_back(watch.best.weights, self.model)
-        _check_learned(trainable(self.model))
+        _check_learned(trainable(self.model), team)
         return Trained(
             steps=trainer.state.global_step,
             tokens=sum(team.gather(trainer.tokens)),
@@ -271,7 +273,8 @@ class _Session:
         # The trainer casts a quantized model's adapter to bfloat16, whose 8 bits lose small
         # optimizer updates; on an unquantized base it keeps float32, and so do we.
         for weight in trainable(self.model).values():
-            weight.data = weight.data.float()
+            if weight.dtype != torch.float32:
+                weight.data = weight.data.float()
         made_with = self.made_with(halvings)
 
         def write() -> None:
@@ -352,14 +355,16 @@ def dataset_of(rows: Sequence[EncodedRow]) -> Dataset:
     )
 
 
-def _check_learned(weights: Mapping[str, torch.Tensor]) -> None:
-    broken = [name for name, each in weights.items() if not each.isfinite().all()]
+def _check_learned(weights: Mapping[str, torch.Tensor], team: Team) -> None:
+    mine = {name: own(each) for name, each in weights.items()}
+    found = [name for name, each in mine.items() if not each.isfinite().all()]
+    broken = sorted(set().union(*team.gather(found)))
     if broken:
         raise DataError(
             f"{len(broken)} weights are not numbers after training, first {broken[0]}", fix=LOWER
         )
-    adapted = [each for name, each in weights.items() if ".lora_B." in name]
-    if adapted and not any(each.any() for each in adapted):
+    adapted = [each for name, each in mine.items() if ".lora_B." in name]
+    if adapted and not any(team.gather(any(bool(each.any()) for each in adapted))):
         raise DataError(
             "the adapter learned nothing: every lora_B is still zero",
             fix="train for more steps; a step of warm-up has a learning rate of 0",

@@ -14,6 +14,7 @@ from modelmill.spec.errors import DataError, DeviceFault, ModelmillError
 from modelmill.spec.figures import CurvePoint
 from modelmill.spec.records import Record
 from modelmill.stages.finetune.divergence import Divergence
+from modelmill.stages.finetune.fsdp import fill_from_first, whole
 from modelmill.stages.stage import Pulse
 
 LOWER = "lower finetune.learning_rate, or set finetune.precision: float32"
@@ -24,15 +25,23 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     return {name: each for name, each in model.named_parameters() if each.requires_grad}
 
 
-def copied(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Copy the trained weights to where they take no GPU memory."""
-    return {name: each.detach().to("cpu", copy=True) for name, each in trainable(model).items()}
+def copied(model: torch.nn.Module, *, is_kept: bool = True) -> dict[str, torch.Tensor]:
+    """Copy the trained weights to where they take no GPU memory.
+
+    Every rank of a team that has divided them has to ask, if only one of them keeps the copy.
+    """
+    copies = {}
+    for name, each in trainable(model).items():
+        there = whole(each)
+        if is_kept:
+            copies[name] = there.to("cpu", copy=True)
+    return copies
 
 
 def put_back(weights: Mapping[str, torch.Tensor], model: torch.nn.Module) -> None:
-    """Give the trained weights the values of a copy."""
+    """Give the trained weights the values of a copy, of which one rank is enough to have it."""
     for name, weight in trainable(model).items():
-        weight.data.copy_(weights[name])
+        fill_from_first(weight, weights.get(name))
 
 
 @dataclass
@@ -166,7 +175,7 @@ class Watch(TrainerCallback):
         """Keep the best weights, and stop training that has brought nothing better."""
         loss = metrics["eval_loss"]
         if self.best is None or loss < self.best.loss:
-            weights = copied(model) if self.keeps_weights else {}
+            weights = copied(model, is_kept=self.keeps_weights)
             self.best = Best(state.global_step, loss, weights)
         if loss < self._to_beat - self.threshold:
             self._to_beat, self._in_vain = loss, 0
