@@ -186,6 +186,19 @@ def test_prompt_that_does_not_fit_is_quarantined(llama: Path, tmp_path: Path) ->
     assert predictions[2].nll is None
 
 
+@pytest.mark.parametrize("family", ["gpt2", "codegen"])
+def test_prompt_beyond_the_last_position_is_quarantined(family: Family, tmp_path: Path) -> None:
+    """Also where the config calls its positions by an old name; the model would fall over it."""
+    model = make_model(family, tmp_path / "model")
+    rows = make_rows(3, 4)
+    long = rows[1].model_copy(update={"prompt": "column " * 300})
+    write_rows([rows[0], long, rows[2]], tmp_path / "data" / "test.jsonl")
+    asked = settings_for(contract=ContractSettings(max_length=1024))
+    _, predictions = infer(model, tmp_path / "data", tmp_path, asked)
+    assert [bool(each.error) for each in predictions] == [False, True, False]
+    assert f"more than the {256 - NEW_TOKENS} that fit" in predictions[1].error
+
+
 def test_file_without_an_answerable_row_is_refused(llama: Path, tmp_path: Path) -> None:
     """A table of nothing but quarantined rows would look like a result."""
     write_rows(

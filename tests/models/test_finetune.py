@@ -289,6 +289,17 @@ def test_token_without_an_embedding_is_refused(
         tune(model=tmp_path / "model")
 
 
+@pytest.mark.parametrize("family", ["gpt2", "opt"])
+def test_row_beyond_the_last_position_is_refused(
+    family: Family, tune: Tune, model_of: Callable[[Family], Path], tmp_path: Path
+) -> None:
+    """A row that max_length lets through is named before the model falls over it."""
+    long = make_rows(8, 1)[0].model_copy(update={"prompt": "column " * 300})
+    write_rows([*make_rows(8, 1), long], tmp_path / "train.jsonl")
+    with pytest.raises(DataError, match="but the model can tell only 256 apart"):
+        tune(settings_of(max_length=1024), model=model_of(family), rows=tmp_path)
+
+
 def test_nf4_adapter_is_trained_in_float32(tune: Tune) -> None:
     """QLoRA learns on 4-bit weights, and every layer's adapter takes part."""
     tuned = tune(settings_of(load_in="nf4"))

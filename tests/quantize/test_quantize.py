@@ -16,7 +16,10 @@ from modelmill.models.prompt import load_contract
 from modelmill.spec.errors import DataError, Interrupted, SpecError
 from modelmill.spec.figures import Quantized
 from modelmill.spec.quantize import BitsandbytesSpec, GptqSpec, QuantizeSpec, bits_of
+from modelmill.spec.settings import ContractSettings
 from modelmill.stages.infer.opened import open_any
+from modelmill.stages.quantize.evidence import calibrate_on
+from modelmill.stages.stage import Folders
 
 from ..tiny_stages import (
     Family,
@@ -26,7 +29,16 @@ from ..tiny_stages import (
     make_texts,
     write_rows,
 )
-from .running import FILES, ModelOf, autoround, gptq, quantize, rtn, worst_weight_error
+from .running import (
+    FILES,
+    ModelOf,
+    autoround,
+    gptq,
+    quantize,
+    rtn,
+    settings_for,
+    worst_weight_error,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engines' own
 
@@ -109,6 +121,17 @@ def test_gptq_leaks_neither_text_nor_paths(
     told = capfd.readouterr()
     assert "quant" in told.out + told.err  # the engine does talk
     assert "canary" not in told.out + told.err + caplog.text
+
+
+def test_calibration_ends_at_the_last_position(model_of: ModelOf, tmp_path: Path) -> None:
+    """No sequence is longer than the model can tell apart, whatever its config calls that."""
+    write_rows(make_rows(40, 2), tmp_path / "train.jsonl")
+    settings = settings_for(gptq(4)).model_copy(
+        update={"contract": ContractSettings(max_length=1024)}
+    )
+    folders = Folders({"model": model_of("gpt2"), "data": tmp_path}, tmp_path, tmp_path)
+    chosen = calibrate_on(gptq(4), settings, folders)
+    assert {len(each) for each in chosen.sequences} == {256}
 
 
 @pytest.mark.parametrize("quantizer", [gptq, autoround])

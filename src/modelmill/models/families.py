@@ -63,6 +63,15 @@ def expected_outputs(config: PreTrainedConfig) -> dict[str, int]:
     }
 
 
+def position_limit(config: PreTrainedConfig) -> int | None:
+    """Say how many tokens the architecture can tell apart; None where nothing limits them.
+
+    Asked as an attribute: configs of GPT-2's age store the number under a name of their own.
+    """
+    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit
+
+
 def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
     """Find the decoder blocks, in their order."""
     blocks: nn.ModuleList = model.get_submodule(_blocks_prefix(model).removesuffix("."))

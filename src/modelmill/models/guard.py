@@ -9,8 +9,9 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from modelmill.models.families import position_limit
 from modelmill.spec.errors import DataError
 
 ALLOWED_UNEXPECTED: Final = (
@@ -102,6 +103,21 @@ def check_vocabulary(model: PreTrainedModel, highest: int, at: str) -> None:
             f"the tokenizer gives token id {highest}, but the model embeds only {rows} tokens",
             at=at,
             fix="use the tokenizer that belongs to the model",
+        )
+
+
+def check_length(config: PreTrainedConfig, longest: int, at: str) -> None:
+    """Refuse rows of more tokens than the model can tell apart.
+
+    Raises:
+        DataError: the longest row is longer; on a GPU it would end as a fault of the device.
+    """
+    limit = position_limit(config)
+    if limit is not None and longest > limit:
+        raise DataError(
+            f"a row has {longest} tokens, but the model can tell only {limit} apart",
+            at=at,
+            fix=f"set data.max_length: {limit}, and data.too_long to what becomes of longer rows",
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, set_seed
 
 from modelmill.models.adapter import choose_targets, fresh_adapter, open_adapter
-from modelmill.models.guard import check_vocabulary
+from modelmill.models.guard import check_length, check_vocabulary
 from modelmill.models.open import open_model, open_tokenizer
 from modelmill.models.precision import choose_precision, name_of
 from modelmill.models.probe import save_probe
@@ -83,6 +83,7 @@ def train_as_one_of(
             else open_skeleton(base)
         )
         check_vocabulary(opened, max(contract.pad, examples.highest_id), str(base))
+        check_length(opened.config, examples.longest, str(base))
         if spec.packing and is_whole:
             refuse_leaks(opened, [row.input_ids for row in examples.train])
         set_seed(settings.seed)

@@ -41,6 +41,11 @@ class Examples:
         """The largest token id of all rows."""
         return max(max(row.input_ids) for row in (*self.train, *self.eval))
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest of all rows."""
+        return max(len(row.input_ids) for row in (*self.train, *self.eval))
+
 
 def read_examples(
     folder: Path,

@@ -13,7 +13,7 @@ import torch
 import transformers
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
-from modelmill.models.families import close_known_holes
+from modelmill.models.families import close_known_holes, position_limit
 from modelmill.models.gptq import open_unpacked
 from modelmill.models.open import bitsandbytes_type, open_config, open_model
 from modelmill.models.parameters import model_parameters
@@ -94,7 +94,7 @@ def opened_of(
         bits=bits,
         parameters=model_parameters(config),
         engine=f"transformers {transformers.__version__}" + (f", {engine}" if engine else ""),
-        positions=config.get_text_config().to_dict().get("max_position_embeddings"),
+        positions=position_limit(config),
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from modelmill.models.families import position_limit
 from modelmill.models.open import open_config, open_tokenizer
 from modelmill.models.prompt import contract_for, encode_row
 from modelmill.spec.quantize import CalibratedSpec, CalibrationSpec
@@ -25,7 +26,7 @@ def calibrate_on(spec: CalibratedSpec, settings: QuantizeSettings, folders: Fold
     source = folders.inputs["model"]
     tokenizer = open_tokenizer(source)
     contract = contract_for(source, tokenizer, settings.contract)
-    positions = open_config(source).get_text_config().to_dict().get("max_position_embeddings")
+    positions = position_limit(open_config(source))
     return choose_sequences(
         dict(_evidence(spec.calibration, folders)),
         lambda row: encode_row(contract, tokenizer, row).input_ids,
