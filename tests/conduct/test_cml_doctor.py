@@ -12,6 +12,8 @@ import pytest
 
 from modelmill.conduct.cml_doctor import Patient, examine
 from modelmill.spec.profile import Profile
+from modelmill.store import trial
+from modelmill.store.crew import PART_BYTES
 from modelmill.store.s3 import Store
 
 from ..workshop import Workshop
@@ -40,6 +42,9 @@ def site(workshop: Workshop) -> Iterator[CmlServer]:
 @pytest.fixture
 def look(site: CmlServer, store: Store, monkeypatch: pytest.MonkeyPatch) -> Look:
     """Examine the project, with changes to a profile that is right."""
+    # How a store is examined is tested elsewhere; here it only has to be good.
+    monkeypatch.setattr(trial, "RACES", 1)
+    monkeypatch.setattr(trial, "SAMPLE_BYTES", PART_BYTES)
 
     def examine_it(key: str = KEY, *, with_pods: bool = False, **changes: Any) -> Found:
         monkeypatch.setenv("CDSW_APIV2_KEY", key)
@@ -122,7 +127,7 @@ def test_everything_that_is_wrong_is_named_at_once(
     ],
 )
 def test_site_that_cannot_be_asked_is_said_after_the_store(
-    site: CmlServer, store: Store, look: Look, key: str, cml: dict[str, str], words: str
+    site: CmlServer, store: Store, look: Look, *, key: str, cml: dict[str, str], words: str
 ) -> None:
     """The key itself is not repeated."""
     found = look(key, **document(site, store, **cml))
