@@ -20,8 +20,9 @@ from typing import Any
 from modelmill.conduct.backend import Attempt, Order
 from modelmill.conduct.conductor import Conductor
 from modelmill.conduct.in_project import LogWatcher
+from modelmill.conduct.local import last_words
 from modelmill.conduct.prepare import Asked, prepare, run_name
-from modelmill.spec.errors import DeviceFault, DoesNotFit, InputMissing, meaning_of
+from modelmill.spec.errors import DeviceFault, DoesNotFit, InputMissing
 from modelmill.spec.loading import load_run
 from modelmill.spec.names import (
     ENV_ATTEMPT,
@@ -35,7 +36,7 @@ from modelmill.spec.names import (
     Environment,
 )
 from modelmill.spec.profile import Profile
-from modelmill.spec.records import Ending, Progress
+from modelmill.spec.records import Progress
 from modelmill.store.artifact import attempt_id
 from modelmill.store.s3 import open_store
 
@@ -153,14 +154,9 @@ class ContainerBackend:
                 attempt, is_live=False, exit_code=DoesNotFit.exit_code, message=words, is_oom=True
             )
         code = int(state["ExitCode"])
-        return replace(attempt, is_live=False, exit_code=code, message=self._words(name, code))
-
-    def _words(self, attempt: str, code: int) -> str:
-        try:
-            text = (self.folder / attempt / "termination").read_text(encoding="utf-8")
-            return Ending.model_validate_json(text).message
-        except (OSError, ValueError):
-            return "" if code == 0 else meaning_of(code)
+        return replace(
+            attempt, is_live=False, exit_code=code, message=last_words(self.folder / name, code)
+        )
 
     def _say(self, *words: str) -> str:
         ended = subprocess.run([self.program, *words], capture_output=True, text=True, check=False)

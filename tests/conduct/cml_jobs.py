@@ -31,6 +31,52 @@ INHERITED: Final = ("cpu", "memory", "nvidia_gpu", "runtime_identifier")
 
 
 @dataclass
+class Offer:
+    """What the site has for every project, and what it says of this one; some may be changed."""
+
+    permissions: dict[str, bool] = field(default_factory=lambda: {"read": True, "write": True})
+    engine: str = "ml_runtime"
+    shared_memory_megabytes: int = 8192
+    kernel: str = "Python 3.12"
+    status: str = "ENABLED"
+    labels: list[dict[str, Any]] = field(
+        default_factory=lambda: [
+            {
+                "id": "2",
+                "label_value": "NVIDIA-A100",
+                "availability": True,
+                "max_gpu_per_workload": "2",
+            },
+            {"id": "3", "label_value": "NVIDIA-T4", "max_gpu_per_workload": "8"},
+        ]
+    )
+    """Kinds of GPUs; nodes with the second are away."""
+    groups: list[dict[str, Any]] = field(
+        default_factory=lambda: [
+            {"name": "apps", "cpu_count": 64, "memory_in_gib": 512},
+            {"name": "workers", "cpu_count": 16, "memory_in_gib": 128, "allow_jobs": True},
+        ]
+    )
+    """Kinds of nodes; jobs are not for the first."""
+
+    def project(self, environment: dict[str, str]) -> dict[str, Any]:
+        """Write the project as Project."""
+        return {
+            "id": PROJECT,
+            "name": "mill",
+            "permissions": self.permissions,
+            "default_engine_type": self.engine,
+            "shared_memory_limit": self.shared_memory_megabytes,
+            "environment": json.dumps(environment),
+        }
+
+    def runtimes(self, identifiers: tuple[str, ...]) -> list[dict[str, Any]]:
+        """Write the catalogue as Runtimes."""
+        told = {"kernel": self.kernel, "status": self.status}
+        return [{"image_identifier": each, **told} for each in identifiers]
+
+
+@dataclass
 class Run:
     """A run of a job."""
 

@@ -1,4 +1,4 @@
-"""A Cloudera AI site on loopback: API v2 for jobs and their runs, and kernels that run scripts.
+"""A Cloudera AI site on loopback: API v2 for a project, its jobs, and kernels that run scripts.
 
 Written from the description every site serves (`/api/v2/swagger.html`) and from what is known of
 its manners: a job runs once at a time (400 with gRPC's code 9, and a run that is SKIPPED), a full
@@ -30,6 +30,7 @@ from .cml_jobs import (
     PROJECT,
     RUN_FIELDS,
     Job,
+    Offer,
     Run,
     end_pod,
     new_id,
@@ -57,6 +58,7 @@ class CmlServer:
     environment: dict[str, str] = field(default_factory=dict)
     """Of the project."""
     runtimes: tuple[str, ...] = ("runtime/light", "runtime/gpu")
+    offer: Offer = field(default_factory=Offer)
     stop_grace_seconds: float = 2.0
     """Between SIGTERM and SIGKILL, as a pod that is deleted has it."""
     scheduling_seconds: float = 0.1
@@ -240,6 +242,22 @@ class _Handler(BaseHTTPRequestHandler):
         match [method, *unquote(path).strip("/").split("/")]:
             case [_, "api", "v2", "projects", project, *_] if project != PROJECT:
                 raise _RefusedError(404, "project not found", 5)
+            case [_, "api", "v2", "projects", _, "jobs", *_]:
+                return self._serve_jobs(method, path, query, body)
+            case ["GET", "api", "v2", "projects", _]:
+                return self.site.offer.project(self.site.environment)
+            case ["GET", "api", "v2", "runtimes"]:
+                return _page("runtimes", self.site.offer.runtimes(self.site.runtimes), query)
+            case ["GET", "api", "v2", "nodelabels"]:
+                return _page("accelerator_node_label", self.site.offer.labels, query)
+            case ["GET", "api", "v2", "resourcegroups"]:
+                return _page("resource_group", self.site.offer.groups, query)
+        raise _RefusedError(404, "Not Found", 5)
+
+    def _serve_jobs(
+        self, method: str, path: str, query: Mapping[str, str], body: dict[str, Any]
+    ) -> dict[str, Any]:
+        match [method, *unquote(path).strip("/").split("/")]:
             case ["GET", "api", "v2", "projects", _, "jobs"]:
                 wanted = json.loads(query.get("search_filter", "{}")).get("name", "")
                 found = [
@@ -331,7 +349,7 @@ class _RefusedError(Exception):
 
 def _page(name: str, found: list[dict[str, Any]], query: Mapping[str, str]) -> dict[str, Any]:
     """Cut a page out of a listing, newest first, without what is zero."""
-    found = sorted(found, key=lambda each: each["created_at"], reverse=True)
+    found = sorted(found, key=lambda each: each.get("created_at", ""), reverse=True)
     begin = int(query.get("page_token", "0"))
     end = begin + min(int(query.get("page_size", "10")), PAGE_ENTRIES)
     entries = [

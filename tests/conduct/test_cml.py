@@ -13,7 +13,8 @@ import pytest
 
 from modelmill.conduct.backend import NotNow
 from modelmill.conduct.cml import CmlBackend
-from modelmill.conduct.cml_client import Project, RunSeen
+from modelmill.conduct.cml_client import Project
+from modelmill.conduct.cml_seen import RunSeen
 from modelmill.conduct.conductor import Conducted
 from modelmill.spec.errors import InputMissing, PermissionRefused, SiteUnreachable
 from modelmill.spec.names import (

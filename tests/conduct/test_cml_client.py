@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from modelmill.conduct.answers import Conflict, NotThere, Refused, Unavailable
-from modelmill.conduct.cml_client import JobRequest, Project, RunSeen, open_project
+from modelmill.conduct.cml_client import Project, open_project
+from modelmill.conduct.cml_seen import JobRequest, RunSeen
 from modelmill.spec.errors import ModelmillError, PermissionRefused, SpecError
 from modelmill.spec.project import ProjectPlace
 

@@ -135,6 +135,42 @@ def test_server_that_says_nothing_is_given_up(
     assert "TimeoutError" in words
 
 
+def test_server_that_answers_a_byte_at_a_time_is_left(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of its silences is long, and all together would hold up the run for ever."""
+    monkeypatch.setattr(webhook, "LONGEST_SECONDS", 0.2)
+    is_over = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def drip() -> None:
+            for _ in range(webhook.TRIES):
+                peer, _ = server.accept()
+                kept.append(peer)
+            while not is_over.wait(0.02):
+                for peer in kept:
+                    peer.sendall(b"H")
+
+        kept: list[socket.socket] = []
+        thread = threading.Thread(target=drip)
+        thread.start()
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/"
+        words = tell({**receiver.environment, "MODELMILL_WEBHOOK_URL": url}, ENDED)
+        is_over.set()
+        thread.join()
+        for peer in kept:
+            peer.close()
+    assert "was not told of the end: it took too long" in words
+
+
+@pytest.mark.parametrize("url", ["http://a..b/hidden", f"http://{'a' * 70}.b/", "http://a.b/hé"])
+def test_address_that_no_request_can_have_is_said(receiver: Receiver, url: str) -> None:
+    """The run has ended as it has; nothing is raised, and the URL is not repeated."""
+    words = tell({**receiver.environment, "MODELMILL_WEBHOOK_URL": url}, ENDED)
+    assert "the URL cannot be used" in words
+    assert "hidden" not in words
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -172,6 +172,11 @@ class Images:
             self._opened[name] = (container, Image(name, root, description, self.bundles))
         return self._opened[name][1]
 
+    def has(self, name: str) -> bool:
+        """Tell whether an image has been built; some are for whoever wants them."""
+        full = f"{self.repository}-{name}:{self.version}"
+        return bool(buildah("images", "--quiet", "--filter", f"reference={full}"))
+
     def close(self) -> None:
         """Remove what was unpacked; the images stay."""
         for container, _ in self._opened.values():

@@ -12,8 +12,16 @@ from typing import Any
 import pytest
 
 from .conftest import ROOT, Image, Images
+from .test_stages import WORK
 
 CDSW = 8536
+
+IMAGES_OF = {
+    "light-cml": ("light",),
+    "finetune-cml": ("finetune", "merge"),
+    "quantize-cml": ("quantize", "infer"),
+}
+"""By Runtime, the images whose work it does on a site."""
 
 RUN_CELL = """
 import json, sys, requests, websocket
@@ -56,6 +64,13 @@ print(json.dumps({
 """
 
 
+IMPORT = """
+import os, subprocess
+python = os.environ["MODELMILL_PYTHON"]
+print(subprocess.check_output([python, "-c", "import {modules}; print('all there')"], text=True))
+"""
+
+
 @dataclass(frozen=True)
 class Runtime(Image):
     """An image that runs as a site runs it: as its own user, in a project, with a network."""
@@ -69,7 +84,9 @@ class Runtime(Image):
         config["process"]["user"] = {"uid": CDSW, "gid": CDSW}
         config["root"]["readonly"] = False
         home = {"destination": "/home/cdsw", "type": "bind", "source": str(self.project)}
-        config["mounts"].append({**home, "options": ["rbind", "rw"]})
+        # A site mounts nothing at /scratch, so it is as the image has left it.
+        kept = [each for each in config["mounts"] if each["destination"] != "/scratch"]
+        config["mounts"] = [*kept, {**home, "options": ["rbind", "rw"]}]
         # Loopback: the gateway and its kernels speak through it.
         config["linux"]["namespaces"].remove({"type": "network"})
         return config
@@ -91,10 +108,14 @@ class Gateway:
         return found
 
 
-@pytest.fixture(scope="module")
-def runtime(images: Images, tmp_path_factory: pytest.TempPathFactory) -> Runtime:
-    """Open the smallest Runtime, in a project that has the scripts of jobs."""
-    image = images.open("light-cml")
+@pytest.fixture(scope="module", params=IMAGES_OF)
+def runtime(
+    images: Images, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Runtime:
+    """Open a Runtime, in a project that has the scripts of jobs; CI builds the smallest alone."""
+    if request.param != "light-cml" and not images.has(request.param):
+        pytest.skip("make images-cml builds it")
+    image = images.open(request.param)
     project = tmp_path_factory.mktemp("project")
     shutil.copytree(ROOT / "examples" / "cml", project / "examples" / "cml")
     (project / ".jupyter").mkdir()
@@ -131,6 +152,13 @@ def test_cell_that_runs_the_stage_script_reaches_the_stage(gateway: Gateway) -> 
     assert ended["error"].endswith("returned non-zero exit status 64.")
     assert "MODELMILL_STAGE: not set" in ended["printed"]
     assert "Traceback" not in ended["printed"]
+
+
+def test_cell_reaches_all_that_its_stages_import(gateway: Gateway, runtime: Runtime) -> None:
+    """The Python that jobs start has the packages of every stage that a profile sends there."""
+    modules = [name for image in IMAGES_OF[runtime.name] for name in WORK[image].split()]
+    ended = gateway.run(IMPORT.format(modules=", ".join(modules)))
+    assert (ended["status"], ended["printed"].split()[-1:]) == ("ok", ["there"]), ended
 
 
 def test_kernel_is_the_python_that_the_label_names(gateway: Gateway, runtime: Runtime) -> None:

@@ -12,6 +12,7 @@ from modelmill.cli.codes import NOT_FINISHED, ClusterCommand
 from modelmill.cli.completing import complete_run, complete_stage
 from modelmill.cli.look import wait_for
 from modelmill.cli.options import (
+    backend_option,
     context_option,
     file_argument,
     output_option,
@@ -54,15 +55,7 @@ def cluster_options(command: F) -> F:
     metavar="S3_URL",
     help="As this machine reaches it; the profile's when absent.",
 )
-@click.option(
-    "--backend",
-    type=click.Choice(["kubernetes", "cml"]),
-    default="kubernetes",
-    envvar="MODELMILL_BACKEND",
-    show_default=True,
-    show_envvar=True,
-    help="What runs the stages; cml is Cloudera AI.",
-)
+@backend_option
 @click.option("--dry-run", is_flag=True, help="Show what would run, and change nothing.")
 @click.option("--wait", is_flag=True, help="Go on until the run has ended; exit as it did.")
 @click.option("--here", is_flag=True, help="Drive it from this machine; only with cml.")

@@ -43,6 +43,19 @@ def context_option(command: F) -> F:
     )
 
 
+def backend_option(command: F) -> F:
+    """Add the option that says what kind of place is meant."""
+    return click.option(
+        "--backend",
+        type=click.Choice(["kubernetes", "cml"]),
+        default="kubernetes",
+        envvar="MODELMILL_BACKEND",
+        show_default=True,
+        show_envvar=True,
+        help="What runs the stages; cml is Cloudera AI.",
+    )(command)
+
+
 def store_words() -> tuple[str, ...]:
     """Repeat the options that chose the store, for a command we propose."""
     return repeated("home", "store_url")

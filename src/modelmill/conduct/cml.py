@@ -16,7 +16,7 @@ from typing import Final
 
 from modelmill.conduct.answers import Conflict, NotThere, Refused, Unavailable
 from modelmill.conduct.backend import Attempt, NotNow, Order
-from modelmill.conduct.cml_client import JobRequest, JobSeen, Project, RunSeen
+from modelmill.conduct.cml_client import Project
 from modelmill.conduct.cml_jobs import (
     Started,
     job_names,
@@ -25,6 +25,7 @@ from modelmill.conduct.cml_jobs import (
     stage_environment,
     stage_job,
 )
+from modelmill.conduct.cml_seen import JobRequest, JobSeen, RunSeen
 from modelmill.spec.errors import (
     DeviceFault,
     InputMissing,

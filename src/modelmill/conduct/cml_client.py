@@ -1,13 +1,14 @@
 """One project of a Cloudera AI (CML) site: its jobs and their runs, through the site's API v2.
 
-The only module that speaks to a site.  Answers come out parsed; what the site refuses becomes
-one of the exceptions in `conduct/answers.py`.  Decides nothing.
+The only module that speaks to a site.  Answers come out parsed (`conduct/cml_seen.py`); what the
+site refuses becomes one of the exceptions in `conduct/answers.py`.  Decides nothing.
 
 Paths, fields and states are those of the description that every site serves under
 `/api/v2/swagger.html`: the operations ListJobs, CreateJob, UpdateJob, DeleteJob, ListJobRuns,
-CreateJobRun and StopJobRun, and the models Job, JobRun and EngineStatus.  The client of the same
-site, `cmlapi`, is generated from it; it is in no package index, differs from site to site, and one
-path that is tested is better than two.
+CreateJobRun and StopJobRun, and the models Job, JobRun and EngineStatus; for who looks before a
+run GetProject, ListRuntimes, ListAllAcceleratorNodeLabels and ListAllResourceGroups.  The client
+of the same site, `cmlapi`, is generated from it; it is in no package index, differs from site to
+site, and one path that is tested is better than two.
 """
 
 import http.client
@@ -18,13 +19,27 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Final, TypeVar
 from urllib.parse import quote, urlencode
 
-from pydantic import BaseModel, ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue, ValidationError
 
 from modelmill.conduct.answers import Conflict, NotThere, Refused, Unavailable
+from modelmill.conduct.cml_seen import (
+    Accelerators,
+    AcceleratorSeen,
+    JobRequest,
+    Jobs,
+    JobSeen,
+    ProjectSeen,
+    ResourceGroups,
+    ResourceGroupSeen,
+    Runs,
+    RunSeen,
+    Runtimes,
+    RuntimeSeen,
+    Seen,
+)
 from modelmill.spec.errors import PermissionRefused, Problem, SpecError
 from modelmill.spec.project import ProjectPlace
 
@@ -41,116 +56,13 @@ PAGE_ENTRIES: Final = 50
 REFUSAL_BYTES: Final = 64 * 2**10
 """A proxy may answer with a whole page."""
 
-ENDED: Final = frozenset(
-    {
-        "ENGINE_SUCCEEDED",
-        "ENGINE_FAILED",
-        "ENGINE_TIMEDOUT",
-        "ENGINE_STOPPED",
-        "ENGINE_SKIPPED",
-    }
-)
-"""States that a run does not leave.  "We do not know", and what a later version may add, is no
-end: taking it for one would start a second attempt beside the first."""
 
-
-class _Seen(BaseModel):
-    """A part of an answer; fields that are not named are ignored, because the API grows."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-
-_VARIABLES: Final = TypeAdapter(dict[str, str])
-
-
-class _WithEnvironment(_Seen):
-    environment: str = ""
-    """JSON, although requests take an object."""
-
-    @property
-    def variables(self) -> Mapping[str, str]:
-        """Read the environment; nothing where somebody else has written something else."""
-        try:
-            return _VARIABLES.validate_json(self.environment or "{}")
-        except ValidationError:
-            return {}
-
-
-class JobSeen(_WithEnvironment):
-    """A job: what its runs begin with."""
-
-    id: str
-    name: str = ""
-    script: str = ""
-    cpu: float = 0.0
-    memory: float = 0.0
-    nvidia_gpu: int = 0
-    runtime_identifier: str = ""
-    accelerator_label_id: str = ""
-    timeout: int = 0
-    kill_on_timeout: bool = False
-    created_at: datetime | None = None
-
-
-class RunSeen(_WithEnvironment):
-    """A run of a job; the API tells neither its exit code nor what it has printed."""
-
-    id: str
-    job_id: str = ""
-    # The first of an enumeration may be left out on the wire.
-    status: str = "ENGINE_SCHEDULING"
-    cpu: float = 0.0
-    memory: float = 0.0
-    nvidia_gpu: int = 0
-    runtime_identifier: str = ""
-    created_at: datetime
-
-    @property
-    def is_live(self) -> bool:
-        """Whether it has not ended."""
-        return self.status not in ENDED
-
-
-class JobRequest(BaseModel):
-    """What a job is to be; spelled as the API spells it."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    script: str
-    cpu: float
-    memory: float
-    """GiB, which the API calls GB."""
-    nvidia_gpu: int
-    runtime_identifier: str
-    environment: Mapping[str, str]
-    accelerator_label_id: str = ""
-    timeout: int = 0
-    """Seconds; 0 for the site's own limit."""
-    kill_on_timeout: bool = False
-
-    def differs_from(self, job: JobSeen) -> dict[str, JsonValue]:
-        """Name the settings in which a job is another one, with what they should be."""
-        wanted = self.model_dump(mode="json", exclude={"name", "environment"})
-        return {name: value for name, value in wanted.items() if getattr(job, name) != value}
-
-
-class _Jobs(_Seen):
-    jobs: tuple[JobSeen, ...] = ()
-    next_page_token: str = ""
-
-
-class _Runs(_Seen):
-    job_runs: tuple[RunSeen, ...] = ()
-    next_page_token: str = ""
-
-
-class _Refusal(_Seen):
+class _Refusal(Seen):
     message: str = ""
     error: str = ""
 
 
-Answer = TypeVar("Answer", bound=_Seen)
+Answer = TypeVar("Answer", bound=Seen)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -174,6 +86,35 @@ class Project:
     request_seconds: float = REQUEST_SECONDS
     retry_budget_seconds: float = RETRY_BUDGET_SECONDS
 
+    @property
+    def _path(self) -> str:
+        return f"/projects/{quote(self.project_id)}"
+
+    def about(self) -> ProjectSeen:
+        """Say what the project is, and what may be done in it.
+
+        Raises:
+            Unavailable: the site does not answer.
+            PermissionRefused: it does not accept the key.
+            NotThere: it has no such project, or hides it.
+        """
+        return self._get(self._path, ProjectSeen)
+
+    def runtimes(self) -> tuple[RuntimeSeen, ...]:
+        """List the catalogue of the site."""
+        pages = self._pages("/runtimes", Runtimes, {})
+        return tuple(runtime for page in pages for runtime in page.runtimes)
+
+    def accelerators(self) -> tuple[AcceleratorSeen, ...]:
+        """List the kinds of GPUs of the site; older ones do not know of kinds."""
+        pages = self._pages("/nodelabels", Accelerators, {})
+        return tuple(label for page in pages for label in page.accelerator_node_label)
+
+    def resource_groups(self) -> tuple[ResourceGroupSeen, ...]:
+        """List the kinds of nodes of the site; not every site tells everybody."""
+        pages = self._pages("/resourcegroups", ResourceGroups, {})
+        return tuple(group for page in pages for group in page.resource_group)
+
     def jobs(self, name: str) -> tuple[JobSeen, ...]:
         """List the jobs whose name begins so, oldest first.
 
@@ -183,13 +124,15 @@ class Project:
         """
         # The site's filter decides what comes, and this what counts.
         query = {"search_filter": json.dumps({"name": name})}
-        found = (job for page in self._pages("/jobs", _Jobs, query) for job in page.jobs)
+        found = (
+            job for page in self._pages(f"{self._path}/jobs", Jobs, query) for job in page.jobs
+        )
         mine = [job for job in found if job.name.startswith(name)]
         return tuple(sorted(mine, key=lambda job: (str(job.created_at or ""), job.id)))
 
     def runs(self, job_id: str) -> tuple[RunSeen, ...]:
         """List the runs of a job, oldest first."""
-        pages = self._pages(f"/jobs/{quote(job_id)}/runs", _Runs, {})
+        pages = self._pages(f"{self._path}/jobs/{quote(job_id)}/runs", Runs, {})
         found = (run for page in pages for run in page.job_runs)
         return tuple(sorted(found, key=lambda run: (run.created_at, run.id)))
 
@@ -201,15 +144,15 @@ class Project:
             Refused: the site has no such runtime, or the like.
         """
         body = {"project_id": self.project_id, **wanted.model_dump(exclude_defaults=True)}
-        return self._post("POST", "/jobs", body, JobSeen)
+        return self._post("POST", f"{self._path}/jobs", body, JobSeen)
 
     def update_job(self, job_id: str, changes: Mapping[str, JsonValue]) -> JobSeen:
         """Change a job; runs that there are stay as they were started."""
-        return self._post("PATCH", f"/jobs/{quote(job_id)}", changes, JobSeen)
+        return self._post("PATCH", f"{self._path}/jobs/{quote(job_id)}", changes, JobSeen)
 
     def delete_job(self, job_id: str) -> None:
         """Delete a job and the history of its runs."""
-        self._post("DELETE", f"/jobs/{quote(job_id)}", None, _Seen)
+        self._post("DELETE", f"{self._path}/jobs/{quote(job_id)}", None, Seen)
 
     def create_run(self, job_id: str, environment: Mapping[str, str]) -> RunSeen:
         """Start a job.  It is asked for once: who gets no answer looks whether there is a run.
@@ -222,12 +165,12 @@ class Project:
             "job_id": job_id,
             "environment": dict(environment),
         }
-        return self._post("POST", f"/jobs/{quote(job_id)}/runs", body, RunSeen)
+        return self._post("POST", f"{self._path}/jobs/{quote(job_id)}/runs", body, RunSeen)
 
     def stop_run(self, run: RunSeen) -> None:
         """End a run, whatever it does."""
-        path = f"/jobs/{quote(run.job_id)}/runs/{quote(run.id)}:stop"
-        self._post("POST", path, {}, _Seen)
+        path = f"{self._path}/jobs/{quote(run.job_id)}/runs/{quote(run.id)}:stop"
+        self._post("POST", path, {}, Seen)
 
     def _pages(self, path: str, kind: type[Answer], query: Mapping[str, str]) -> Iterator[Answer]:
         token = ""
@@ -266,7 +209,7 @@ class Project:
         self, method: str, path: str, body: Mapping[str, JsonValue] | None, kind: type[Answer]
     ) -> Answer:
         request = urllib.request.Request(  # noqa: S310 - http or https, says the profile
-            f"{self.url}/api/v2/projects/{quote(self.project_id)}{path}",
+            f"{self.url}/api/v2{path}",
             data=None if body is None else json.dumps(body).encode(),
             headers={
                 "authorization": f"Bearer {self.key}",

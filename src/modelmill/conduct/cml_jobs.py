@@ -11,7 +11,7 @@ from itertools import count
 from typing import Final
 
 from modelmill.conduct.backend import Order
-from modelmill.conduct.cml_client import JobRequest
+from modelmill.conduct.cml_seen import JobRequest
 from modelmill.spec.names import (
     ENV_ATTEMPT,
     ENV_CHECKPOINT_SECONDS,

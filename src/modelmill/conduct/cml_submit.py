@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from modelmill.conduct.answers import Conflict, NotThere, Refused, Unavailable
 from modelmill.conduct.cml import free_job
-from modelmill.conduct.cml_client import JobSeen, Project
+from modelmill.conduct.cml_client import Project
 from modelmill.conduct.cml_jobs import (
     CONDUCTOR,
     conductor_job,
@@ -20,6 +20,7 @@ from modelmill.conduct.cml_jobs import (
     job_prefix,
     store_environment,
 )
+from modelmill.conduct.cml_seen import JobSeen
 from modelmill.conduct.in_project import owner_of
 from modelmill.spec.errors import InputMissing, PermissionRefused, SiteUnreachable
 from modelmill.spec.names import ENV_CONDUCTOR, ENV_RUN
@@ -60,7 +61,7 @@ class ProjectLauncher:
         if self.is_driven_here:
             return
         environment = {**store_environment(run, profile), ENV_CONDUCTOR: attempt_id()}
-        with _in_words(self.project):
+        with in_words(self.project):
             job = free_job(
                 self.project,
                 job_names(run, CONDUCTOR),
@@ -79,7 +80,7 @@ def remove_jobs(project: Project, run: str) -> None:
     Raises:
         ModelmillError: the site does not answer, or refuses.
     """
-    with _in_words(project):
+    with in_words(project):
         for job in project.jobs(job_prefix(run)):
             if job.variables.get(ENV_RUN) != run:
                 continue
@@ -90,8 +91,14 @@ def remove_jobs(project: Project, run: str) -> None:
 
 
 @contextmanager
-def _in_words(project: Project) -> Iterator[None]:
-    """Say what a site answers as people need it."""
+def in_words(project: Project) -> Iterator[None]:
+    """Say what a site answers as people need it.
+
+    Raises:
+        SiteUnreachable: it does not answer.
+        InputMissing: it has no such project.
+        PermissionRefused: it refuses.
+    """
     try:
         yield
     except Unavailable as error:

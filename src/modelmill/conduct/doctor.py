@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from modelmill.conduct.answers import NotThere, Refused, Unavailable
-from modelmill.conduct.finding import Finding, checked
+from modelmill.conduct.finding import Finding, checked, failed
 from modelmill.conduct.helm import find_helm
 from modelmill.conduct.kubernetes import Namespace, from_kubeconfig
-from modelmill.conduct.place import opened_as_pods_see_it
-from modelmill.conduct.store_doctor import examine_store
+from modelmill.conduct.store_doctor import examine_store_of
 from modelmill.conduct.trial import is_suspended_unasked, try_admission, try_pods
 from modelmill.spec.errors import ModelmillError
 from modelmill.spec.names import CONDUCTOR_ACCOUNT, STAGE_ACCOUNT
@@ -50,12 +49,12 @@ def examine(patient: Patient) -> tuple[Finding, ...]:
         checked("profile", lambda: _profile(patient)),
         checked("helm", lambda: _helm(patient)),
     ]
-    findings += _store(patient)
+    findings += examine_store_of(patient.profile, patient.store_url)
     findings.append(_hub(patient))
     try:
         namespace = from_kubeconfig(patient.context, patient.namespace)
     except ModelmillError as error:
-        return (*findings, Finding(check="cluster", state="bad", words=error.what, fix=error.fix))
+        return (*findings, failed("cluster", error))
     findings.append(checked("cluster", lambda: _version(namespace)))
     if findings[-1].state == "good":
         findings.append(checked("permissions", lambda: _permissions(namespace)))
@@ -84,15 +83,6 @@ def _helm(patient: Patient) -> Finding:
             fix="export HELM_DRIVER=configmap",
         )
     return Finding(check="helm", state="good", words=words)
-
-
-def _store(patient: Patient) -> tuple[Finding, ...]:
-    """Examine the store as pods see it."""
-    try:
-        with opened_as_pods_see_it(patient.profile, patient.store_url) as store:
-            return tuple(examine_store(store))
-    except ModelmillError as error:
-        return (Finding(check="store", state="bad", words=error.what, fix=error.fix),)
 
 
 def _hub(patient: Patient) -> Finding:

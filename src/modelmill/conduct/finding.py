@@ -23,8 +23,13 @@ def checked(check: str, look: Callable[[], Finding]) -> Finding:
     """Turn what a check raises into what it found: none stops at another."""
     try:
         return look()
-    except ModelmillError as error:
+    except (ModelmillError, NotThere, Refused, Unavailable) as error:
+        return failed(check, error)
+
+
+def failed(check: str, error: Exception) -> Finding:
+    """Say what is wrong where a check could not look."""
+    if isinstance(error, ModelmillError):
         words = f"{error.what} ({error.at})" if error.at else error.what
         return Finding(check=check, state="bad", words=words, fix=error.fix)
-    except (NotThere, Refused, Unavailable) as error:
-        return Finding(check=check, state="bad", words=str(error) or type(error).__name__)
+    return Finding(check=check, state="bad", words=str(error) or type(error).__name__)

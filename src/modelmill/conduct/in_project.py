@@ -1,6 +1,6 @@
-"""What the scripts of a project of Cloudera AI start: a stage, or the conductor of a run.
+"""What the scripts of a project of Cloudera AI start: a stage, the conductor of a run, or a trial.
 
-    python -m modelmill.conduct.in_project stage|conduct
+    python -m modelmill.conduct.in_project stage|conduct|doctor
 
 Environment in, exit code out.  Keeps nothing: a conductor that is stopped leaves its stages to
 the next one, which `modelmill resume` starts.
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from modelmill.conduct.cml import CmlBackend
 from modelmill.conduct.cml_client import Project, open_project
+from modelmill.conduct.cml_probe import probe
 from modelmill.conduct.cml_stage import run_stage
 from modelmill.conduct.conductor import Conductor
 from modelmill.conduct.decide import State
@@ -38,8 +39,9 @@ logger = logging.getLogger("modelmill")
 def main() -> int:
     """Do what the first argument says, and return the exit code."""
     log_to_stderr()
+    does = {"stage": run_stage, "conduct": _conduct, "doctor": probe}
     try:
-        return run_stage(os.environ) if sys.argv[1:] == ["stage"] else _conduct(os.environ)
+        return does[sys.argv[1]](os.environ)
     except ModelmillError as error:
         logger.error("%s", error)
         return error.exit_code

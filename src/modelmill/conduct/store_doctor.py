@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from modelmill.conduct.finding import Finding, State, checked
+from modelmill.conduct.finding import Finding, State, checked, failed
+from modelmill.conduct.place import opened_as_pods_see_it
+from modelmill.spec.errors import ModelmillError
+from modelmill.spec.profile import Profile
 from modelmill.store import trial
 from modelmill.store.probe import check_conditional_writes
 from modelmill.store.s3 import Store
@@ -31,6 +34,15 @@ def examine_store(store: Store) -> Iterator[Finding]:
         )
         for name, look in checks:
             yield checked(name, lambda look=look: look(store, prefix))  # type: ignore[misc]
+
+
+def examine_store_of(profile: Profile, url: str | None) -> tuple[Finding, ...]:
+    """Run every check on the store of a profile, as its stages see it."""
+    try:
+        with opened_as_pods_see_it(profile, url) as store:
+            return tuple(examine_store(store))
+    except ModelmillError as error:
+        return (failed("store", error),)
 
 
 def _rights(store: Store, prefix: str) -> Finding:

@@ -5,6 +5,7 @@ together take seconds.
 """
 
 import http.client
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -36,6 +37,8 @@ from modelmill.spec.notice import (
 
 TRIES: Final = 3
 SILENCE_SECONDS: Final = 5.0
+LONGEST_SECONDS: Final = 10.0
+"""Of one try: an answer may come a byte at a time, and looking a name up has no limit."""
 PAUSE_SECONDS: Final = 1.0
 """Before the second try; twice as long before the next."""
 
@@ -133,7 +136,7 @@ def tell(environment: Mapping[str, str], ended: EndedRun) -> str:
     for number in range(TRIES):
         if number:
             time.sleep(PAUSE_SECONDS * 2 ** (number - 1))
-        reason, is_final = _post(webhook, body, notice_id)
+        reason, is_final = _post_in_time(webhook, body, notice_id)
         if not reason or is_final:
             break
     return f"{webhook.host} was not told of the end: {reason}" if reason else ""
@@ -153,12 +156,23 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
+def _post_in_time(webhook: Webhook, body: bytes, notice_id: str) -> tuple[str, bool]:
+    """Try once, and leave a server to itself that takes too long."""
+    answers: list[tuple[str, bool]] = []
+    thread = threading.Thread(
+        target=lambda: answers.append(_post(webhook, body, notice_id)), daemon=True
+    )
+    thread.start()
+    thread.join(LONGEST_SECONDS)
+    return answers[0] if answers else ("it took too long", False)
+
+
 def _post(webhook: Webhook, body: bytes, notice_id: str) -> tuple[str, bool]:
     """Try once; returns what went wrong, and whether it would again."""
-    request = urllib.request.Request(  # noqa: S310 - the scheme was looked at
-        webhook.url, body, dict(headers_of(body, notice_id, int(time.time()), webhook.key))
-    )
     try:
+        request = urllib.request.Request(  # noqa: S310 - the scheme was looked at
+            webhook.url, body, dict(headers_of(body, notice_id, int(time.time()), webhook.key))
+        )
         with _opener().open(request, timeout=SILENCE_SECONDS):
             return "", True
     except urllib.error.HTTPError as error:
@@ -169,3 +183,6 @@ def _post(webhook: Webhook, body: bytes, notice_id: str) -> tuple[str, bool]:
     except (OSError, http.client.HTTPException) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         return f"{type(reason).__name__}", False
+    except ValueError as error:
+        # A host or a path that cannot be written in a request; its words would repeat it.
+        return f"the URL cannot be used ({type(error).__name__})", True

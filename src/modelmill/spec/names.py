@@ -121,6 +121,9 @@ ENV_KEY: Final = "MODELMILL_KEY"
 ENV_NUMBER: Final = "MODELMILL_NUMBER"
 """In a project: the number of the attempt, likewise."""
 
+ENV_PROBE: Final = "MODELMILL_PROBE"
+"""In a project: the object of the store that a trial job leaves its last words in."""
+
 ENV_CONDUCTOR: Final = "MODELMILL_CONDUCTOR"
 """For a conductor in a project: its name, so that a later one can take over."""
 ENV_HOME: Final = "MODELMILL_HOME"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from modelmill.spec.errors import ModelmillError, StoreUnfit
-from modelmill.spec.names import ENV_STORE, ENV_TERMINATION
+from modelmill.spec.names import ENV_STORE, ENV_TERMINATION, HUB_TOKENS
 from modelmill.spec.records import Ending
 from modelmill.store.s3 import PreconditionFailed, Store, open_store
 from modelmill.store.trial import FIX_CONDITIONS
@@ -55,7 +55,7 @@ def main() -> int:
     """Try the store that the environment names, and the hub if there is a token for it."""
     try:
         check_conditional_writes(open_store(os.environ[ENV_STORE]))
-        if os.environ.get("HF_TOKEN_PATH"):
+        if any(os.environ.get(name) for name in ("HF_TOKEN_PATH", *HUB_TOKENS)):
             from modelmill.store.hub import check_token
 
             check_token(HUB_PATIENCE_SECONDS)
