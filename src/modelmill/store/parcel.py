@@ -170,7 +170,9 @@ def into_bucket(
     stored = bucket.get(prefix + SUMS)
     sums = None if stored is None else stored.body
     stale = parcel.check_place(found, sums, url, is_forced=is_forced)
-    bucket.delete(prefix + path for path in stale)
+    # What is replaced goes too: beside these sums, its size alone could pass for the new file's.
+    replaced = () if sums == parcel.sums else set(parcel.paths) & set(found)
+    bucket.delete(prefix + path for path in (*stale, *replaced))
     bucket.put(prefix + SUMS, parcel.sums)
     for item in parcel.items:
         # An object is there as a whole or not at all.
