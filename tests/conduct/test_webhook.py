@@ -135,11 +135,52 @@ def test_server_that_says_nothing_is_given_up(
     assert "TimeoutError" in words
 
 
+def test_server_that_dribbles_is_given_up(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is never silent, and would never come to the end of its headers."""
+    monkeypatch.setattr(webhook, "TRY_SECONDS", 0.2)
+    monkeypatch.setattr(webhook, "TRIES", 1)
+    is_over = threading.Event()
+
+    def dribble(listening: socket.socket) -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\n")
+            while not is_over.wait(0.02):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = threading.Thread(target=dribble, args=(listening,))
+        server.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        words = tell({**receiver.environment, "MODELMILL_WEBHOOK_URL": url}, ENDED)
+        is_over.set()
+        server.join()
+    assert "was not told of the end: it did not come to an end" in words
+
+
+def test_host_that_cannot_be_a_name_is_no_error(receiver: Receiver) -> None:
+    """The resolver raises something else for it than for a name that nobody has."""
+    told = tell({**receiver.environment, "MODELMILL_WEBHOOK_URL": "http://a..b/"}, ENDED)
+    assert "a..b was not told of the end" in told
+
+
+def test_files_that_may_not_be_read_are_no_error(tmp_path: Path) -> None:
+    """A folder where the file should be, as root may read every file."""
+    (tmp_path / "url").mkdir()
+    told = tell({"MODELMILL_WEBHOOK_FOLDER": str(tmp_path)}, ENDED)
+    assert "nobody was told of the end" in told
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("MODELMILL_WEBHOOK_URL", "file:///etc/passwd"),
         ("MODELMILL_WEBHOOK_URL", "hooks.example.com"),
+        ("MODELMILL_WEBHOOK_URL", "http://[::1"),
+        ("MODELMILL_WEBHOOK_URL", "http://127.0.0.1:port/"),
+        ("MODELMILL_WEBHOOK_URL", "http://127.0.0.1/\N{SNOWMAN}"),
         ("MODELMILL_WEBHOOK_SECRET", "guessable"),
     ],
 )

@@ -5,6 +5,7 @@ together take seconds.
 """
 
 import http.client
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -36,6 +37,8 @@ from modelmill.spec.notice import (
 
 TRIES: Final = 3
 SILENCE_SECONDS: Final = 5.0
+TRY_SECONDS: Final = 10.0
+"""Of a whole try: a slow resolver, and a server that dribbles, are never silent for long."""
 PAUSE_SECONDS: Final = 1.0
 """Before the second try; twice as long before the next."""
 
@@ -64,14 +67,23 @@ def read_webhook(environment: Mapping[str, str]) -> Webhook | None:
     url = told.get(ENV_WEBHOOK_URL, "").strip()
     if not url:
         return None
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not _is_web_address(url):
         raise ValueError(f"{ENV_WEBHOOK_URL}: must be an http(s) URL")
     secret = told.get(ENV_WEBHOOK_SECRET, "")
     try:
         return Webhook(url, signing_key(secret) if secret else None)
     except ValueError as error:
         raise ValueError(f"{ENV_WEBHOOK_SECRET}: {error}") from error
+
+
+def _is_web_address(url: str) -> bool:
+    """Tell whether a request can be made of a URL, in the ASCII that HTTP is written in."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - it is parsed when it is asked for
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and url.isascii()
 
 
 def _mounted(folder: Path) -> Mapping[str, str]:
@@ -121,7 +133,7 @@ def tell(environment: Mapping[str, str], ended: EndedRun) -> str:
     """
     try:
         webhook = read_webhook(environment)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return f"nobody was told of the end: {error}"
     if webhook is None:
         return ""
@@ -133,7 +145,7 @@ def tell(environment: Mapping[str, str], ended: EndedRun) -> str:
     for number in range(TRIES):
         if number:
             time.sleep(PAUSE_SECONDS * 2 ** (number - 1))
-        reason, is_final = _post(webhook, body, notice_id)
+        reason, is_final = _post_in_time(webhook, body, notice_id)
         if not reason or is_final:
             break
     return f"{webhook.host} was not told of the end: {reason}" if reason else ""
@@ -153,6 +165,17 @@ def _opener() -> urllib.request.OpenerDirector:
     return opener
 
 
+def _post_in_time(webhook: Webhook, body: bytes, notice_id: str) -> tuple[str, bool]:
+    """Try once, and leave the try behind when it takes too long: the process ends without it."""
+    ended: list[tuple[str, bool]] = []
+    attempt = threading.Thread(
+        target=lambda: ended.append(_post(webhook, body, notice_id)), daemon=True
+    )
+    attempt.start()
+    attempt.join(TRY_SECONDS)
+    return ended[0] if ended else ("it did not come to an end", False)
+
+
 def _post(webhook: Webhook, body: bytes, notice_id: str) -> tuple[str, bool]:
     """Try once; returns what went wrong, and whether it would again."""
     request = urllib.request.Request(  # noqa: S310 - the scheme was looked at
@@ -166,6 +189,7 @@ def _post(webhook: Webhook, body: bytes, notice_id: str) -> tuple[str, bool]:
         # 408 and 429 ask to come again; other 4xx and redirects will not change.
         is_final = error.code < 500 and error.code not in (408, 429)  # noqa: PLR2004
         return f"it answered {error.code}", is_final
-    except (OSError, http.client.HTTPException) as error:
+    # The resolver finds a name that is none only when it encodes it.
+    except (OSError, http.client.HTTPException, UnicodeError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
         return f"{type(reason).__name__}", False
