@@ -316,7 +316,8 @@ class ByArguments(Project):
         kept = {name: environment[name] for name in LISTED}
         words = " ".join(f"{name}={environment[name]}" for name in environment if name not in kept)
         body = {"project_id": self.project_id, "job_id": job_id, "arguments": words}
-        return self._post("POST", f"/jobs/{job_id}/runs", {**body, "environment": kept}, RunSeen)
+        path = f"{self._path}/jobs/{job_id}/runs"
+        return self._post("POST", path, {**body, "environment": kept}, RunSeen)
 
 
 LISTED = (ENV_RUN, ENV_STAGE, ENV_KEY, ENV_NUMBER, ENV_ATTEMPT)

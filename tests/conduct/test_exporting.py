@@ -309,6 +309,14 @@ def test_model_that_nobody_found_good_stays(
     assert "\n> **" in card
 
 
+def test_adapter_of_a_merged_model_that_failed_stays(finished: Finisher, tmp_path: Path) -> None:
+    """It is the same model in two parts."""
+    given = finished("bad-merge", entry("merged", "bad", gated=True))
+    with pytest.raises(GateFailed, match="merged failed the gate"):
+        leave(given, "adapter", tmp_path / "out")
+    leave(given, "adapter", tmp_path / "out", is_forced=True)
+
+
 @pytest.mark.parametrize("verdict", ["good", "undecided"])
 def test_model_that_is_not_known_to_be_bad_may_leave(
     finished: Finisher, tmp_path: Path, verdict: Verdict

@@ -163,7 +163,14 @@ def test_server_that_answers_a_byte_at_a_time_is_left(
     assert "was not told of the end: it took too long" in words
 
 
-@pytest.mark.parametrize("url", ["http://a..b/hidden", f"http://{'a' * 70}.b/", "http://a.b/hé"])
+def test_files_that_may_not_be_read_are_no_error(tmp_path: Path) -> None:
+    """A folder where the file should be, as root may read every file."""
+    (tmp_path / "url").mkdir()
+    told = tell({"MODELMILL_WEBHOOK_FOLDER": str(tmp_path)}, ENDED)
+    assert "nobody was told of the end" in told
+
+
+@pytest.mark.parametrize("url", ["http://a..b/hidden", f"http://{'a' * 70}.b/"])
 def test_address_that_no_request_can_have_is_said(receiver: Receiver, url: str) -> None:
     """The run has ended as it has; nothing is raised, and the URL is not repeated."""
     words = tell({**receiver.environment, "MODELMILL_WEBHOOK_URL": url}, ENDED)
@@ -176,6 +183,9 @@ def test_address_that_no_request_can_have_is_said(receiver: Receiver, url: str) 
     [
         ("MODELMILL_WEBHOOK_URL", "file:///etc/passwd"),
         ("MODELMILL_WEBHOOK_URL", "hooks.example.com"),
+        ("MODELMILL_WEBHOOK_URL", "http://[::1"),
+        ("MODELMILL_WEBHOOK_URL", "http://127.0.0.1:port/"),
+        ("MODELMILL_WEBHOOK_URL", "http://127.0.0.1/\N{SNOWMAN}"),
         ("MODELMILL_WEBHOOK_SECRET", "guessable"),
     ],
 )

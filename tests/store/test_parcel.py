@@ -210,6 +210,23 @@ def test_bucket_with_something_else(
     assert in_bucket(bucket) == expected(parcel)
 
 
+def test_forced_bucket_that_was_interrupted_has_no_mixture(
+    store: Store, parcel: Parcel, publish: Publisher, bucket: str, tmp_path: Path
+) -> None:
+    """Weights of the earlier export have the size of the new ones, and are not taken for them."""
+    size_bytes = len(FILES["model.safetensors"])
+    earlier = {"model.safetensors": bytes(size_bytes), "config.json": b"{}"}
+    into_bucket(store, parcel_of(publish(store, "fedcba", earlier), *earlier), bucket, tmp_path)
+    gone = Item(parcel.items[0].record, "nowhere")
+    with pytest.raises(DigestMismatch):
+        # Its sums are those of the whole one, and its first file cannot be brought.
+        into_bucket(
+            store, Parcel((gone, *parcel.items[1:]), parcel.words), bucket, tmp_path, is_forced=True
+        )
+    into_bucket(store, parcel, bucket, tmp_path)
+    assert in_bucket(bucket) == expected(parcel)
+
+
 @pytest.mark.parametrize("inside", ["", "/artifacts/merge", "/a/"])
 def test_place_inside_the_store_is_refused(
     store: Store, parcel: Parcel, inside: str, tmp_path: Path

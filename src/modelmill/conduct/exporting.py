@@ -212,19 +212,20 @@ def _check_verdict(asked: Asked, report: ReportDocument | None, at: str) -> None
             at=at,
             fix=f"let the run finish (modelmill status {asked.run}); {anyway}",
         )
-    entry = next((each for each in report.models if each.model == asked.model), None)
+    entries = {each.model: each for each in report.models}
+    # An adapter that no stage has asked is judged as the merged model.
+    entry = entries.get(asked.model) or entries.get("merged")
     if entry is None:
-        # An adapter that no stage has asked: it is judged as the merged model.
         return
     if entry.gated and entry.verdict == "bad" and report.gate is not None:
         raise GateFailed(
-            f"{asked.model} failed the gate.  {report.gate.sentence}",
+            f"{entry.model} failed the gate.  {report.gate.sentence}",
             at=at,
             fix=f"modelmill report {asked.run}; {anyway}",
         )
     if entry.problem or (entry.gated and entry.verdict is None):
         raise InputMissing(
-            f"{asked.model} could not be judged: {entry.problem or 'it has no verdict'}",
+            f"{entry.model} could not be judged: {entry.problem or 'it has no verdict'}",
             at=at,
             fix=f"modelmill status {asked.run}; {anyway}",
         )

@@ -67,14 +67,23 @@ def read_webhook(environment: Mapping[str, str]) -> Webhook | None:
     url = told.get(ENV_WEBHOOK_URL, "").strip()
     if not url:
         return None
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not _is_web_address(url):
         raise ValueError(f"{ENV_WEBHOOK_URL}: must be an http(s) URL")
     secret = told.get(ENV_WEBHOOK_SECRET, "")
     try:
         return Webhook(url, signing_key(secret) if secret else None)
     except ValueError as error:
         raise ValueError(f"{ENV_WEBHOOK_SECRET}: {error}") from error
+
+
+def _is_web_address(url: str) -> bool:
+    """Tell whether a request can be made of a URL, in the ASCII that HTTP is written in."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - it is parsed when it is asked for
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and url.isascii()
 
 
 def _mounted(folder: Path) -> Mapping[str, str]:
@@ -124,7 +133,7 @@ def tell(environment: Mapping[str, str], ended: EndedRun) -> str:
     """
     try:
         webhook = read_webhook(environment)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         return f"nobody was told of the end: {error}"
     if webhook is None:
         return ""

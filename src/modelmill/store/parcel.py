@@ -213,7 +213,9 @@ def into_bucket(
     stale = parcel.check(destination, is_forced=is_forced)
     bucket, prefix = _below(store, url)
     is_begun = destination.sums == parcel.sums
-    bucket.delete(prefix + path for path in stale)
+    # What is replaced goes too: beside these sums, its size alone could pass for the new file's.
+    replaced = () if is_begun else set(parcel.paths) & set(destination.sizes)
+    bucket.delete(prefix + path for path in (*stale, *replaced))
     bucket.put(prefix + SUMS, parcel.sums)
     for item in parcel.items:
         # An object is there as a whole or not at all.
