@@ -7,6 +7,9 @@ prompt contract, and measures.
 import shutil
 from typing import Final
 
+from pydantic import JsonValue
+
+from modelmill.models.grid import Grid
 from modelmill.models.open import open_config, open_tokenizer
 from modelmill.models.parameters import model_parameters
 from modelmill.models.prompt import contract_for, save_contract
@@ -25,6 +28,7 @@ from modelmill.spec.quantize import (
 )
 from modelmill.spec.settings import QuantizeSettings
 from modelmill.spec.vllm import model_problem
+from modelmill.stages.quantize.distance import distances
 from modelmill.stages.quantize.written import Written
 from modelmill.stages.stage import Folders, Outcome, Pulse
 
@@ -36,11 +40,17 @@ def run(settings: QuantizeSettings, folders: Folders, pulse: Pulse) -> Outcome:
 
     Raises:
         SpecError: the method does not fit this model, or a reader that was asked for does not.
-        DataError: too little to calibrate on, or the result lacks quantized layers.
+        DataError: too little to calibrate on, or the result lacks layers or has wrong ones.
     """
     _check_readers(settings, folders)
     written = _quantize(settings, folders, pulse)
     calibration = written.calibration
+    effective: dict[str, JsonValue] = dict(written.effective)
+    if isinstance(settings.quantize, PackedSpec) and written.group_size is not None:
+        with pulse.part("check"):
+            grid = Grid(settings.quantize.bits, written.group_size)
+            found = distances(folders.inputs["model"], folders.output, grid)
+            effective["changed_by"] = {layer: round(each, 4) for layer, each in found.items()}
     _carry(settings, folders)
     parameters = model_parameters(open_config(folders.inputs["model"]))
     size_bytes = weight_bytes(folders.output)
@@ -59,7 +69,7 @@ def run(settings: QuantizeSettings, folders: Folders, pulse: Pulse) -> Outcome:
             calibration_unused=calibration.given - calibration.rows,
             calibration_longer=calibration.longer,
         ),
-        effective=written.effective,
+        effective=effective,
     )
 
 

@@ -1,0 +1,73 @@
+"""What was written in GPTQ's format, held against what it stands for."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from modelmill.models.grid import Grid
+from modelmill.spec.errors import DataError
+from modelmill.stages.quantize import run
+from modelmill.stages.quantize.distance import distances
+from modelmill.stages.stage import Folders
+
+from ..tiny_stages import Family, RecordingPulse
+from .running import ModelOf, quantize, rtn, settings_for
+
+FOUR = Grid(4, 32)
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the engine's own
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_distances_are_those_of_rounding_and_recorded(
+    family: Family, model_of: ModelOf, tmp_path: Path
+) -> None:
+    """Of the first and the last layer too, also where weights are stored transposed."""
+    (tmp_path / "out").mkdir()
+    folders = Folders({"model": model_of(family)}, tmp_path / "out", tmp_path / "resume")
+    recorded = run(settings_for(rtn(4, group_size=32)), folders, RecordingPulse()).effective[
+        "changed_by"
+    ]
+    found = distances(model_of(family), tmp_path / "out", FOUR)
+    assert recorded == {layer: round(each, 4) for layer, each in found.items()}
+    assert len(found) >= 4
+    assert all(0.05 < each < 0.2 for each in found.values())
+
+
+def infinite(tensors: dict[str, torch.Tensor], layer: str) -> None:
+    """Let one scale be beyond what float16 holds."""
+    tensors[f"{layer}.scales"][0, 0] = torch.inf
+
+
+def shifted(tensors: dict[str, torch.Tensor], layer: str) -> None:
+    """Let each output have its neighbour's weights."""
+    tensors[f"{layer}.qweight"] = tensors[f"{layer}.qweight"].roll(1, 1).contiguous()
+
+
+def off_by_one(tensors: dict[str, torch.Tensor], layer: str) -> None:
+    """Store zero points as they are, which another version of the format does."""
+    tensors[f"{layer}.qzeros"] = tensors[f"{layer}.qzeros"] + 0x11111111
+
+
+def ungrouped(tensors: dict[str, torch.Tensor], layer: str) -> None:
+    """Let all inputs have the first group's scales."""
+    tensors[f"{layer}.scales"][1:] *= 8
+
+
+@pytest.mark.parametrize("damage", [infinite, shifted, off_by_one, ungrouped])
+def test_layer_that_means_something_else_is_refused(
+    damage: Callable[[dict[str, torch.Tensor], str], None], model_of: ModelOf, tmp_path: Path
+) -> None:
+    """By name; names and shapes of its tensors are right."""
+    source, output = model_of("llama"), tmp_path / "out"
+    quantize(rtn(4, group_size=32), source, tmp_path, output)
+    layer = next(iter(distances(source, output, FOUR)))
+    (path,) = output.glob("*.safetensors")
+    tensors = load_file(path)
+    damage(tensors, layer)
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(DataError, match=layer):
+        distances(source, output, FOUR)
