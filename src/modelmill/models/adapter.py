@@ -4,7 +4,8 @@ Knows PEFT; must not know how an adapter was trained or what it is merged for.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +16,13 @@ from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
+from modelmill.models.adapter_tensors import (
+    Read,
+    embedded_rows,
+    embedding_names,
+    head_copies,
+    own_tensors,
+)
 from modelmill.models.families import linear_in_features
 from modelmill.models.weights import make_readable
 from modelmill.spec.errors import DataError, Problem, SpecError
@@ -134,13 +142,24 @@ def open_adapter(
         DataError: a tensor of the file finds no place in the model or the other way round,
             or it does nothing at all.
     """
-    untie_for(base, folder)
-    tensors = load_file(folder / WEIGHTS)
+    stored = load_file(folder / WEIGHTS)
+    names = settle_head(base, folder, stored, stored.__getitem__)
+    tensors = {name: stored[name] for name in sorted(names)}
+    rows = embedded_rows(base, _shapes(tensors))
+    if rows != base.get_input_embeddings().num_embeddings:
+        base.resize_token_embeddings(rows, mean_resizing=False)
+    may_be_saved = embedding_names(base)
     config = LoraConfig.from_pretrained(str(folder))
     config.inference_mode = not is_trained
     model = get_peft_model(base, config)
     expected = get_peft_model_state_dict(model, save_embedding_layers=False)
-    check_fit(_shapes(tensors), _shapes(expected), str(folder))
+    # PEFT does not expect saved embeddings, but they have a place.
+    saved = {
+        name: weight
+        for name, weight in model.state_dict().items()
+        if name in may_be_saved and name in tensors
+    }
+    check_fit(_shapes(tensors), _shapes({**expected, **saved}), str(folder))
     check_effect(
         (tensor for name, tensor in tensors.items() if ".lora_A." not in name), str(folder)
     )
@@ -195,10 +214,36 @@ def check_effect(trained: Iterable[torch.Tensor], at: str) -> None:
         )
 
 
+def settle_head(
+    base: PreTrainedModel, folder: Path, names: Collection[str], read: Read
+) -> set[str]:
+    """Give the head a weight of its own if the adapter in a folder needs it to have one.
+
+    Args:
+        base: changed in place.
+        folder: the adapter's config.
+        names: of the adapter's tensors.
+        read: reads one of them.
+
+    Returns:
+        The names of the tensors that say something: PEFT writes some twice.
+    """
+    untie_for(base, folder)
+    own = own_tensors(names, read)
+    copies = head_copies(base, own, read)
+    if copies is None:
+        _untie(base)
+    return own - (copies or set())
+
+
 def untie_for(base: PreTrainedModel, folder: Path) -> None:
     """Give the head a weight of its own if the adapter in a folder changes it or the embeddings."""
     stored = _StoredTargets.model_validate_json((folder / CONFIG).read_bytes())
-    targets = stored.target_modules if isinstance(stored.target_modules, tuple) else ()
+    targets = stored.target_modules
+    if isinstance(targets, str):
+        # As PEFT reads it; `all-linear` leaves the head out.
+        every = [name for name, _ in base.named_modules()]
+        targets = tuple(name for name in every if re.fullmatch(targets, name))
     _untie_for(base, (*targets, *(stored.modules_to_save or ())))
 
 
@@ -221,8 +266,12 @@ def _untie_for(base: PreTrainedModel, names: Iterable[str]) -> None:
         for name, module in base.named_modules()
         if module in (embeddings, head)
     }
-    if not shared & {name.rpartition(".")[2] for name in names}:
-        return
+    if shared & {name.rpartition(".")[2] for name in names}:
+        _untie(base)
+
+
+def _untie(base: PreTrainedModel) -> None:
+    embeddings, head = base.get_input_embeddings(), base.get_output_embeddings()
     head.weight = torch.nn.Parameter(embeddings.weight.detach().clone(), requires_grad=False)
     base.config.tie_word_embeddings = False
     base.config.get_text_config().tie_word_embeddings = False

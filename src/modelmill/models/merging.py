@@ -22,8 +22,9 @@ from peft.utils.save_and_load import get_peft_model_state_dict
 from torch import nn
 from transformers import PreTrainedModel
 
-from modelmill.models.adapter import check_effect, check_fit, untie_for
-from modelmill.models.shards import TensorSource
+from modelmill.models.adapter import check_effect, check_fit, settle_head
+from modelmill.models.adapter_tensors import BASE_LAYER, PREFIX, embedded_rows
+from modelmill.models.shards import Chosen, TensorSource
 from modelmill.models.skeleton import (
     NotStreamable,
     open_skeleton,
@@ -36,9 +37,6 @@ from modelmill.store.tensors import TensorInfo
 
 NAME: Final = "default"
 """PEFT's name for the only adapter there is."""
-
-PREFIX: Final = "base_model.model."
-"""Before every name in an adapter's file."""
 
 INITS_THAT_KEEP_THE_BASE: Final = (True, False, "gaussian", "orthogonal")
 """The others take the adapter's first values out of the base, which needs all of it."""
@@ -182,10 +180,10 @@ def open_merging(
     model = open_skeleton(base_folder)
     stored = stored_names(model, base.tensors, str(base_folder))
     _check_shared(model, stored, base)
-    rows = _embedded_rows(model, adapter.tensors)
+    rows = embedded_rows(model, {name: info.shape for name, info in adapter.tensors.items()})
     if rows != model.get_input_embeddings().num_embeddings:
         model = open_skeleton(base_folder, rows)
-    untie_for(model, folder)
+    adapter = Chosen(adapter, settle_head(model, folder, adapter.tensors, adapter.read))
     places = {name: model.get_parameter_or_buffer(name) for name in written_names(model)}
     parameters = sum(each.numel() for each in model.parameters())
     adapted = get_peft_model(model, config, low_cpu_mem_usage=True).eval()
@@ -246,17 +244,6 @@ def _check_shared(model: PreTrainedModel, stored: Mapping[str, str], base: Tenso
             raise NotStreamable(f"{name} and {other} are to be one tensor and are stored as two")
 
 
-def _embedded_rows(model: PreTrainedModel, adapter: Mapping[str, TensorInfo]) -> int:
-    """Count the tokens that the adapter's own embeddings have, or else the model's."""
-    embeddings = model.get_input_embeddings()
-    name = next(name for name, module in model.named_modules() if module is embeddings)
-    for suffix, dimension in ((".weight", 0), (".base_layer.weight", 0), (".lora_embedding_A", 1)):
-        info = adapter.get(f"{PREFIX}{name}{suffix}")
-        if info is not None:
-            return info.shape[dimension]
-    return int(embeddings.num_embeddings)
-
-
 def _slots(layer: LoraLayer, owner: str) -> dict[str, tuple[nn.Module, str]]:
     """Map the names that a LoRA layer's tensors may have in a file to where they belong."""
     prefix = f"{PREFIX}{owner}"
@@ -276,7 +263,7 @@ def _slots(layer: LoraLayer, owner: str) -> dict[str, tuple[nn.Module, str]]:
 def _origin(plain: Origin, model: PreTrainedModel, adapter: Mapping[str, TensorInfo]) -> Origin:
     """Add what the adapter does to a tensor."""
     owner, _, attribute = plain.name.rpartition(".")
-    names = (f"{PREFIX}{plain.name}", f"{PREFIX}{owner}.base_layer.{attribute}")
+    names = (f"{PREFIX}{plain.name}", f"{PREFIX}{owner}{BASE_LAYER}.{attribute}")
     origin = replace(plain, replacement=next((each for each in names if each in adapter), None))
     layer = _module_at(model, owner)
     if not isinstance(layer, LoraLayer):

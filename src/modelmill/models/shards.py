@@ -5,7 +5,7 @@ long as nobody else wants them, so a merge of 2.2 GB that mapped its shards took
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol, Self
@@ -44,6 +44,23 @@ class TensorSource(Protocol):
     def read(self, name: str) -> torch.Tensor:
         """Read one, as it is stored; it belongs to the caller."""
         ...
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Some of the tensors of a source."""
+
+    source: TensorSource
+    names: Collection[str]
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Name those that were chosen."""
+        return {name: info for name, info in self.source.tensors.items() if name in self.names}
+
+    def read(self, name: str) -> torch.Tensor:
+        """Read one, as it is stored; it belongs to the caller."""
+        return self.source.read(name)
 
 
 @dataclass(frozen=True)

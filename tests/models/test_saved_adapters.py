@@ -1,0 +1,92 @@
+"""Adapters as PEFT writes them itself, with embeddings, copies, and a vocabulary of their own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from modelmill.models.open import open_model, open_tokenizer
+from modelmill.models.probe import built_in_probe, distance, norm, probe_logits
+from modelmill.spec.run import MergeSpec
+from modelmill.spec.settings import ContractSettings, MergeSettings
+from modelmill.stages import merge
+from modelmill.stages.infer.adapted import open_adapted
+from modelmill.stages.stage import Folders
+
+from ..tiny_stages import Family, RecordingPulse, make_model
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the libraries' own
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Case:
+    """An adapter, and what was done to its base before it was trained."""
+
+    name: str
+    adapter: Mapping[str, Any]
+    family: Family = "llama"
+    tied: bool = True
+    more_tokens: int = 0
+    saved: bool | str = "auto"
+    is_tied_after: bool = False
+    """Whether the merged model's head is still its embeddings."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+EMBEDDED = {"target_modules": ["q_proj", "embed_tokens"]}
+WHOLE = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}
+CASES = (
+    Case("pattern-of-embeddings", {"target_modules": r".*(q_proj|embed_tokens)"}),
+    Case("pattern-of-head", {"target_modules": r".*(q_proj|lm_head)"}),
+    Case("base-of-embeddings", EMBEDDED),
+    Case("base-of-both", {"target_modules": ["q_proj", "embed_tokens", "lm_head"]}, tied=False),
+    Case("saved", {"target_modules": ["q_proj"]}, "opt", saved=True, is_tied_after=True),
+    Case("more", {"target_modules": ["q_proj"]}, more_tokens=5, saved=True, is_tied_after=True),
+    Case("more-untied", {"target_modules": ["q_proj"]}, tied=False, more_tokens=5, saved=True),
+    Case("more-whole-untied", WHOLE, tied=False, more_tokens=5),
+    Case("more-whole", {**WHOLE, "modules_to_save": ["embed_tokens"]}, more_tokens=5),
+)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_merged_and_unmerged_answer_as_the_model_that_was_trained(
+    case: Case, tmp_path: Path
+) -> None:
+    """Tensor by tensor, every tensor proved; and the unmerged one to the byte."""
+    base = make_model(case.family, tmp_path / "base", tie_word_embeddings=case.tied)
+    model = open_model(base, dtype=torch.float32, device=CPU)
+    if case.more_tokens:
+        tokens = model.get_input_embeddings().num_embeddings + case.more_tokens
+        model.resize_token_embeddings(tokens, mean_resizing=False)
+    torch.manual_seed(3)
+    trained = get_peft_model(model, LoraConfig(r=4, task_type="CAUSAL_LM", **case.adapter)).eval()
+    for weight in trained.parameters():
+        if weight.requires_grad:
+            weight.data.add_(torch.randn_like(weight), alpha=0.05)
+    adapter = tmp_path / "tuned" / "adapter"
+    trained.save_pretrained(adapter, save_embedding_layers=case.saved)
+    prompts = built_in_probe(open_tokenizer(base))
+    expected = probe_logits(trained, prompts)
+
+    unmerged = open_adapted(base, adapter, torch.float32, CPU, None)
+    assert torch.equal(probe_logits(unmerged.model, prompts), expected)
+
+    for name in ("merged", "resume"):
+        (tmp_path / name).mkdir()
+    asked = MergeSpec(dtype="float32")
+    settings = MergeSettings(merge=asked, load_in=None, contract=ContractSettings(max_length=128))
+    inputs = {"model": base, "adapter": tmp_path / "tuned"}
+    folders = Folders(inputs, tmp_path / "merged", tmp_path / "resume")
+    outcome = merge.run(settings, folders, RecordingPulse())
+    assert outcome.effective["merged"] == "tensor by tensor"
+    merged = open_model(tmp_path / "merged", dtype=torch.float32, device=CPU)
+    assert merged.config.tie_word_embeddings is case.is_tied_after
+    assert distance(probe_logits(merged, prompts), expected) < 1e-5 * norm(expected)
