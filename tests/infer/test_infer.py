@@ -1,6 +1,7 @@
 """The stage on tiny random models."""
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,17 @@ def test_model_with_broken_weights_answers_nothing(data: Path, tmp_path: Path) -
         broken.model.norm.weight.fill_(math.nan)
     broken.save_pretrained(model)
     with pytest.raises(DataError, match="not finite"):
+        infer(model, data, tmp_path)
+
+
+def test_tokenizer_of_another_model_is_refused(llama: Path, data: Path, tmp_path: Path) -> None:
+    """Before a token that the model does not know ends as an index beyond its embeddings."""
+    model = tmp_path / "model"
+    shutil.copytree(llama, model)
+    tokenizer = open_tokenizer(model)
+    tokenizer.add_tokens([load_rows(data / "test.jsonl")[0].prompt.split()[0]])
+    tokenizer.save_pretrained(model)
+    with pytest.raises(DataError, match="the model embeds only"):
         infer(model, data, tmp_path)
 
 

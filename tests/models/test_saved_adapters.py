@@ -14,6 +14,7 @@ from modelmill.models.probe import built_in_probe, distance, norm, probe_logits
 from modelmill.spec.run import MergeSpec
 from modelmill.spec.settings import ContractSettings, MergeSettings
 from modelmill.stages import merge
+from modelmill.stages.fetch.models import fetch_adapter
 from modelmill.stages.infer.adapted import open_adapted
 from modelmill.stages.stage import Folders
 
@@ -90,3 +91,35 @@ def test_merged_and_unmerged_answer_as_the_model_that_was_trained(
     merged = open_model(tmp_path / "merged", dtype=torch.float32, device=CPU)
     assert merged.config.tie_word_embeddings is case.is_tied_after
     assert distance(probe_logits(merged, prompts), expected) < 1e-5 * norm(expected)
+
+
+@pytest.mark.parametrize("is_beside", [True, False])
+def test_tokenizer_beside_an_adapter_goes_where_the_adapter_goes(
+    is_beside: bool, tmp_path: Path
+) -> None:
+    """Tokens that were added for training are in the merged model's tokenizer, and only then."""
+    base = make_model("llama", tmp_path / "base")
+    model = open_model(base, dtype=torch.float32, device=CPU)
+    tokenizer = open_tokenizer(base)
+    tokenizer.add_tokens(["<table>"])
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    trained = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"]))
+    for weight in trained.parameters():
+        if weight.requires_grad:
+            weight.data.add_(torch.randn_like(weight), alpha=0.05)
+    trained.save_pretrained(tmp_path / "source", save_embedding_layers=True)
+    if is_beside:
+        tokenizer.save_pretrained(tmp_path / "source")
+    for name in ("fetched", "merged", "resume"):
+        (tmp_path / name).mkdir()
+    source = {"source": tmp_path / "source"}
+    fetch_adapter(Folders(source, tmp_path / "fetched", tmp_path / "resume"), RecordingPulse())
+    inputs = {"model": base, "adapter": tmp_path / "fetched"}
+    contract = ContractSettings(max_length=128)
+    merge.run(
+        MergeSettings(merge=MergeSpec(), load_in=None, contract=contract),
+        Folders(inputs, tmp_path / "merged", tmp_path / "resume"),
+        RecordingPulse(),
+    )
+    known = open_tokenizer(tmp_path / "merged").get_vocab()
+    assert ("<table>" in known) is is_beside

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 from pydantic import BaseModel, JsonValue, ValidationError
 
@@ -99,6 +100,11 @@ def fetch_adapter(folders: Folders, pulse: Pulse) -> Outcome:
             _place(source / PROMPT, folders.output / PROMPT)
             for path in sorted((source / "tokenizer").rglob("*")):
                 _place(path, folders.output / path.relative_to(source))
+        elif all((weights / name).is_file() for name in TOKENIZER_FILES[:2]):
+            # Trainers save it beside the adapter; it knows tokens that the base's may not.
+            for name in TOKENIZER_FILES:
+                if (weights / name).is_file():
+                    _place(weights / name, folders.output / "tokenizer" / name)
     return Outcome(
         AdapterFetched(
             r=config.r,
@@ -109,6 +115,16 @@ def fetch_adapter(folders: Folders, pulse: Pulse) -> Outcome:
             size_bytes=(weights / "adapter_model.safetensors").stat().st_size,
         )
     )
+
+
+TOKENIZER_FILES: Final = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+"""The first two are enough, and needed to open it without a model's config."""
 
 
 class _AdapterConfig(BaseModel):

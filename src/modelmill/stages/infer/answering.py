@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from transformers import PreTrainedTokenizerBase
 
 from modelmill.models.chat import ChatTemplateError
+from modelmill.models.guard import check_vocabulary
 from modelmill.models.memory import trim_heap
 from modelmill.models.prompt import Contract, EncodedRow, encode_row, windows
 from modelmill.spec.records import Prediction, Row
@@ -53,7 +54,11 @@ class Answerer:
         return replace(self, form=form)
 
     def prepare(self, rows: Sequence[Row]) -> Prepared:
-        """Tokenize the prompts and set aside those that the model cannot take."""
+        """Tokenize the prompts and set aside those that the model cannot take.
+
+        Raises:
+            DataError: the tokenizer is another model's.
+        """
         prompts: dict[int, list[int]] = {}
         problems: dict[int, str] = {}
         for row in rows:
@@ -63,6 +68,10 @@ class Answerer:
             except ChatTemplateError as error:
                 problems[row.row] = str(error)
         answerable = {row: ids for row, ids in prompts.items() if not problems[row]}
+        highest = max((max(ids) for ids in answerable.values()), default=0)
+        check_vocabulary(
+            self.opened.model, max(self.contract.pad, highest), self.tokenizer.name_or_path
+        )
         return Prepared(
             answerable,
             tuple(refuse(row, problems[row.row]) for row in rows if problems[row.row]),

@@ -49,7 +49,7 @@ def run(settings: MergeSettings, folders: Folders, pulse: Pulse) -> Outcome:
     base, tuned = folders.inputs["model"], folders.inputs["adapter"]
     with ExitStack() as files:
         with pulse.part("load"):
-            # An adapter from elsewhere brings neither, and was trained with the base's tokenizer.
+            # An adapter from elsewhere brings no probe, and perhaps no tokenizer: then the base's.
             own = tuned / "tokenizer"
             tokenizer = open_tokenizer(own if own.is_dir() else base)
             contract = _contract(settings, tuned, base, tokenizer)
