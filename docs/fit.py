@@ -138,7 +138,7 @@ def estimate(shape: ModelShape, stage: MeasuredStage, rows: Rows) -> Memory:
             group = group_of(shape, settings.quantize)
             return quantize_memory(shape, settings, group, is_gpu=False)
         case InferSettings() as settings:
-            return infer_memory(shape, settings, rows, stage.form, is_gpu=False)
+            return infer_memory(shape, settings, rows, stage.form, cores=2)
     raise ValueError(stage.stage)
 
 
@@ -266,7 +266,7 @@ def _told_bytes(shape: ModelShape, told: Told) -> int:
     )
     rows = Rows(longest=256, learned=128, prompt=256)
     form = Form(quantized=quantized, group_size=group)
-    return infer_memory(shape, settings, rows, form, is_gpu=True).gpu_bytes
+    return infer_memory(shape, settings, rows, form, cores=0).gpu_bytes
 
 
 def _training(peaks: Peaks) -> str:

@@ -3,6 +3,7 @@
 Knows what is asked for and what a place has; `base_model` looks at the files.
 """
 
+import math
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from modelmill.conduct.prepare import facts_of
 from modelmill.spec.accelerators import ACCELERATORS, Accelerator, AcceleratorName
 from modelmill.spec.cluster import StagePods
 from modelmill.spec.errors import DoesNotFit
-from modelmill.spec.estimate import estimates
+from modelmill.spec.estimate import Devices, estimates
 from modelmill.spec.fit import Fit, Room, judge
 from modelmill.spec.hours import foretell
 from modelmill.spec.impossible import refuse_impossible
@@ -23,7 +24,7 @@ from modelmill.spec.names import Kind, kind_of
 from modelmill.spec.plan import Plan
 from modelmill.spec.prices import Prices
 from modelmill.spec.profile import Facts, Profile
-from modelmill.spec.quantity import total, whole_bytes
+from modelmill.spec.quantity import amount, total, whole_bytes
 from modelmill.spec.records import Foretold, Record
 from modelmill.spec.serving import Serving, serving_of
 from modelmill.store.s3 import Store
@@ -131,12 +132,12 @@ def fitting_of(
     serving = serving_of(plan.run, plan.facts, known.shape)
     foretold = foretell(plan, known, profile, device or profile.gpu_type)
     if device is None:
-        is_gpu = plan.facts.accelerator == "cuda"
-        given = estimates(plan, known, is_gpu=is_gpu, devices=_sharing(profile, is_gpu=is_gpu))
+        devices = _devices(profile, is_gpu=plan.facts.accelerator == "cuda")
+        given = estimates(plan, known, devices)
         rows = tuple(_row(Fit(estimate=each, state="unknown"), profile) for each in given)
         return Fitting(rows, None, known.why_unknown, serving, foretold, profile.prices)
     accelerator = ACCELERATORS[device]
-    devices = _sharing(profile, is_gpu=accelerator.is_gpu)
+    devices = _devices(profile, is_gpu=accelerator.is_gpu)
     fits = judge(plan, known, accelerator, rooms_of(profile, accelerator), devices)
     rows = tuple(_row(each, profile) for each in fits)
     return Fitting(rows, accelerator, known.why_unknown, serving, foretold, profile.prices)
@@ -163,10 +164,13 @@ def rooms_of(profile: Profile, accelerator: Accelerator) -> Mapping[Kind, Room]:
     return {kind: Room(host_bytes=here, is_pod=False) for kind in profile.stages}
 
 
-def _sharing(profile: Profile, *, is_gpu: bool) -> int:
-    """Say among how many devices a finetune will share its batches, as far as a profile says it."""
+def _devices(profile: Profile, *, is_gpu: bool) -> Devices:
+    """Say what stages compute on, as far as a profile says it; without a cluster, this machine."""
     pods = profile.stages["finetune"]
-    return pods.ranks or (pods.gpu if is_gpu else 0) or 1
+    cores = os.cpu_count() or 1
+    if profile.store.url:
+        cores = math.ceil(amount(profile.stages["infer"].cpu))
+    return Devices(is_gpu, count=pods.ranks or (pods.gpu if is_gpu else 0) or 1, cores=cores)
 
 
 def _row(fit: Fit, profile: Profile) -> FitRow:

@@ -5,9 +5,10 @@ estimates against what was measured; `fit` holds them against a place.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Final
 
-from modelmill.spec.batching import ranks_for
+from modelmill.spec.batching import ANSWERED_AT_ONCE, ranks_for
 from modelmill.spec.closed import Spec
 from modelmill.spec.footprint import (
     Form,
@@ -78,16 +79,27 @@ class Estimate(Spec):
         return None if self.bytes_in is None else self.bytes_in + (self.bytes_out or 0)
 
 
-def estimates(plan: Plan, known: Known, *, is_gpu: bool, devices: int = 1) -> tuple[Estimate, ...]:
+@dataclass(frozen=True)
+class Devices:
+    """What stages compute on, as far as a place says it."""
+
+    is_gpu: bool
+    """Whether stages that can use a GPU have one."""
+    count: int = 1
+    """That a finetune may share its batches among."""
+    cores: int = ANSWERED_AT_ONCE
+    """Of the host, where an infer has no GPU."""
+
+
+def estimates(plan: Plan, known: Known, devices: Devices) -> tuple[Estimate, ...]:
     """Estimate every stage of a plan.
 
     Args:
         plan: with its inputs first.
         known: about its sources.
-        is_gpu: whether stages that can use a GPU have one.
-        devices: that a finetune may share its batches among.
+        devices: that they compute on.
     """
-    return Estimator(plan, known, is_gpu=is_gpu, devices=devices).estimates()
+    return Estimator(plan, known, devices).estimates()
 
 
 def rows_of(settings: FinetuneSettings | InferSettings) -> Rows:
@@ -99,11 +111,11 @@ def rows_of(settings: FinetuneSettings | InferSettings) -> Rows:
 class Estimator:
     """Goes through a plan once, with the sizes of what earlier stages write."""
 
-    def __init__(self, plan: Plan, known: Known, *, is_gpu: bool, devices: int = 1) -> None:
-        """Estimate with or without a GPU for the stages that can use one, or with several."""
+    def __init__(self, plan: Plan, known: Known, devices: Devices) -> None:
+        """Estimate a plan on some devices."""
         self.plan = plan
         self.known = known
-        self.is_gpu = is_gpu
+        self.is_gpu = devices.is_gpu
         self.devices = devices
         self.sizes: dict[str, int | None] = {}
 
@@ -189,7 +201,8 @@ class Estimator:
             case InferSettings() as settings:
                 form = self._form(stage, shape)
                 rows = rows_of(settings)
-                return infer_memory(shape, settings, rows, form, is_gpu=self.is_gpu)
+                cores = 0 if self.is_gpu else self.devices.cores
+                return infer_memory(shape, settings, rows, form, cores)
         return None
 
     def finetune(self, settings: FinetuneSettings, ranks: Ranks | None = None) -> Memory:
@@ -213,7 +226,7 @@ class Estimator:
 
     def ranks(self, settings: FinetuneSettings) -> int:
         """Say how many processes will train, each on a device of its own."""
-        return ranks_for(settings.finetune.batch_size, self.devices)
+        return ranks_for(settings.finetune.batch_size, self.devices.count)
 
     def _form(self, stage: Stage, shape: ModelShape) -> Form:
         roles = {each.role: self.plan.stage(each.stage) for each in stage.inputs}

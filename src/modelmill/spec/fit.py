@@ -7,7 +7,7 @@ from typing import Final, Literal
 from modelmill.spec.accelerators import Accelerator, next_larger
 from modelmill.spec.batching import HALVINGS, undividable
 from modelmill.spec.closed import Spec
-from modelmill.spec.estimate import Estimate, Estimator, Known
+from modelmill.spec.estimate import Devices, Estimate, Estimator, Known
 from modelmill.spec.footprint import Memory
 from modelmill.spec.names import Fsdp, Kind
 from modelmill.spec.plan import Plan
@@ -52,10 +52,10 @@ def judge(
     known: Known,
     accelerator: Accelerator,
     rooms: Mapping[Kind, Room],
-    devices: int = 1,
+    devices: Devices,
 ) -> tuple[Fit, ...]:
     """Hold every stage against a device, a finetune against several, and what its place has."""
-    estimator = Estimator(plan, known, is_gpu=accelerator.is_gpu, devices=devices)
+    estimator = Estimator(plan, known, devices)
     return tuple(
         _Judge(estimator, accelerator, rooms.get(each.kind, Room())).fit(each)
         for each in estimator.estimates()
@@ -138,7 +138,7 @@ class _Judge:
         if not self.room.is_pod or undividable(settings.finetune):
             return
         for count in _NODES:
-            if count <= self.estimator.devices or settings.finetune.batch_size % count:
+            if count <= self.estimator.devices.count or settings.finetune.batch_size % count:
                 continue
             if self._halved_enough(settings, Ranks(count, is_divided=True)) is not None:
                 yield f"stages.finetune.gpu: {count} in the profile, each with a part of it"

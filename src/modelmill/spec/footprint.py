@@ -8,6 +8,7 @@ it was off.
 from typing import Final
 
 from modelmill.spec.batching import (
+    ANSWERED_AT_ONCE,
     FEW_PROMPTS,
     FEW_TOKENS,
     LOGITS_BYTES,
@@ -270,16 +271,25 @@ class Form(Spec):
 
 
 def infer_memory(
-    shape: ModelShape, settings: InferSettings, rows: Rows, form: Form, *, is_gpu: bool
+    shape: ModelShape, settings: InferSettings, rows: Rows, form: Form, cores: int
 ) -> Memory:
-    """Estimate an answering model: while it generates, and while it is asked for likelihoods."""
+    """Estimate an answering model: while it generates, and while it is asked for likelihoods.
+
+    Args:
+        shape: of the plain model.
+        settings: of the stage.
+        rows: of the test split.
+        form: in which the model is stored.
+        cores: that answer, a batch each up to a limit; 0 for a GPU.
+    """
+    is_gpu = cores == 0
     dtype = settings.dtype
     packed = _packed(shape, form)
     weights = packed if _stays_packed(form.quantized, dtype, is_gpu=is_gpu) else None
     if weights is None:
         weights = held_bytes(shape, dtype, settings.base_load_in)
     held = (part("weights", weights), part("adapter", 4 * form.adapter))
-    doing = _answering(shape, settings, rows)
+    doing = _answering(shape, settings, rows, min(max(cores, 1), ANSWERED_AT_ONCE))
     stored = part("weight files", packed or shape.weight_bytes, is_reclaimable=True)
     if is_gpu:
         context = part("runtime", CONTEXT_BYTES)
@@ -304,7 +314,9 @@ def infer_memory(
     )
 
 
-def _answering(shape: ModelShape, settings: InferSettings, rows: Rows) -> tuple[Phase, ...]:
+def _answering(
+    shape: ModelShape, settings: InferSettings, rows: Rows, at_once: int
+) -> tuple[Phase, ...]:
     """List what takes memory beside weights, one thing after the other."""
     dtype, batch = settings.dtype, settings.batch_size
     # Examples are whole rows, and the model reads them once: only their cache is in every batch.
@@ -317,7 +329,9 @@ def _answering(shape: ModelShape, settings: InferSettings, rows: Rows) -> tuple[
     activations = part("activations", passing * passing_per_token(shape, dtype))
     cached = cached_per_token(shape, dtype)
     answered = batch * (examples + own + settings.max_new_tokens)
-    generating = Phase(name="generate", parts=(part("KV cache", answered * cached), activations))
+    all_activations = part("activations", at_once * activations.bytes)
+    caches = part("KV cache", at_once * answered * cached)
+    generating = Phase(name="generate", parts=(caches, all_activations))
     if not settings.nll:
         return (generating,)
     row = rows.learned * shape.vocabulary * 4

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelmill.spec.accelerators import ACCELERATORS, AcceleratorName, next_larger
-from modelmill.spec.estimate import Estimate, Known, estimates
+from modelmill.spec.estimate import Devices, Estimate, Known, estimates
 from modelmill.spec.fit import Fit, Room, judge
 from modelmill.spec.footprint import COPIES, Form, Rows, finetune_memory, infer_memory
 from modelmill.spec.memory import Part, cached_per_token, held_bytes
@@ -42,13 +42,15 @@ def fit_on(
     **finetune: Any,
 ) -> Fit:
     """Hold one stage against a device, or a finetune against several."""
-    judged = judge(plan(**finetune), KNOWN, ACCELERATORS[name], rooms, devices)
+    judged = judge(
+        plan(**finetune), KNOWN, ACCELERATORS[name], rooms, Devices(name != "cpu", devices)
+    )
     return next(each for each in judged if each.estimate.stage == stage)
 
 
 def estimated(**finetune: Any) -> dict[str, Estimate]:
     """Estimate every stage on a GPU."""
-    given = estimates(plan(**finetune), KNOWN, is_gpu=True)
+    given = estimates(plan(**finetune), KNOWN, Devices(is_gpu=True))
     return {each.stage: each for each in given}
 
 
@@ -171,7 +173,7 @@ def test_model_that_is_not_known_stops_nothing() -> None:
     known = Known(why_unknown="unknown until the model is fetched (no network)")
     states = {
         each.estimate.stage: each.state
-        for each in judge(plan(), known, ACCELERATORS["l4"], NO_ROOMS)
+        for each in judge(plan(), known, ACCELERATORS["l4"], NO_ROOMS, Devices(is_gpu=True))
     }
     assert states["finetune"] == states["infer-base"] == "unknown"
     assert states["fetch-model"] == "fits"
@@ -205,7 +207,7 @@ def test_more_of_anything_never_takes_less(
 
 def of_finetune(devices: int, *, is_gpu: bool, **finetune: Any) -> Estimate:
     """Estimate a fine-tune whose batches so many devices may share."""
-    given = estimates(plan(**finetune), KNOWN, is_gpu=is_gpu, devices=devices)
+    given = estimates(plan(**finetune), KNOWN, Devices(is_gpu, devices))
     return next(each for each in given if each.stage == "finetune")
 
 
@@ -243,7 +245,11 @@ def test_host_that_is_large_enough_for_one_rank_only() -> None:
     fits = [
         next(each for each in judged if each.estimate.stage == "finetune")
         for devices in (1, 2)
-        for judged in [judge(plan(), KNOWN, ACCELERATORS["a100-40"], rooms, devices)]
+        for judged in [
+            judge(
+                plan(), KNOWN, ACCELERATORS["a100-40"], rooms, Devices(is_gpu=True, count=devices)
+            )
+        ]
     ]
     assert [each.state for each in fits] == ["fits", "does not fit"]
     assert "stages.finetune.memory" in fits[1].advice[-1]
@@ -260,8 +266,8 @@ def test_examples_are_whole_rows_and_cached_for_every_row_of_a_batch() -> None:
     """The model reads them once, and each row of a batch has a copy of what it read."""
     rows = Rows(longest=300, learned=100, prompt=200)
     asked = answering(batch_size=8, max_new_tokens=10)
-    alone = infer_memory(SEVEN, asked, rows, Form(), is_gpu=True)
-    shown = infer_memory(SEVEN, answering(**dict(asked) | {"shots": 3}), rows, Form(), is_gpu=True)
+    alone = infer_memory(SEVEN, asked, rows, Form(), cores=0)
+    shown = infer_memory(SEVEN, answering(**dict(asked) | {"shots": 3}), rows, Form(), cores=0)
     cached = cached_per_token(SEVEN, asked.dtype)
     assert shown.gpu_bytes - alone.gpu_bytes >= 8 * 3 * 300 * cached
     parts = {phase.name: {each.name: each.bytes for each in phase.parts} for phase in shown.gpu}
@@ -274,10 +280,27 @@ def test_host_keeps_what_bitsandbytes_has_unpacked() -> None:
     """Both forms are in memory while a model answers, not only while it loads."""
     rows = Rows(longest=300, learned=100, prompt=200)
     form = Form(quantized=BitsandbytesSpec(method="bitsandbytes", type="nf4"))
-    given = infer_memory(SEVEN, answering(), rows, form, is_gpu=False)
+    given = infer_memory(SEVEN, answering(), rows, form, cores=1)
     for phase in given.host:
         parts = {each.name: each.bytes for each in phase.parts}
         assert parts["packed weights"] == held_bytes(SEVEN, "bfloat16", "nf4")
+
+
+def test_cores_answer_a_batch_each_up_to_a_limit() -> None:
+    """What a batch takes while it generates is there for each; likelihoods are scored in turn."""
+    rows = Rows(longest=300, learned=100, prompt=200)
+
+    def generating(cores: int) -> tuple[dict[str, int], dict[str, int]]:
+        host = infer_memory(SEVEN, answering(), rows, Form(), cores).host
+        phases = {each.name: {part.name: part.bytes for part in each.parts} for each in host}
+        return phases["generate"], phases["judge"]
+
+    (one, judged), (two, judged_too), (many, _) = map(generating, (1, 2, 64))
+    for name in ("KV cache", "activations"):
+        assert two[name] == pytest.approx(2 * one[name])
+        assert many[name] == pytest.approx(4 * one[name])
+    assert two["weights"] == one["weights"]
+    assert judged == judged_too
 
 
 def test_next_larger_is_the_smallest_that_has_it() -> None:
@@ -291,7 +314,7 @@ def test_next_larger_is_the_smallest_that_has_it() -> None:
 def quantizers_on(*specs: dict[str, Any], is_gpu: bool = True) -> dict[str, Estimate]:
     """Estimate quantizers of the seven billion."""
     planned = plan_of({**DEMO, "quantize": list(specs)}, CUDA)
-    given = estimates(planned, KNOWN, is_gpu=is_gpu)
+    given = estimates(planned, KNOWN, Devices(is_gpu))
     return {each.stage: each for each in given if each.kind == "quantize"}
 
 
@@ -313,7 +336,7 @@ def test_rounding_needs_no_gpu_and_holds_the_model_in_float32() -> None:
 def test_bitnet_holds_a_tensor_at_a_time_and_is_called_a_demonstration() -> None:
     """Weights shrink to an eighth, and answer unpacked on a GPU too."""
     planned = plan_of({**DEMO, "quantize": [{"method": "bitnet"}], "gate": None}, CUDA)
-    given = {each.stage: each for each in estimates(planned, KNOWN, is_gpu=True)}
+    given = {each.stage: each for each in estimates(planned, KNOWN, Devices(is_gpu=True))}
     stage, judged = given["quantize-bitnet"], given["infer-bitnet"]
     assert stage.memory is not None
     assert stage.memory.gpu_bytes == 0

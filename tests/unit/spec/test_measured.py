@@ -80,7 +80,7 @@ def test_notebook_that_answered_took_what_the_parts_add_up_to(model: str) -> Non
     }
     settings = InferSettings.model_validate(asked)
     rows = Rows(longest=256, learned=128, prompt=256)
-    memory = infer_memory(SHAPES[model], settings, rows, Form(), is_gpu=True)
+    memory = infer_memory(SHAPES[model], settings, rows, Form(), cores=0)
     assert memory.gpu_bytes == pytest.approx(told("infer", model), rel=0.1)
 
 

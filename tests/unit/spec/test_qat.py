@@ -6,7 +6,7 @@ import pytest
 
 from modelmill.spec.accelerators import ACCELERATORS
 from modelmill.spec.errors import SpecError
-from modelmill.spec.estimate import Known, estimates
+from modelmill.spec.estimate import Devices, Known, estimates
 from modelmill.spec.fit import judge
 from modelmill.spec.impossible import refuse_impossible
 from modelmill.spec.loading import parse_run
@@ -136,7 +136,9 @@ def test_estimate_counts_rounded_weights() -> None:
         data = document({"method": "full", "precision": "float32", **finetune})
         if "qat" not in finetune:
             data["quantize"] = []
-        found = {each.stage: each for each in estimates(plan_of(data), known, is_gpu=False)}
+        found = {
+            each.stage: each for each in estimates(plan_of(data), known, Devices(is_gpu=False))
+        }
         return {name: each.memory.host_bytes for name, each in found.items() if each.memory}
 
     aware, plain = host(qat={}), host()
@@ -153,7 +155,7 @@ def test_advice_for_a_small_gpu_is_never_an_adapter() -> None:
     def advice(**finetune: Any) -> str:
         plan = plan_of({**DEMO, "finetune": {"method": "full", **finetune}, "quantize": []}, CUDA)
         known = Known(shape=llama(), bytes_by_address={})
-        judged = judge(plan, known, ACCELERATORS["a100-40"], {})
+        judged = judge(plan, known, ACCELERATORS["a100-40"], {}, Devices(is_gpu=True))
         [fit] = [each for each in judged if each.estimate.stage == "finetune"]
         assert fit.state == "does not fit"
         return " ".join(fit.advice)
