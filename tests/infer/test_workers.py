@@ -1,5 +1,6 @@
 """Batches that a CPU answers at once."""
 
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -82,13 +83,15 @@ def test_failed_item_ends_the_others() -> None:
 
 def test_request_to_stop_ends_all() -> None:
     """A signal interrupts the wait, and every worker hears of it."""
-    heard = []
+    heard: list[bool] = []
+    all_there = threading.Barrier(2)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     Stop().install()
 
     def work(item: int, give_up: threading.Event) -> None:
+        all_there.wait(timeout=30)
         if item == 0:
-            signal.raise_signal(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)  # as from outside: to the main thread
         heard.append(give_up.wait(timeout=30))
 
     try:
@@ -97,6 +100,10 @@ def test_request_to_stop_ends_all() -> None:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+    # Interrupted while it starts a thread, the pool does not know that one.
+    for thread in threading.enumerate():
+        if thread.name.startswith("ThreadPoolExecutor"):
+            thread.join(timeout=30)
     assert heard == [True, True]
 
 
