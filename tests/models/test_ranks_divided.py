@@ -173,7 +173,9 @@ def train_on_three_quarters_of_the_memory(
             held = sum(own(each).nbytes for each in tensors)
             share = held / sum(each.nbytes for each in tensors)
             name = f"share-{'divided' if team.divides else 'whole'}-{team.rank}"
-            (folders.resume.parent / name).write_text(str(share))
+            if not (path := folders.resume.parent / name).exists():
+                path.write_text(str(share))
+                torch.distributed.barrier()  # the first that has too little ends them all
             if share > 0.75:
                 raise torch.OutOfMemoryError("more than there is")
         return compute(self, *args, **given)  # type: ignore[arg-type]

@@ -1,5 +1,6 @@
 """What was written in GPTQ's format, held against what it stands for."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from modelmill.stages.quantize.distance import distances
 from modelmill.stages.stage import Folders
 
 from ..tiny_stages import Family, RecordingPulse
-from .running import ModelOf, quantize, rtn, settings_for
+from .running import ModelOf, gptq, quantize, rtn, settings_for
 
 FOUR = Grid(4, 32)
 
@@ -32,9 +33,9 @@ def test_distances_are_those_of_rounding_and_recorded(
         "changed_by"
     ]
     found = distances(model_of(family), tmp_path / "out", FOUR)
-    assert recorded == {layer: round(each, 4) for layer, each in found.items()}
+    assert recorded == {layer: round(each.changed_by, 4) for layer, each in found.items()}
     assert len(found) >= 4
-    assert all(0.05 < each < 0.2 for each in found.values())
+    assert all(0.05 < each.changed_by < 0.2 for each in found.values())
 
 
 def infinite(tensors: dict[str, torch.Tensor], layer: str) -> None:
@@ -71,3 +72,27 @@ def test_layer_that_means_something_else_is_refused(
     save_file(tensors, path, metadata={"format": "pt"})
     with pytest.raises(DataError, match=layer):
         distances(source, output, FOUR)
+
+
+def test_inputs_that_no_calibration_row_reaches_are_named_and_not_refused(
+    model_of: ModelOf, data: Path, tmp_path: Path
+) -> None:
+    """GPTQ zeroes what a ReLU never lets through; rounding does not, and may not."""
+    source, pulse = tmp_path / "source", RecordingPulse()
+    shutil.copytree(model_of("opt"), source)
+    (path,) = source.glob("*.safetensors")
+    tensors = load_file(path)
+    layers = "model.decoder.layers"
+    tensors[f"{layers}.1.fc1.bias"][:96] = -1e4
+    save_file(tensors, path, metadata={"format": "pt"})
+    quantize(gptq(4, group_size=32), source, data, tmp_path / "gptq", pulse)
+    [warning] = [each for each in pulse.warnings if "never reach" in each]
+    assert f"of the inputs of {layers}.1.fc2" in warning
+    found = distances(source, tmp_path / "gptq", FOUR, may_zero=True)
+    assert 0.5 <= found[f"{layers}.1.fc2"].zeroed < 0.8
+    assert next(iter(found.values())).zeroed == 0
+    assert all(0.05 < each.changed_by < 0.2 for each in found.values())
+    with pytest.raises(DataError, match=r"1\.fc2: "):
+        distances(source, tmp_path / "gptq", FOUR)
+    quantize(rtn(4, group_size=32), source, data, tmp_path / "rtn", pulse)
+    assert distances(source, tmp_path / "rtn", FOUR)[f"{layers}.1.fc2"].zeroed == 0

@@ -33,6 +33,8 @@ from modelmill.stages.quantize.written import Written
 from modelmill.stages.stage import Folders, Outcome, Pulse
 
 GENERATION_CONFIG: Final = "generation_config.json"
+FEW_ZEROED: Final = 0.01
+"""Share of a layer's inputs that may be zeroed without a word."""
 
 
 def run(settings: QuantizeSettings, folders: Folders, pulse: Pulse) -> Outcome:
@@ -48,9 +50,9 @@ def run(settings: QuantizeSettings, folders: Folders, pulse: Pulse) -> Outcome:
     effective: dict[str, JsonValue] = dict(written.effective)
     if isinstance(settings.quantize, PackedSpec) and written.group_size is not None:
         with pulse.part("check"):
-            grid = Grid(settings.quantize.bits, written.group_size)
-            found = distances(folders.inputs["model"], folders.output, grid)
-            effective["changed_by"] = {layer: round(each, 4) for layer, each in found.items()}
+            effective["changed_by"] = _check(
+                settings.quantize, Grid(settings.quantize.bits, written.group_size), folders, pulse
+            )
     _carry(settings, folders)
     parameters = model_parameters(open_config(folders.inputs["model"]))
     size_bytes = weight_bytes(folders.output)
@@ -110,6 +112,21 @@ def _check_readers(settings: QuantizeSettings, folders: Folders) -> None:
     problem = model_problem(open_config(folders.inputs["model"]).model_type, is_packed=True)
     if problem is not None:
         raise SpecError("quantize", [problem])
+
+
+def _check(spec: PackedSpec, grid: Grid, folders: Folders, pulse: Pulse) -> dict[str, JsonValue]:
+    """Read some layers back, and say how far each was changed."""
+    is_gptq = isinstance(spec, GptqSpec)
+    found = distances(folders.inputs["model"], folders.output, grid, may_zero=is_gptq)
+    zeroed = {layer: each.zeroed for layer, each in found.items() if each.zeroed > FEW_ZEROED}
+    if zeroed:
+        layer = max(zeroed, key=zeroed.__getitem__)
+        pulse.warn(
+            f"The calibration rows never reach {zeroed[layer]:.0%} of the inputs of {layer}, and "
+            "GPTQ sets their weights to zero: calibrate on more and other tokens, or quantize "
+            "by autoround or rtn, which keep them"
+        )
+    return {layer: round(each.changed_by, 4) for layer, each in found.items()}
 
 
 def _carry(settings: QuantizeSettings, folders: Folders) -> None:

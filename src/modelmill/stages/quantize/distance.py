@@ -5,6 +5,7 @@ would read what it packs wrongly in the same way.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +33,19 @@ EXACT: Final = 0.001
 """What is on the grid already is only rounded to the scale's 16 bits."""
 
 
-def distances(source: Path, output: Path, grid: Grid) -> Mapping[str, float]:
+@dataclass(frozen=True)
+class Distance:
+    """How far what was written of a layer lies from the layer."""
+
+    changed_by: float
+    """Share of the weights' norm, without the inputs that are zeroed."""
+    zeroed: float
+    """Share of the inputs all of whose weights are zero, and were not."""
+
+
+def distances(
+    source: Path, output: Path, grid: Grid, *, may_zero: bool = False
+) -> Mapping[str, Distance]:
     """Measure by which share of its norm each of some layers was changed.
 
     Empty where the source stores its layers in another form than the model has them.
@@ -41,6 +54,8 @@ def distances(source: Path, output: Path, grid: Grid) -> Mapping[str, float]:
         source: the model that was quantized.
         output: the same in GPTQ's format v1.
         grid: its bits and group size.
+        may_zero: whether the method zeroes inputs that were zero for all it calibrated on, as
+            GPTQ does.  They are many behind a ReLU: 32 of 192 in a random opt, on 512 tokens.
 
     Raises:
         DataError: a layer does not mean what it stands for.
@@ -51,17 +66,21 @@ def distances(source: Path, output: Path, grid: Grid) -> Mapping[str, float]:
             names = stored_names(model, plain.tensors, str(source))
         except NotStreamable:
             return {}
-        found: dict[str, float] = {}
+        found: dict[str, Distance] = {}
         wrong: dict[str, float] = {}
         for layer in _spread(list(linear_in_features(model))):
             parts = PackedLayer(*(packed.read(f"{layer}.{part}") for part in PACKED))
             weight = plain.read(names[f"{layer}.weight"]).float()
             if isinstance(model.get_submodule(layer), Conv1D):
                 weight = weight.T
-            found[layer] = _distance(parts.weight(grid.bits).T, weight)
-            rounded = AS_ROUNDED * _distance(grid.rounded(weight), weight)
-            if found[layer] > min(FARTHEST, max(EXACT, rounded)):
-                wrong[layer] = found[layer]
+            read = parts.weight(grid.bits).T
+            zeroed = (read == 0).all(0) & (weight != 0).any(0) & may_zero
+            read, rounded = read[:, ~zeroed], grid.rounded(weight)[:, ~zeroed]
+            weight = weight[:, ~zeroed]
+            found[layer] = Distance(_distance(read, weight), float(zeroed.float().mean()))
+            bound = min(FARTHEST, max(EXACT, AS_ROUNDED * _distance(rounded, weight)))
+            if found[layer].changed_by > bound:
+                wrong[layer] = found[layer].changed_by
     if wrong:
         raise DataError(
             f"{', '.join(wrong)}: what was written does not mean the weights it stands for "
