@@ -1,22 +1,21 @@
 """Fill the tables of the concepts page: what is computed here, and what runs of the mill gave.
 
-Knows `quantizers`, `network` and the files in `measured/`; the words are in `quantization.in.md`.
+Knows `quantizers`, `learned` and the files in `measured/`; the words are in `quantization.in.md`.
 """
 
-import copy
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from docs.network import Network, Seen, plain, ternary, to_bits
+from docs.learned import BITS, recorded
 from docs.quantizers import (
     FP4,
     NF4,
     absmean,
-    autoround,
     by_code_book,
     example_layer,
     gptq,
@@ -74,6 +73,10 @@ def quantization_page(text: str) -> str:
     return filled(text, tables)
 
 
+def _middle(found: Sequence[float]) -> str:
+    return _share(statistics.median(found))
+
+
 def _share(value: float) -> str:
     """Two digits that count, in percent."""
     return f"{float(f'{100 * value:.2g}'):g} %"
@@ -110,22 +113,16 @@ def _rms(values: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> float:
 
 def _methods() -> str:
     layer = example_layer()
-    weights, seen = layer.weights, layer.calibration
     return table(
         ["bits", "round to nearest", "GPTQ", "AutoRound"],
         [
             [
                 str(bits),
-                *(
-                    _share(layer.error(quantized))
-                    for quantized in (
-                        nearest(weights, bits),
-                        gptq(weights, seen, bits),
-                        autoround(weights, seen, bits),
-                    )
-                ),
+                _share(layer.error(nearest(layer.weights, bits))),
+                _share(layer.error(gptq(layer.weights, layer.calibration, bits))),
+                _middle(recorded().autoround[bits]),
             ]
-            for bits in (8, 4, 3, 2)
+            for bits in BITS
         ],
     )
 
@@ -203,42 +200,33 @@ def _rank() -> str:
 
 
 def _training() -> str:
-    network = Network().train(plain, 2000)
+    learned = recorded()
     return table(
         ["bits", "rounded after training", "trained while rounded"],
         [
             [
                 str(bits),
-                _share(network.error(to_bits(bits))),
-                _share(_trained_on(network, to_bits(bits))),
+                _middle(learned.rounded[bits]),
+                _middle(learned.trained_while_rounded[bits]),
             ]
-            for bits in (8, 4, 3, 2)
+            for bits in BITS
         ],
     )
 
 
-def _trained_on(network: Network, seen: Seen) -> float:
-    return copy.deepcopy(network).train(seen, rate=0.005).error(seen)
-
-
 def _bitnet() -> str:
-    network = Network().train(plain, 2000)
-    layer = example_layer()
+    learned, layer = recorded(), example_layer()
     return table(
         ["weights", "one layer's output lost", "the network's error"],
         [
-            ["as trained", "0 %", _share(network.error(plain))],
+            ["as trained", "0 %", _middle(learned.as_trained)],
             [
                 "rounded to -1, 0, 1 by absmean",
                 _share(layer.error(absmean(layer.weights))),
-                _share(network.error(ternary)),
+                _middle(learned.ternary),
             ],
-            ["rounded, then trained further", "", _share(_trained_on(network, ternary))],
-            [
-                "trained so from the beginning",
-                "",
-                _share(Network().train(ternary, 3000).error(ternary)),
-            ],
+            ["rounded, then trained further", "", _middle(learned.ternary_trained_further)],
+            ["trained so from the beginning", "", _middle(learned.ternary_from_the_beginning)],
         ],
     )
 

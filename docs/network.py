@@ -45,9 +45,9 @@ def ternary(weights: Array) -> Array:
 class Network:
     """Two layers that learn a smooth function of their inputs."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int) -> None:
         """Draw weights, and data to learn from and to be judged on."""
-        draw = np.random.default_rng(0)
+        draw = np.random.default_rng(seed)
         self.first: Array = draw.normal(size=(HIDDEN, INPUTS)) / np.sqrt(INPUTS)
         self.second: Array = draw.normal(size=(1, HIDDEN)) / np.sqrt(HIDDEN)
         wave = draw.normal(size=(3, INPUTS))
