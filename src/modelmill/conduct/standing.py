@@ -152,8 +152,12 @@ def find_run(store: Store, run: str) -> RunRecord:
     """
     record = read_run(store, run)
     if record is None:
-        known = ", ".join(list_runs(store)) or "none"
-        raise NoSuchRun(f"There is no run '{run}'", at=store.url, fix=f"choose from: {known}")
+        known = ", ".join(list_runs(store))
+        raise NoSuchRun(
+            f"There is no run '{run}'",
+            at=store.url,
+            fix=f"choose from: {known}" if known else "name another store: this one has no run",
+        )
     return record
 
 
