@@ -145,6 +145,19 @@ def test_two_ranks_learn_what_one_process_learns(alone: Whole, together: Whole) 
     assert alone.figures.steps == 8
 
 
+def test_two_ranks_over_a_base_in_4_bits_learn_what_one_does(
+    tmp_path: Path, inputs: dict[str, Path]
+) -> None:
+    """Each holds the same rounded base, and adds what both have learned."""
+    over_nf4 = settings_of(
+        load_in="nf4", max_length=128, num_train_epochs=1, micro_batch_size=2, lora_dropout=0.0
+    )
+    one, two = (Bench(tmp_path / name, inputs, over_nf4) for name in ("one", "two"))
+    alone, together = one.attempt(1, RecordingPulse()), two.attempt(RANKS, RecordingPulse())
+    assert max(differences(alone, together)) < LOSS_BOUND
+    assert distance(one.adapter(), two.adapter()) < ADAPTER_BOUND
+
+
 def test_ranks_that_are_told_to_stop_go_on_to_the_same_bytes_or_as_one(
     tmp_path: Path, inputs: dict[str, Path], alone: Whole, together: Whole
 ) -> None:
