@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from peft import LoraConfig, get_peft_model
 
 from modelmill.models.open import open_model, open_tokenizer
 from modelmill.models.probe import built_in_probe, distance, norm, probe_logits
+from modelmill.spec.errors import DataError
 from modelmill.spec.run import MergeSpec
 from modelmill.spec.settings import ContractSettings, MergeSettings
 from modelmill.stages import merge
@@ -91,6 +93,28 @@ def test_merged_and_unmerged_answer_as_the_model_that_was_trained(
     merged = open_model(tmp_path / "merged", dtype=torch.float32, device=CPU)
     assert merged.config.tie_word_embeddings is case.is_tied_after
     assert distance(probe_logits(merged, prompts), expected) < 1e-5 * norm(expected)
+
+
+def test_lora_layers_that_are_tied_are_refused_by_name(tmp_path: Path) -> None:
+    """And layers that are trained whole are merged, tied or not."""
+    base = make_model("llama", tmp_path / "base")
+    for name, asked in (("lora", EMBEDDED), ("whole", WHOLE)):
+        model = open_model(base, dtype=torch.float32, device=CPU)
+        config = LoraConfig(r=4, task_type="CAUSAL_LM", ensure_weight_tying=True, **asked)
+        trained = get_peft_model(model, config).eval()
+        for weight in trained.parameters():
+            if weight.requires_grad:
+                weight.data.add_(torch.randn_like(weight), alpha=0.05)
+        trained.save_pretrained(tmp_path / name)
+        opened = partial(open_adapted, base, tmp_path / name, torch.float32, CPU, None)
+        if name == "lora":
+            with pytest.raises(DataError, match="ensure_weight_tying"):
+                opened()
+        else:
+            prompts = built_in_probe(open_tokenizer(base))
+            assert torch.equal(
+                probe_logits(opened().model, prompts), probe_logits(trained, prompts)
+            )
 
 
 @pytest.mark.parametrize("is_beside", [True, False])

@@ -41,6 +41,7 @@ class _StoredTargets(BaseModel):
 
     target_modules: tuple[str, ...] | str
     modules_to_save: tuple[str, ...] | None = None
+    ensure_weight_tying: bool = False
 
 
 def choose_targets(model: PreTrainedModel, asked: FinetuneSpec) -> tuple[str, ...]:
@@ -237,13 +238,24 @@ def settle_head(
 
 
 def untie_for(base: PreTrainedModel, folder: Path) -> None:
-    """Give the head a weight of its own if the adapter in a folder changes it or the embeddings."""
+    """Give the head a weight of its own if the adapter in a folder changes it or the embeddings.
+
+    Raises:
+        DataError: the adapter has one LoRA layer for both.
+    """
     stored = _StoredTargets.model_validate_json((folder / CONFIG).read_bytes())
     targets = stored.target_modules
     if isinstance(targets, str):
         # As PEFT reads it; `all-linear` leaves the head out.
         every = [name for name, _ in base.named_modules()]
         targets = tuple(name for name in every if re.fullmatch(targets, name))
+    if stored.ensure_weight_tying and _names_shared(base, targets):
+        raise DataError(
+            "one LoRA layer is shared by embeddings and head (ensure_weight_tying), "
+            "which is neither merged nor answered with here",
+            at=str(folder),
+            fix="merge it with PEFT and name the merged model",
+        )
     _untie_for(base, (*targets, *(stored.modules_to_save or ())))
 
 
@@ -258,16 +270,17 @@ def _untie_for(base: PreTrainedModel, names: Iterable[str]) -> None:
     With two equal weights every change stays where it was learned, in training as after
     merging.
     """
-    if not base.config.tie_word_embeddings:
-        return
-    embeddings, head = base.get_input_embeddings(), base.get_output_embeddings()
-    shared = {
-        name.rpartition(".")[2]
-        for name, module in base.named_modules()
-        if module in (embeddings, head)
-    }
-    if shared & {name.rpartition(".")[2] for name in names}:
+    if _names_shared(base, names):
         _untie(base)
+
+
+def _names_shared(base: PreTrainedModel, names: Iterable[str]) -> bool:
+    """Tell whether a name is of embeddings or of a head that has their weight."""
+    if not base.config.tie_word_embeddings:
+        return False
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    shared = {name.rpartition(".")[2] for name, module in base.named_modules() if module in ends}
+    return bool(shared & {name.rpartition(".")[2] for name in names})
 
 
 def _untie(base: PreTrainedModel) -> None:
