@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from bitsandbytes.nn import Linear8bitLt
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    RecurrentGemmaConfig,
+    RecurrentGemmaForCausalLM,
+)
 
 from modelmill.models.open import open_tokenizer
 from modelmill.models.prompt import contract_for
@@ -69,16 +76,19 @@ def test_items_are_worked_on_at_the_same_time(three_cores: None) -> None:
     assert torch.get_num_threads() == 3
 
 
-def test_failed_item_ends_the_others() -> None:
-    """Nobody waits for answers that nobody will use."""
+@pytest.mark.parametrize("broken", [0, 1])
+def test_failed_item_ends_the_others(broken: int) -> None:
+    """Nobody waits for answers that nobody will use, whichever comes first."""
+    heard: list[bool] = []
 
     def work(item: int, give_up: threading.Event) -> None:
-        if item == 0:
+        if item == broken:
             raise ValueError("broken")
-        assert give_up.wait(timeout=30)
+        heard.append(give_up.wait(timeout=30))
 
     with pytest.raises(ValueError, match="broken"):
         at_once(work, [0, 1], threads=1)
+    assert heard == [True]
 
 
 def test_request_to_stop_ends_all() -> None:
@@ -129,3 +139,17 @@ def test_workers_share_the_cores(three_cores: None) -> None:
     assert workers_for(plain) == Workers(4, 2)
     scaled = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
     assert workers_for(tiny(rope_parameters=scaled)) == Workers(1, 9)
+
+
+def test_model_that_forwards_write_into_answers_one_batch_at_a_time(three_cores: None) -> None:
+    """What a recurrent one has read, and what bitsandbytes makes of weights at first."""
+    alone = Workers(1, 3)
+    sizes = {"hidden_size": 8, "lru_width": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+    config = RecurrentGemmaConfig(intermediate_size=8, vocab_size=16, **sizes)
+    recurrent = RecurrentGemmaForCausalLM(config)
+    assert workers_for(recurrent) == alone
+    adapter = LoraConfig(r=1, target_modules=["down_proj"])
+    assert workers_for(get_peft_model(recurrent, adapter)) == alone
+    packed = tiny()
+    packed.lm_head = Linear8bitLt(8, 16, bias=False, has_fp16_weights=False)
+    assert workers_for(packed) == alone
