@@ -96,3 +96,16 @@ def test_inputs_that_no_calibration_row_reaches_are_named_and_not_refused(
         distances(source, tmp_path / "gptq", FOUR)
     quantize(rtn(4, group_size=32), source, data, tmp_path / "rtn", pulse)
     assert distances(source, tmp_path / "rtn", FOUR)[f"{layers}.1.fc2"].zeroed == 0
+
+
+def test_layer_of_zeros_is_what_it_stands_for(model_of: ModelOf, tmp_path: Path) -> None:
+    """Blocks are inserted with such layers, to be trained later."""
+    source, output = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(model_of("llama"), source)
+    (path,) = source.glob("*.safetensors")
+    tensors = load_file(path)
+    layer = "model.layers.1.mlp.down_proj"
+    tensors[f"{layer}.weight"].zero_()
+    save_file(tensors, path, metadata={"format": "pt"})
+    quantize(rtn(4, group_size=32), source, tmp_path, output)
+    assert distances(source, output, FOUR)[layer].changed_by == 0

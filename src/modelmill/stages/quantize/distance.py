@@ -93,6 +93,8 @@ def distances(
 
 def _distance(changed: torch.Tensor, weight: torch.Tensor) -> float:
     """Compare in float32 [out_features, in_features]; an infinite scale is infinitely far."""
+    if torch.equal(changed, weight):
+        return 0.0  # of a layer that was inserted with zeros, too
     return float(((changed - weight).norm() / weight.norm()).nan_to_num(nan=torch.inf))
 
 
