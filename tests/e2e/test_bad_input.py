@@ -282,6 +282,32 @@ STORES = {
 }
 
 
+FOLDERS = {
+    "a file of the run's name": ("reports/{run}", "the run itself is done", 0),
+    "a file": ("reports", "name another one", None),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_report_that_cannot_be_brought_leaves_the_run_as_it_ended(
+    workshop: Workshop, store: Store, case: str
+) -> None:
+    """What can be known before is said before anything is computed."""
+    place, words, recorded = FOLDERS[case]
+    run = case.replace(" ", "-").replace("'", "")
+    there = workshop.folder / case / place.format(run=run)
+    there.parent.mkdir(parents=True)
+    there.write_text("somebody's\n", encoding="utf-8")
+    folder = str(workshop.folder / case / "reports")
+    answer = workshop.modelmill("run", "run.yaml", "--name", run, "--report-folder", folder)
+    check_words(answer, 77, "The folder cannot be made", words)
+    assert there.read_text(encoding="utf-8") == "somebody's\n"
+    if recorded is None:
+        assert run not in list_runs(store)
+    else:
+        assert run_row(store, run).exit_code == recorded
+
+
 @pytest.mark.parametrize("case", STORES)
 def test_store_that_cannot_be_used_is_said_before_anything_is_sent(
     workshop: Workshop, store: Store, case: str

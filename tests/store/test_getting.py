@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from modelmill.conduct.getting import get_artifact
-from modelmill.spec.errors import DoesNotFit
+from modelmill.spec.errors import DoesNotFit, PermissionRefused, WouldBeLost
 from modelmill.store.artifact import pull
 from modelmill.store.crew import PART_BYTES
 from modelmill.store.kept import KEPT, Kept
@@ -55,3 +55,31 @@ def test_get_of_what_does_not_fit(
         get_artifact(store, "abc", tmp_path / "out")
 
     assert not (tmp_path / "out").exists()
+
+
+def test_get_replaces_nothing_that_it_has_not_brought(
+    store: Store, publish: Publisher, tmp_path: Path
+) -> None:
+    """Equal files may be there, of an earlier call or not; another one is somebody's."""
+    publish(store, "abcdef", FILES)
+    folder = tmp_path / "out"
+    get_artifact(store, "abc", folder)
+    get_artifact(store, "abc", folder)
+    (folder / "config.json").write_bytes(b"[]")
+    (folder / "model.safetensors").unlink()
+
+    with pytest.raises(WouldBeLost, match=r"already: config\.json"):
+        get_artifact(store, "abc", folder)
+
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {"config.json": b"[]"}
+
+
+def test_get_into_what_is_no_folder(store: Store, publish: Publisher, tmp_path: Path) -> None:
+    """The place is named."""
+    publish(store, "abcdef", FILES)
+    (tmp_path / "file").write_bytes(b"")
+
+    with pytest.raises(PermissionRefused, match="cannot be made") as caught:
+        get_artifact(store, "abc", tmp_path / "file" / "out")
+
+    assert caught.value.at.startswith(str(tmp_path / "file"))

@@ -1,8 +1,12 @@
 """Artifacts on their way to a folder of the user's, begun once and gone on with until complete."""
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 from modelmill.conduct.standing import find_artifact
+from modelmill.spec.errors import WouldBeLost
+from modelmill.spec.records import FileRecord
 from modelmill.store.artifact import files_of, pull
 from modelmill.store.kept import KEPT, Kept
 from modelmill.store.s3 import Store
@@ -20,9 +24,12 @@ def get_artifact(store: Store, beginning: str, folder: Path) -> tuple[Path, ...]
     Raises:
         DoesNotFit: the folder's volume cannot hold it.
         InputMissing: none, or more than one, begins like that.
+        PermissionRefused: the folder cannot be written to.
+        WouldBeLost: another file has the name of one of the artifact's.
     """
     committed = find_artifact(store, beginning)
     files, kept = files_of(committed), Kept(folder / KEPT)
+    _check_names(folder, files)
     needed_bytes = sum(file.size_bytes for file in files)
     present_bytes = kept.present_bytes(files)
     kept.tidy(files, needed_bytes - present_bytes)
@@ -30,3 +37,23 @@ def get_artifact(store: Store, beginning: str, folder: Path) -> tuple[Path, ...]
     pull(store, committed, folder, kept=kept)
     kept.drop(files)
     return tuple(folder / file.path for file in files)
+
+
+def _check_names(folder: Path, files: Iterable[FileRecord]) -> None:
+    """Let nothing be replaced but what an earlier call has brought."""
+    others = [file.path for file in files if not _is_free(folder / file.path, file)]
+    if others:
+        raise WouldBeLost(
+            f"There is something else already: {', '.join(others)}",
+            at=str(folder),
+            fix="name another folder, or remove what is there",
+        )
+
+
+def _is_free(path: Path, file: FileRecord) -> bool:
+    if not path.exists():
+        return True
+    if not path.is_file() or path.stat().st_size != file.size_bytes:
+        return False
+    with path.open("rb") as there:
+        return hashlib.file_digest(there, "sha256").hexdigest() == file.sha256

@@ -2,23 +2,25 @@
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelmill.conduct.conductor import Conductor, Verdict
-from modelmill.conduct.ending import final_code, read_report
+from modelmill.conduct.ending import REPORT_JSON, final_code, read_report
 from modelmill.conduct.history import Watcher
 from modelmill.conduct.local import LocalBackend, check_metrics
 from modelmill.conduct.place import Opened, opened
 from modelmill.conduct.prepare import Asked, prepare
 from modelmill.conduct.webhook import ended_run, tell
 from modelmill.report.document import ReportDocument
-from modelmill.spec.errors import Interrupted
+from modelmill.spec.errors import DoesNotFit, Interrupted, PermissionRefused
 from modelmill.spec.profile import Profile
 from modelmill.spec.run import RunSpec
 from modelmill.store.probe import check_conditional_writes
+from modelmill.store.space import make_folder
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,11 @@ def run_locally(local: LocalRun, watcher: Watcher) -> Ended:
 
     Raises:
         KeyboardInterrupt: asked to stop; everything that was started is gone.
-        ModelmillError: the run could not be prepared, or its store was lost.
+        ModelmillError: the run could not be prepared, its store was lost, or its report, which
+            is in the store, could not be brought to the folder.
     """
     check_metrics(local.home, local.spec.infer.metrics)
+    make_folder(local.report_folder)  # before hours of work, and not after them
     single = local.is_single_writer
     with (
         _terminated_like_interrupted(),
@@ -73,6 +77,7 @@ def run_locally(local: LocalRun, watcher: Watcher) -> Ended:
         finally:
             conductor.stop()
             conductor.leave(Interrupted.exit_code if ended is None else ended.exit_code)
+        ended = _with_pages(local, place, ended)
         if ended.verdict.superseded:
             return ended
         end = ended_run(given, ended.exit_code, ended.verdict, ended.report)
@@ -80,13 +85,25 @@ def run_locally(local: LocalRun, watcher: Watcher) -> Ended:
 
 
 def _ended(local: LocalRun, place: Opened, verdict: Verdict) -> Ended:
+    """Say how it ended by what is in the store, wherever the report will go."""
     if verdict.report is None:
         return Ended(local.asked.name, verdict.exit_code, verdict, None, "", None)
-    folder = local.report_folder / local.asked.name
-    document, text = read_report(place.store, verdict.report, folder)
-    code = final_code(verdict, document)
-    html = (folder / "report.html").resolve()
-    return Ended(local.asked.name, code, verdict, document, text, html)
+    with tempfile.TemporaryDirectory(dir=local.home) as folder:
+        document, text = read_report(place.store, verdict.report, Path(folder), (REPORT_JSON,))
+    return Ended(local.asked.name, final_code(verdict, document), verdict, document, text, None)
+
+
+def _with_pages(local: LocalRun, place: Opened, ended: Ended) -> Ended:
+    """Bring the report to where it was asked for; the run is done, whatever comes of that."""
+    if ended.verdict.report is None:
+        return ended
+    folder = local.report_folder / ended.run
+    try:
+        read_report(place.store, ended.verdict.report, folder)
+    except (DoesNotFit, PermissionRefused) as error:
+        error.fix = f"modelmill report {ended.run} --folder ELSEWHERE: the run itself is done"
+        raise
+    return replace(ended, report_html=(folder / "report.html").resolve())
 
 
 @contextmanager

@@ -4,7 +4,6 @@ Knows files, offsets and locks; knows nothing about stores.  Where a folder for 
 parts outlive the process, and the next one finds them under the file's digest.
 """
 
-import errno
 import fcntl
 import os
 import secrets
@@ -17,6 +16,7 @@ from typing import BinaryIO, Final, cast
 
 from modelmill.spec.errors import DoesNotFit
 from modelmill.store.crew import PART_BYTES, part_count
+from modelmill.store.space import ANOTHER_VOLUME, FULL, make_folder
 
 FILE_MODE: Final = 0o644
 """The reader of a shared volume may be another user than the writer."""
@@ -58,7 +58,7 @@ class Landing:
             self._fd = self._take_up(self._kept)
         if self._fd == -1:
             self._kept = None
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path.parent)
             self._unfinished = _beside(self._path)
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
             self._fd = os.open(self._unfinished, flags, FILE_MODE)
@@ -189,7 +189,7 @@ def journal_of(kept: Path) -> Path:
 @contextmanager
 def final_name(path: Path) -> Iterator[BinaryIO]:
     """Write a file that appears under its name only when everything went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     unfinished = _beside(path)
     try:
         with _full_disk_named(path):
@@ -222,11 +222,9 @@ def _full_disk_named(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
-        raise DoesNotFit(
-            "The disk is full", at=str(path), fix="free some space, or give the stage more"
-        ) from error
+        raise DoesNotFit("The disk is full", at=str(path), fix=ANOTHER_VOLUME) from error
 
 
 def _beside(path: Path) -> Path:

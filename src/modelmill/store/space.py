@@ -1,9 +1,14 @@
-"""Whether a volume has room for what is about to be written."""
+"""Whether a volume takes, and has room for, what is about to be written."""
 
+import errno
 import os
 from pathlib import Path
+from typing import Final
 
-from modelmill.spec.errors import DoesNotFit
+from modelmill.spec.errors import DoesNotFit, PermissionRefused
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+ANOTHER_VOLUME: Final = "free some space, or choose a folder on a larger volume"
 
 
 def check_space(
@@ -26,11 +31,38 @@ def check_space(
         room_bytes = min(room_bytes, limit_bytes)
     if needed_bytes > room_bytes:
         raise DoesNotFit(
-            f"About {needed_bytes / 2**20:,.0f} MiB of disk are needed "
-            f"and {room_bytes / 2**20:,.0f} MiB are free",
+            f"About {_size(needed_bytes)} of disk are needed and {_size(room_bytes)} are free",
             at=str(folder),
-            fix="free some space, or choose a folder on a larger volume (stages: MODELMILL_WORK)",
+            fix="free some space, or choose a folder on a larger volume (a run on this machine: "
+            "--home; stages elsewhere: MODELMILL_WORK)",
         )
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that files are written to, with those above it.
+
+    Raises:
+        DoesNotFit: the volume is full.
+        PermissionRefused: it cannot be made, or cannot be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in FULL:
+            raise DoesNotFit("The disk is full", at=str(folder), fix=ANOTHER_VOLUME) from error
+        raise PermissionRefused(
+            f"The folder cannot be made ({error.strerror})", at=str(folder), fix="name another one"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise PermissionRefused(
+            "The folder cannot be written to", at=str(folder), fix="name another one"
+        )
+
+
+def _size(size_bytes: int) -> str:
+    if size_bytes < 2**20:
+        return f"{size_bytes / 2**10:,.0f} KiB"
+    return f"{size_bytes / 2**20:,.0f} MiB"
 
 
 def free_bytes_of(folder: Path) -> int:
