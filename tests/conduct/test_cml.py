@@ -148,6 +148,15 @@ def test_job_is_used_again(bench: Bench, site: CmlServer) -> None:
     assert [each.number for each in bench.backend.attempts()] == [1, 2]
 
 
+def test_stage_has_as_many_threads_as_its_job_has_cores(bench: Bench, site: CmlServer) -> None:
+    """As a plan counts them: the profile's, whatever the node or the project says."""
+    site.environment["OMP_NUM_THREADS"] = "64"
+    change(bench, cpu="2500m")
+    bench.behave.script("infer-base", 'echo "threads=$OMP_NUM_THREADS"')
+    attempt = bench.ended(bench.backend.start(bench.order("infer-base")))
+    assert bench.backend.log(attempt) == b"threads=3\n"
+
+
 def test_stage_does_not_have_the_key_of_the_site(bench: Bench) -> None:
     """It works on what strangers have made."""
     bench.behave.script("infer-base", "env; exit 70")

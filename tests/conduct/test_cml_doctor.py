@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from modelmill.conduct import cml_trial
+from modelmill.conduct.cml_client import Project
 from modelmill.conduct.cml_doctor import Patient, examine
 from modelmill.spec.profile import Profile
 from modelmill.store import trial
@@ -173,4 +175,22 @@ def test_jobs_say_what_only_the_inside_shows(
     wrong = bad(look(with_pods=True))
     assert wrong.keys() == {"jobs", "runtime train"}
     assert wrong["jobs"].startswith("a job of fetch-model would be refused: Conflict")
+    assert site.jobs == {}
+
+
+def test_run_that_is_refused_is_not_waited_for(
+    site: CmlServer, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its Runtime is told of once, the others are tried all the same, and its job is removed."""
+    monkeypatch.setattr(cml_trial, "PATIENCE_SECONDS", 120.0)
+    site.plan("409", "POST .*/runs$")
+    profile = Profile.model_validate(document(site, store))
+    project = Project(site.url, PROJECT, KEY)
+    found = list(cml_trial.try_runtimes(project, store, profile))
+    assert [(each.check, each.state) for each in found] == [
+        ("runtime light", "bad"),
+        ("runtime train", "good"),
+        ("runtime quantize", "good"),
+    ]
+    assert found[0].words.startswith("its job is refused: Conflict")
     assert site.jobs == {}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -203,3 +204,14 @@ def statuses(site: CmlServer, stage: str) -> list[str]:
         if job.settings["name"].endswith(f"-{stage}")
         for run in job.runs
     ]
+
+
+@pytest.mark.parametrize("words", [(), ("conductor",), ("stage", "doctor")])
+def test_script_that_asks_for_nothing_known_is_told_what_there_is(words: tuple[str, ...]) -> None:
+    """One line with the choices, and no traceback."""
+    asked = [sys.executable, "-m", "modelmill.conduct.in_project", *words]
+    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+    assert answer.returncode == 64
+    expected = f"should be one of stage, conduct, doctor (got {' '.join(words)!r})"
+    assert expected in answer.stderr
+    assert "Traceback" not in answer.stderr

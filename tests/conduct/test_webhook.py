@@ -4,9 +4,12 @@ import base64
 import hashlib
 import hmac
 import json
+import os
+import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -176,6 +179,41 @@ def test_address_that_no_request_can_have_is_said(receiver: Receiver, url: str) 
     words = tell({**receiver.environment, "MODELMILL_WEBHOOK_URL": url}, ENDED)
     assert "the URL cannot be used" in words
     assert "hidden" not in words
+
+
+def test_failure_that_nobody_foresaw_is_told_by_its_kind(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A port that no proxy can have is no slow server; there is no traceback, nor the URL."""
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{10**20}")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "")
+    words = tell(receiver.environment, ENDED)
+    assert words == "127.0.0.1 was not told of the end: the request cannot be made (OverflowError)"
+    assert "Traceback" not in capfd.readouterr().err
+    assert not receiver.heard
+
+
+def test_request_to_stop_is_heard_while_a_server_keeps_silent(receiver: Receiver) -> None:
+    """A conductor's pod has ten seconds, fewer than the tries."""
+
+    class Stopped(BaseException):
+        """As conductors raise it."""
+
+    def stop(_number: int, _frame: object) -> None:
+        raise Stopped
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            begun = time.monotonic()
+            with pytest.raises(Stopped):
+                tell({**receiver.environment, "MODELMILL_WEBHOOK_URL": url}, ENDED)
+            assert time.monotonic() - begun < webhook.SILENCE_SECONDS
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from modelmill.spec.names import (
     kind_of,
 )
 from modelmill.spec.profile import Profile
-from modelmill.spec.quantity import amount
+from modelmill.spec.quantity import amount, whole_cores
 
 CONDUCTOR: Final = "conductor"
 CONDUCTOR_CORES: Final = 1.0
@@ -105,6 +105,8 @@ def stage_environment(order: Order, attempt: str, run: str, profile: Profile) ->
         ENV_HUNG_AFTER_SECONDS: str(profile.hung_after_seconds),
         ENV_RANKS: str(pods.ranks),
         ENV_FSDP: pods.fsdp,
+        # Libraries count the node's cores, and a plan those of the profile: see conduct/pods.py.
+        "OMP_NUM_THREADS": str(whole_cores(pods.cpu)),
     }
 
 

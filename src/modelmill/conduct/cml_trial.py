@@ -59,6 +59,8 @@ def try_runtimes(project: Project, store: Store, profile: Profile) -> Iterator[F
     """Start a small job in every Runtime, all at once; it says in the store how it went."""
     kept: set[str] = set()
     jobs: dict[Environment, JobSeen] = {}
+    # A job whose run was refused is there to be removed, and has no end to wait for.
+    waiting: list[Environment] = []
     with trial_prefix(store) as prefix:
         try:
             for environment, kind in KIND_OF.items():
@@ -70,8 +72,11 @@ def try_runtimes(project: Project, store: Store, profile: Profile) -> Iterator[F
                     )
                 except (Conflict, NotThere, Refused) as refused:
                     yield _bad(environment, f"its job is refused: {refused}")
+                else:
+                    waiting.append(environment)
             deadline = time.monotonic() + PATIENCE_SECONDS
-            for environment, job in jobs.items():
+            for environment in waiting:
+                job = jobs[environment]
                 run = _wait(project, job, deadline)
                 left = store.get(f"{prefix}/{environment}")
                 if left is not None:

@@ -3,7 +3,6 @@
 Knows what is asked for and what a place has; `base_model` looks at the files.
 """
 
-import math
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from modelmill.spec.names import Kind, kind_of
 from modelmill.spec.plan import Plan
 from modelmill.spec.prices import Prices
 from modelmill.spec.profile import Facts, Profile
-from modelmill.spec.quantity import amount, total, whole_bytes
+from modelmill.spec.quantity import total, whole_bytes, whole_cores
 from modelmill.spec.records import Foretold, Record
 from modelmill.spec.serving import Serving, serving_of
 from modelmill.store.s3 import Store
@@ -169,7 +168,7 @@ def _devices(profile: Profile, *, is_gpu: bool) -> Devices:
     pods = profile.stages["finetune"]
     cores = os.cpu_count() or 1
     if profile.store.url:
-        cores = math.ceil(amount(profile.stages["infer"].cpu))
+        cores = whole_cores(profile.stages["infer"].cpu)
     return Devices(is_gpu, count=pods.ranks or (pods.gpu if is_gpu else 0) or 1, cores=cores)
 
 

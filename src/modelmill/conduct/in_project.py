@@ -40,8 +40,12 @@ def main() -> int:
     """Do what the first argument says, and return the exit code."""
     log_to_stderr()
     does = {"stage": run_stage, "conduct": _conduct, "doctor": probe}
+    asked = " ".join(sys.argv[1:])
     try:
-        return does[sys.argv[1]](os.environ)
+        if asked not in does:
+            reason = f"should be one of {', '.join(does)} (got {asked!r})"
+            raise SpecError("argument", [Problem("", reason)])
+        return does[asked](os.environ)
     except ModelmillError as error:
         logger.error("%s", error)
         return error.exit_code

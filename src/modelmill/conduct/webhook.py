@@ -1,7 +1,8 @@
 """Tell another system that a run has ended: one signed request, tried a few times.
 
-Whatever becomes of it, the run has ended as it has; so nothing here raises, and all tries
-together take seconds.
+Whatever becomes of it, the run has ended as it has; so no failure of it is raised, and all tries
+together take half a minute or so: each has LONGEST_SECONDS, and there are pauses between them.  A
+request to stop is heard at once, and the next conductor tells it instead.
 """
 
 import http.client
@@ -168,9 +169,15 @@ def _opener() -> urllib.request.OpenerDirector:
 def _post_in_time(webhook: Webhook, body: bytes, notice_id: str) -> tuple[str, bool]:
     """Try once, and leave a server to itself that takes too long."""
     answers: list[tuple[str, bool]] = []
-    thread = threading.Thread(
-        target=lambda: answers.append(_post(webhook, body, notice_id)), daemon=True
-    )
+
+    def post() -> None:
+        try:
+            answers.append(_post(webhook, body, notice_id))
+        except Exception as error:  # noqa: BLE001 - the run has ended as it has
+            # Its words, or a traceback, might repeat the URL.
+            answers.append((f"the request cannot be made ({type(error).__name__})", False))
+
+    thread = threading.Thread(target=post, daemon=True)
     thread.start()
     thread.join(LONGEST_SECONDS)
     return answers[0] if answers else ("it took too long", False)

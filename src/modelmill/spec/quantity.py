@@ -56,6 +56,11 @@ def whole_bytes(quantity: str) -> int:
     return int(amount(quantity).to_integral_value(ROUND_CEILING))
 
 
+def whole_cores(quantity: str) -> int:
+    """Count the cores that a stage is told it has: rounded up as Kubernetes does, one at least."""
+    return max(1, int(amount(quantity).to_integral_value(ROUND_CEILING)))
+
+
 def total(*sizes: str) -> str:
     """Add sizes, written in the largest binary unit that loses nothing."""
     count = sum(map(whole_bytes, sizes))

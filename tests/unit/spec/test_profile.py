@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from modelmill.spec.cluster import STAGE_DEFAULTS, StagePods
 from modelmill.spec.names import KINDS, kind_of
 from modelmill.spec.profile import Facts, Profile, cluster_facts
-from modelmill.spec.quantity import amount, total, whole_bytes
+from modelmill.spec.quantity import amount, total, whole_bytes, whole_cores
 
 from .strategies import profiles
 
@@ -93,6 +93,7 @@ def test_quantities_are_those_of_kubernetes() -> None:
     """Powers of ten and of two, thousandths, and numbers that YAML made of them."""
     assert (whole_bytes("1Ki"), whole_bytes("1k"), whole_bytes("1.5Gi")) == (1024, 1000, 1610612736)
     assert amount("500m") * 2 == amount("1")
+    assert [whole_cores(each) for each in ("0", "500m", "2", "2500m")] == [1, 1, 2, 3]
     assert StagePods.model_validate({"cpu": 4.0, "memory": 2147483648}).memory == "2147483648"
     assert StagePods.model_validate({"cpu": 0.5}).cpu == "0.5"
     with pytest.raises(ValueError, match="16GB"):
