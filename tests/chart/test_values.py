@@ -23,6 +23,7 @@ MIXED = [
     {"source": "hf:datasets/org/rows/data", "weight": 0.5},
     {"source": "train.csv", "weight": 2},
 ]
+CALIBRATED = {"method": "gptq", "calibration": {"text": "./local.txt"}}
 
 
 def digest(model: Any) -> str:
@@ -133,6 +134,11 @@ def test_global_values_of_a_parent_chart_are_let_through(render: Render) -> None
             "run.data.train[1].source: 'train.csv' is a local path",
         ),
         (
+            {"run": {**RUN, "quantize": [{"method": "rtn"}, CALIBRATED]}},
+            "r",
+            "run.quantize[1].calibration.text: './local.txt' is a local path",
+        ),
+        (
             {"run": {**RUN, "model": {**RUN["model"], "note": "hf_" + "aB3" * 10}}},
             "r",
             "looks like a credential",
@@ -176,12 +182,16 @@ def test_submitted_run_may_name_what_the_submitter_has_uploaded(render: Render) 
     """A local path is then a name for a copy in the store."""
     local = {**RUN, "model": {"source": "./model"}}
     assert render({**values(), "run": local, "submitted": True})
+    calibrated = {**RUN, "quantize": [CALIBRATED]}
+    assert render({**values(), "run": calibrated, "submitted": True})
 
 
 def test_sources_on_a_hub_need_no_submitter(render: Render) -> None:
     """A cluster reads them itself."""
     data = {**RUN["data"], "train": MIXED[:1], "test": "hf:datasets/org/rows@v1/test.jsonl"}
-    assert render(values(run={**RUN, "model": {"source": "hf:org/name"}, "data": data}))
+    quantize = [{"method": "gptq", "calibration": {"text": "hf:datasets/org/texts@v1/text.txt"}}]
+    run = {**RUN, "model": {"source": "hf:org/name"}, "data": data, "quantize": quantize}
+    assert render(values(run=run))
 
 
 def test_schema_that_ships_is_closed_everywhere() -> None:

@@ -25,6 +25,10 @@
 {{- $sources = set $sources "finetune.adapter" (.adapter | default "") }}
 {{- $sources = set $sources "finetune.init_adapter" (.init_adapter | default "") }}
 {{- end }}
+{{- range $index, $each := $run.quantize }}
+{{- $calibration := $each.calibration | default dict }}
+{{- $sources = set $sources (printf "quantize[%d].calibration.text" $index) ($calibration.text | default "") }}
+{{- end }}
 {{- range $key, $source := $sources }}
 {{- if and $source (not $.Values.submitted) (not (regexMatch "^(s3://|hf:)" $source)) }}
 {{- $problems = append $problems (printf "run.%s: '%s' is a local path, which a cluster cannot read; use s3:// or hf:, or `modelmill submit`, which uploads it" $key $source) }}
