@@ -9,6 +9,7 @@ from typing import Any
 import helm_python
 import pytest
 from hypothesis import given, settings
+from pydantic import ValidationError
 
 from modelmill.conduct.doctor import OLDEST
 from modelmill.spec.canonical import sha256_of
@@ -167,6 +168,42 @@ def test_what_cannot_work_is_refused_in_words(
     with pytest.raises(helm_python.HelmRenderError) as caught:
         render({**values(), **wrong}, name=name)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        {"stages": {"merge": {"shards": 4}}},
+        {"stages": {"quantize": {"ranks": 2}}},
+        {"stages": {"infer": {"fsdp": "always"}}},
+        {"stages": {"finetune": {"ranks": 2}}},
+        {"stages": {"finetune": {"gpu": 2, "ranks": 4}}},
+    ],
+)
+def test_what_a_kind_cannot_have_is_refused_as_the_conductor_would(
+    render: Render, profile: dict[str, Any]
+) -> None:
+    """In the same words, but before anything is created."""
+    with pytest.raises(ValidationError) as theirs:
+        Profile.model_validate(profile)
+    [said] = [each["msg"].removeprefix("Value error, ") for each in theirs.value.errors()]
+    with pytest.raises(helm_python.HelmRenderError) as ours:
+        render(values(profile))
+    assert f"profile.{said}" in str(ours.value)
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        {"stages": {"infer": {"shards": 4}, "merge": {"shards": 1, "ranks": 0, "fsdp": "auto"}}},
+        {"stages": {"finetune": {"gpu": 4, "ranks": 4, "fsdp": "always"}}},
+        {"accelerator": "cpu", "stages": {"finetune": {"ranks": 2}}},
+    ],
+)
+def test_what_a_kind_can_have_is_let_through(render: Render, profile: dict[str, Any]) -> None:
+    """What the conductor takes, the chart takes."""
+    assert Profile.model_validate(profile)
+    assert render(values(profile))
 
 
 def test_all_problems_are_named_at_once(render: Render) -> None:
