@@ -187,6 +187,9 @@ def test_notes_name_what_was_installed(chart: helm_python.Chart) -> None:
     notes = texts["modelmill/templates/NOTES.txt"]
     conductor = one([_parsed(texts["modelmill/templates/conductor.yaml"])], "Job")
     assert f"job/{conductor['metadata']['name']}" in notes
+    # `kubectl wait` knows one condition, and a Job that fails never has `Complete`.
+    assert "modelmill wait my-run --store s3://models/team\n" in notes
+    assert "condition=" not in notes
     for words in ("modelmill status my-run", "helm -n team uninstall my-run", "s3://models/team"):
         assert words in notes
 
