@@ -124,7 +124,12 @@ def test_conductor_alone_knows_whom_to_tell_of_the_end(render: Render) -> None:
     [mount] = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "webhook"]
     [volume] = [each for each in pod["volumes"] if each["name"] == "webhook"]
     assert (mount["mountPath"], mount["readOnly"]) == (folder, True)
-    assert volume["secret"] == {"secretName": "hook", "optional": True}
+    keys = ("url", "secret")
+    assert volume["secret"] == {
+        "secretName": "hook",
+        "optional": True,
+        "items": [{"key": key, "path": key} for key in keys],
+    }
     assert not any("WEBHOOK" in name for name in environment_of(stage))
 
 
