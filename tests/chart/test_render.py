@@ -177,15 +177,6 @@ def test_playground_gets_accounts_and_the_same_role(render: Render) -> None:
     assert {each["automountServiceAccountToken"] for each in accounts} == {False}
 
 
-def test_policy_of_a_run_lets_only_its_own_stages_meet(render: Render) -> None:
-    """Ranks of one stage talk; another run stays a stranger."""
-    spec = one(render(values(network_policy=ON)), "NetworkPolicy")["spec"]
-    mine = {"matchLabels": {"modelmill/run": "my-run", "modelmill/role": "stage"}}
-    assert spec["podSelector"] == mine
-    assert spec["ingress"] == [{"from": [{"podSelector": mine}]}]
-    assert spec["egress"] == [{"to": [{"podSelector": mine}]}]
-
-
 def test_notes_name_what_was_installed(chart: helm_python.Chart) -> None:
     """Every command in them can be pasted."""
     texts = chart.render(values(), name="my-run", namespace="team", revision=1)

@@ -99,6 +99,8 @@ def test_chart_and_package_have_one_version(chart: helm_python.Chart) -> None:
         ({"profile": {**PROFILE, "stages": {"merge": {"memory": "1 GB"}}}}, "does not match"),
         ({"profile": {**PROFILE, "store": {"access_key": "x"}}}, "'access_key' not allowed"),
         ({"rbac": {"create": "yes"}}, "want boolean"),
+        # Nothing in it that a submitter may not create.
+        ({"network_policy": {"create": True}}, "'network_policy' not allowed"),
     ],
 )
 def test_typo_fails_before_anything_is_created(
