@@ -60,7 +60,7 @@ def test_conductor_may_do_exactly_what_is_listed() -> None:
 
 @pytest.mark.parametrize("name", ["base/conductor-role.yaml", "base/submitter-role.yaml"])
 def test_nobody_may_read_secrets_or_enter_pods(name: str) -> None:
-    """Who starts runs, and what runs them, sees no credentials."""
+    """Who starts runs, and what runs them, reads no credentials from the API server."""
     rules = [rule for document in documents(name) for rule in document.get("rules", [])]
     resources = {each for rule in rules for each in rule["resources"]}
     assert not {"secrets", "pods/exec", "*"} & resources
