@@ -58,7 +58,7 @@ def test_file_is_read_whole(path: Path) -> None:
 def test_release_is_read_whole(render: Render, profile: dict[str, Any]) -> None:
     """The chart's objects too, with nothing on and with everything on."""
     switches = {"create": bool(profile)}
-    for document in render(values(profile, rbac=switches, network_policy=switches)):
+    for document in render(values(profile, rbac=switches)):
         assert as_kubernetes_reads(document) == document
 
 

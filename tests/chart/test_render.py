@@ -124,7 +124,12 @@ def test_conductor_alone_knows_whom_to_tell_of_the_end(render: Render) -> None:
     [mount] = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "webhook"]
     [volume] = [each for each in pod["volumes"] if each["name"] == "webhook"]
     assert (mount["mountPath"], mount["readOnly"]) == (folder, True)
-    assert volume["secret"] == {"secretName": "hook", "optional": True}
+    keys = ("url", "secret")
+    assert volume["secret"] == {
+        "secretName": "hook",
+        "optional": True,
+        "items": [{"key": key, "path": key} for key in keys],
+    }
     assert not any("WEBHOOK" in name for name in environment_of(stage))
 
 
@@ -172,21 +177,15 @@ def test_playground_gets_accounts_and_the_same_role(render: Render) -> None:
     assert {each["automountServiceAccountToken"] for each in accounts} == {False}
 
 
-def test_policy_of_a_run_lets_only_its_own_stages_meet(render: Render) -> None:
-    """Ranks of one stage talk; another run stays a stranger."""
-    spec = one(render(values(network_policy=ON)), "NetworkPolicy")["spec"]
-    mine = {"matchLabels": {"modelmill/run": "my-run", "modelmill/role": "stage"}}
-    assert spec["podSelector"] == mine
-    assert spec["ingress"] == [{"from": [{"podSelector": mine}]}]
-    assert spec["egress"] == [{"to": [{"podSelector": mine}]}]
-
-
 def test_notes_name_what_was_installed(chart: helm_python.Chart) -> None:
     """Every command in them can be pasted."""
     texts = chart.render(values(), name="my-run", namespace="team", revision=1)
     notes = texts["modelmill/templates/NOTES.txt"]
     conductor = one([_parsed(texts["modelmill/templates/conductor.yaml"])], "Job")
     assert f"job/{conductor['metadata']['name']}" in notes
+    # `kubectl wait` knows one condition, and a Job that fails never has `Complete`.
+    assert "modelmill wait my-run --store s3://models/team\n" in notes
+    assert "condition=" not in notes
     for words in ("modelmill status my-run", "helm -n team uninstall my-run", "s3://models/team"):
         assert words in notes
 

@@ -9,6 +9,7 @@ from typing import Any
 import helm_python
 import pytest
 from hypothesis import given, settings
+from pydantic import ValidationError
 
 from modelmill.conduct.doctor import OLDEST
 from modelmill.spec.canonical import sha256_of
@@ -23,6 +24,7 @@ MIXED = [
     {"source": "hf:datasets/org/rows/data", "weight": 0.5},
     {"source": "train.csv", "weight": 2},
 ]
+CALIBRATED = {"method": "gptq", "calibration": {"text": "./local.txt"}}
 
 
 def digest(model: Any) -> str:
@@ -97,6 +99,8 @@ def test_chart_and_package_have_one_version(chart: helm_python.Chart) -> None:
         ({"profile": {**PROFILE, "stages": {"merge": {"memory": "1 GB"}}}}, "does not match"),
         ({"profile": {**PROFILE, "store": {"access_key": "x"}}}, "'access_key' not allowed"),
         ({"rbac": {"create": "yes"}}, "want boolean"),
+        # Nothing in it that a submitter may not create.
+        ({"network_policy": {"create": True}}, "'network_policy' not allowed"),
     ],
 )
 def test_typo_fails_before_anything_is_created(
@@ -133,6 +137,11 @@ def test_global_values_of_a_parent_chart_are_let_through(render: Render) -> None
             "run.data.train[1].source: 'train.csv' is a local path",
         ),
         (
+            {"run": {**RUN, "quantize": [{"method": "rtn"}, CALIBRATED]}},
+            "r",
+            "run.quantize[1].calibration.text: './local.txt' is a local path",
+        ),
+        (
             {"run": {**RUN, "model": {**RUN["model"], "note": "hf_" + "aB3" * 10}}},
             "r",
             "looks like a credential",
@@ -163,6 +172,42 @@ def test_what_cannot_work_is_refused_in_words(
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "profile",
+    [
+        {"stages": {"merge": {"shards": 4}}},
+        {"stages": {"quantize": {"ranks": 2}}},
+        {"stages": {"infer": {"fsdp": "always"}}},
+        {"stages": {"finetune": {"ranks": 2}}},
+        {"stages": {"finetune": {"gpu": 2, "ranks": 4}}},
+    ],
+)
+def test_what_a_kind_cannot_have_is_refused_as_the_conductor_would(
+    render: Render, profile: dict[str, Any]
+) -> None:
+    """In the same words, but before anything is created."""
+    with pytest.raises(ValidationError) as theirs:
+        Profile.model_validate(profile)
+    [said] = [each["msg"].removeprefix("Value error, ") for each in theirs.value.errors()]
+    with pytest.raises(helm_python.HelmRenderError) as ours:
+        render(values(profile))
+    assert f"profile.{said}" in str(ours.value)
+
+
+@pytest.mark.parametrize(
+    "profile",
+    [
+        {"stages": {"infer": {"shards": 4}, "merge": {"shards": 1, "ranks": 0, "fsdp": "auto"}}},
+        {"stages": {"finetune": {"gpu": 4, "ranks": 4, "fsdp": "always"}}},
+        {"accelerator": "cpu", "stages": {"finetune": {"ranks": 2}}},
+    ],
+)
+def test_what_a_kind_can_have_is_let_through(render: Render, profile: dict[str, Any]) -> None:
+    """What the conductor takes, the chart takes."""
+    assert Profile.model_validate(profile)
+    assert render(values(profile))
+
+
 def test_all_problems_are_named_at_once(render: Render) -> None:
     """One look at the message is enough."""
     wrong = {"run": {**RUN, "model": {"source": "m"}}, "profile": {}}
@@ -176,12 +221,16 @@ def test_submitted_run_may_name_what_the_submitter_has_uploaded(render: Render) 
     """A local path is then a name for a copy in the store."""
     local = {**RUN, "model": {"source": "./model"}}
     assert render({**values(), "run": local, "submitted": True})
+    calibrated = {**RUN, "quantize": [CALIBRATED]}
+    assert render({**values(), "run": calibrated, "submitted": True})
 
 
 def test_sources_on_a_hub_need_no_submitter(render: Render) -> None:
     """A cluster reads them itself."""
     data = {**RUN["data"], "train": MIXED[:1], "test": "hf:datasets/org/rows@v1/test.jsonl"}
-    assert render(values(run={**RUN, "model": {"source": "hf:org/name"}, "data": data}))
+    quantize = [{"method": "gptq", "calibration": {"text": "hf:datasets/org/texts@v1/text.txt"}}]
+    run = {**RUN, "model": {"source": "hf:org/name"}, "data": data, "quantize": quantize}
+    assert render(values(run=run))
 
 
 def test_schema_that_ships_is_closed_everywhere() -> None:

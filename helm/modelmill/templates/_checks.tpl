@@ -25,9 +25,32 @@
 {{- $sources = set $sources "finetune.adapter" (.adapter | default "") }}
 {{- $sources = set $sources "finetune.init_adapter" (.init_adapter | default "") }}
 {{- end }}
+{{- range $index, $each := $run.quantize }}
+{{- $calibration := $each.calibration | default dict }}
+{{- $sources = set $sources (printf "quantize[%d].calibration.text" $index) ($calibration.text | default "") }}
+{{- end }}
 {{- range $key, $source := $sources }}
 {{- if and $source (not $.Values.submitted) (not (regexMatch "^(s3://|hf:)" $source)) }}
 {{- $problems = append $problems (printf "run.%s: '%s' is a local path, which a cluster cannot read; use s3:// or hf:, or `modelmill submit`, which uploads it" $key $source) }}
+{{- end }}
+{{- end }}
+{{- $profile := .Values.profile }}
+{{- range $kind, $pods := $profile.stages }}
+{{- /* What the kind gets that nobody mentioned: the same as `stage_pods` lays under it. */}}
+{{- $gpu := int (ternary $pods.gpu (ternary 0 1 (eq $profile.accelerator "cpu")) (hasKey $pods "gpu")) }}
+{{- $ranks := int ($pods.ranks | default 0) }}
+{{- if and (ne $kind "infer") (gt (int ($pods.shards | default 1)) 1) }}
+{{- $problems = append $problems (printf "profile.stages.%s.shards: only infer can be shared by several pods" $kind) }}
+{{- end }}
+{{- if ne $kind "finetune" }}
+{{- if $ranks }}
+{{- $problems = append $problems (printf "profile.stages.%s.ranks: only finetune has several processes" $kind) }}
+{{- end }}
+{{- if ne ($pods.fsdp | default "auto") "auto" }}
+{{- $problems = append $problems (printf "profile.stages.%s.fsdp: only finetune has several processes" $kind) }}
+{{- end }}
+{{- else if and $gpu (gt $ranks $gpu) }}
+{{- $problems = append $problems (printf "profile.stages.%s.ranks: each needs a GPU, and gpu is %d" $kind $gpu) }}
 {{- end }}
 {{- end }}
 {{- $text := toJson (dict "run" $run "profile" .Values.profile) }}

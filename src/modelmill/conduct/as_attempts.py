@@ -11,7 +11,7 @@ from dataclasses import replace
 from modelmill.conduct.backend import Attempt
 from modelmill.conduct.reasons import Ended, how_it_ended
 from modelmill.conduct.seen import JobSeen, ObjectSeen, PodSeen
-from modelmill.spec.errors import DeviceFault, Interrupted
+from modelmill.spec.errors import DeviceFault, Interrupted, Retry, retry_for
 from modelmill.spec.names import LABEL_ATTEMPT, LABEL_KEY, LABEL_STAGE
 
 
@@ -99,10 +99,14 @@ def shared(job: JobSeen, shards: Iterable[PodSeen]) -> Attempt:
 
 
 def shared_ended(job: JobSeen, shards: tuple[PodSeen, ...]) -> Attempt:
-    """Say how an attempt ended that pods share: as the first of them that failed."""
+    """Say how an attempt ended that pods share: as the first of them that failed.
+
+    One that can never succeed goes before: the others were stopped because of it.
+    """
     whole = shared(job, shards)
     if have_succeeded(job, shards):
         return replace(whole, exit_code=0)
     failed = [ended(job, pod) for pod in shards if pod.has_ended and not pod.has_succeeded]
+    failed.sort(key=lambda each: retry_for(each.exit_code or 0) is not Retry.NEVER)
     first = next((each for each in failed if each.exit_code), ended_without_pod(job))
     return replace(whole, exit_code=first.exit_code, message=first.message, is_oom=first.is_oom)

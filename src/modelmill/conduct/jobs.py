@@ -14,7 +14,7 @@ from modelmill.conduct.json_patch import patched
 from modelmill.conduct.pods import stage_pod
 from modelmill.spec.canonical import sha256_of
 from modelmill.spec.cluster import merged_place
-from modelmill.spec.errors import Interrupted
+from modelmill.spec.errors import REPEATED_CODES, Interrupted
 from modelmill.spec.names import (
     ANNOTATION_SHAPE,
     CONTAINER,
@@ -96,7 +96,7 @@ def _job(order: Order, release: Release, shape: str) -> Manifest:
         "spec": {
             **_pods_at_once(pods.shards, profile.max_attempts),
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {"rules": _failure_rules()},
+            "podFailurePolicy": {"rules": _failure_rules(pods.shards)},
             "template": {
                 "metadata": {
                     "labels": labels,
@@ -178,9 +178,13 @@ def _pods_at_once(shards: int, max_attempts: int) -> dict[str, JsonValue]:
     }
 
 
-def _failure_rules() -> list[JsonValue]:
-    """Let the Job replace a pod that did nothing wrong; the first rule that fits decides."""
-    return [
+def _failure_rules(shards: int) -> list[JsonValue]:
+    """Let the Job replace a pod that did nothing wrong; the first rule that fits decides.
+
+    Where it would replace one that did, it ends with a shard that can never succeed: without
+    that shard there is no result, and the conductor that would stop it may be away.
+    """
+    rules: list[JsonValue] = [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
         {
             "action": "Ignore",
@@ -191,6 +195,18 @@ def _failure_rules() -> list[JsonValue]:
             },
         },
     ]
+    if shards > 1:
+        rules.append(
+            {
+                "action": "FailJob",
+                "onExitCodes": {
+                    "containerName": CONTAINER,
+                    "operator": "NotIn",
+                    "values": list(REPEATED_CODES),
+                },
+            }
+        )
+    return rules
 
 
 _STAY: Final[dict[str, JsonValue]] = {

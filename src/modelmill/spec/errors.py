@@ -294,6 +294,10 @@ def retry_for(exit_code: int) -> Retry:
     return Retry.NEVER
 
 
+REPEATED_CODES = tuple(code for code in range(1, 256) if retry_for(code) is not Retry.NEVER)
+"""What a process ends with when another attempt may do better; ascending."""
+
+
 def advice_for(exit_code: int) -> str:
     """Say what to do about an exit code; empty for 0."""
     code = code_of(exit_code)

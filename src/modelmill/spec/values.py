@@ -32,7 +32,5 @@ class Values(Spec):
     for its copy in the store."""
     rbac: Switch = Switch()
     """ServiceAccounts and the conductor's Role, for a playground; elsewhere they come from k8s/."""
-    network_policy: Switch = Switch()
-    """Lets pods of this run's stages reach each other, where k8s/ denies it."""
     global_: Mapping[str, JsonValue] = Field({}, alias="global")
     """Helm's own; not read here."""

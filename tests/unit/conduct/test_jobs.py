@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from modelmill.conduct.backend import Order
 from modelmill.conduct.jobs import Release, job_name, key_label, stage_job
 from modelmill.conduct.render import NO_UID, rendered_jobs
-from modelmill.spec.errors import SpecError
+from modelmill.spec.errors import Retry, SpecError, retry_for
 from modelmill.spec.loading import parse_run
 from modelmill.spec.names import ENV_ATTEMPT, ENVIRONMENT_OF, KINDS, kind_of
 from modelmill.spec.profile import Profile
@@ -414,8 +414,7 @@ def test_shards_are_the_pods_of_one_indexed_job() -> None:
     assert (spec["completions"], spec["parallelism"], spec["completionMode"]) == (4, 4, "Indexed")
     assert spec["backoffLimitPerIndex"] == 2
     assert "backoffLimit" not in spec
-    same = ("podReplacementPolicy", "podFailurePolicy")
-    assert [spec[name] for name in same] == [alone["spec"][name] for name in same]
+    assert spec["podReplacementPolicy"] == alone["spec"]["podReplacementPolicy"]
     [container] = pod_of(job)["containers"]
     told = {each["name"]: each for each in container["env"]}
     assert told["MODELMILL_SHARDS"]["value"] == "4"
@@ -423,6 +422,23 @@ def test_shards_are_the_pods_of_one_indexed_job() -> None:
     assert path == "metadata.annotations['batch.kubernetes.io/job-completion-index']"
     assert not {"MODELMILL_SHARD", "MODELMILL_SHARDS"} & environment_of(alone).keys()
     assert alone["spec"]["backoffLimit"] == 0
+
+
+def test_shard_that_can_never_succeed_ends_the_job() -> None:
+    """Kubernetes repeats what the conductor would, whether or not there is one."""
+    job = rendered(order_of("infer-base"), {"stages": {"infer": {"shards": 4}}})
+    alone = rendered(order_of("infer-base"), {})
+    *free, fatal = job["spec"]["podFailurePolicy"]["rules"]
+    assert free == alone["spec"]["podFailurePolicy"]["rules"]
+    codes = fatal["onExitCodes"]
+    assert (fatal["action"], codes["operator"]) == ("FailJob", "NotIn")
+    assert codes["containerName"] == pod_of(job)["containers"][0]["name"]
+    # The API server wants them in order.
+    assert codes["values"] == sorted(codes["values"])
+    for code in range(1, 256):
+        assert (code in codes["values"]) is (retry_for(code) is not Retry.NEVER)
+    assert {64, 65, 66, 70, 76, 77, 78, 1}.isdisjoint(codes["values"])
+    assert {71, 74, 75, 137, 143} <= set(codes["values"])
 
 
 def test_other_kinds_have_no_shards() -> None:

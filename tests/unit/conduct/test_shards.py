@@ -154,6 +154,17 @@ def test_failed_job_ends_as_its_first_failed_shard() -> None:
     assert shared.message.startswith("Shard 2 of 3: ")
 
 
+def test_failed_job_ends_as_the_shard_that_can_never_succeed() -> None:
+    """Kubernetes stops the others because of it, and they end as interrupted ones do."""
+    cluster, backend = made()
+    pods = pod(0, code=75), pod(1, 1, 137), pod(1, 2, 71), pod(2, code=65)
+    replaced, shared = cluster.look(backend, *pods, Failed="PodFailurePolicy")
+    assert (replaced.exit_code, replaced.shard) == (137, 1)
+    assert (shared.exit_code, shared.is_live) == (65, False)
+    assert shared.message.startswith("Shard 3 of 3: ")
+    assert state_of(replaced, shared) is State.FAILED
+
+
 def test_pods_of_a_deleted_job_stop_as_one() -> None:
     """Nothing new is said to have started while they end."""
     cluster, backend = made()
@@ -189,8 +200,8 @@ def test_what_counts_is_counted_for_each_shard() -> None:
 
 
 def test_one_shard_that_can_never_succeed_ends_the_stage() -> None:
-    """Kubernetes would go on with the others, and with it for a while."""
-    assert state_of(failed(2, 65, 1), LIVE) is State.FAILED
+    """A Job goes on where the exit code alone does not say so, as after an OOM kill."""
+    assert state_of(failed(2, 78, 1), LIVE) is State.FAILED
 
 
 def test_attempt_whose_shard_has_committed_ends_by_itself() -> None:
