@@ -212,6 +212,27 @@ def test_ranks_that_are_too_small_go_on_with_half_of_the_weights_each(
     assert distance(alone.weights(), bench.weights()) < WEIGHT_BOUND
 
 
+def test_modules_that_are_trained_whole_beside_an_adapter_are_divided_in_float32(
+    tmp_path: Path, inputs: dict[str, Path]
+) -> None:
+    """Their copies are as the base is, in 16 bits, and these would lose what is learned.
+
+    One is in a layer, and one in none.
+    """
+    changed = LORA.finetune.model_copy(
+        update={"precision": "bfloat16", "modules_to_save": ("input_layernorm", "lm_head")}
+    )
+    bench = Bench(tmp_path, inputs, LORA.model_copy(update={"finetune": changed}))
+    whole = bench.attempt(1, RecordingPulse())
+    alone = bench.weights()
+    divided = bench.attempt(RANKS, RecordingPulse())
+    assert max(differences(whole, divided)) < LOSS_BOUND
+    assert distance(alone, bench.weights()) < WEIGHT_BOUND
+    copies = {name: each.dtype for name, each in alone.items() if ".lora_" not in name}
+    assert len(copies) > 1
+    assert set(copies.values()) == {torch.float32}
+
+
 def test_what_cannot_be_divided_stays_whole_with_a_warning() -> None:
     """A place that always divides does not refuse what trains there anyway."""
     whole, divided = Team(size=2), Team(size=2, divides=True)

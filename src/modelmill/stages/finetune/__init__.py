@@ -31,6 +31,7 @@ from modelmill.stages.finetune.packed import refuse_leaks
 from modelmill.stages.finetune.ranks import train_together
 from modelmill.stages.finetune.team import ALONE, Team
 from modelmill.stages.finetune.training import Training, present_device, train
+from modelmill.stages.finetune.watch import trainable
 from modelmill.stages.stage import Folders, Outcome, Pulse
 
 logger = logging.getLogger(__name__)
@@ -89,6 +90,10 @@ def train_as_one_of(
         set_seed(settings.seed)
         learning = _learner(opened, settings, folders)
         if team.divides:
+            # PEFT copies modules that are trained whole as the base has them, in 16 bits perhaps,
+            # and what is divided can be cast no more.
+            for weight in trainable(learning.model).values():
+                weight.data = weight.data.float()
             divide(learning.model, team, device, dtype)
     training = Training(
         finetune=spec,
