@@ -254,5 +254,9 @@ def test_device_that_can_only_compute_in_float16_divides_nothing(tmp_path: Path)
 
     device = torch.device("cpu")
     model = open_model(make_model("llama", tmp_path), dtype=torch.float16, device=device)
-    with pytest.raises(DoesNotFit, match="cannot be divided among several: the scale"):
+    with pytest.raises(DoesNotFit) as caught:
         divide(model, Team(size=2, divides=True), device, torch.float16)
+    assert "cannot be divided among several devices: the scale" in caught.value.what
+    assert "does not fit" not in caught.value.what, "under `always` nobody has tried"
+    assert "stages.finetune.fsdp: never" in caught.value.fix
+    assert "finetune.precision: float32" in caught.value.fix
