@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from modelmill.spec.errors import DoesNotFit, Interrupted
 from modelmill.spec.figures import Finetuned
+from modelmill.spec.names import Fsdp
 from modelmill.spec.settings import FinetuneSettings
 from modelmill.stages import finetune
 from modelmill.stages.finetune.fsdp import divide, own
@@ -42,6 +43,7 @@ LORA = settings_of(
     lora_dropout=0.0,
     gradient_checkpointing=True,
 )
+WHOLE, DIVIDED = Team(size=RANKS), Team(size=RANKS, divides=True)
 LOSS_BOUND = 1e-5
 """Measured: 1e-6, of losses between 5 and 7."""
 WEIGHT_BOUND = 1e-3
@@ -109,6 +111,15 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     return max(float((one[name].float() - other[name].float()).abs().max()) for name in one)
 
 
+def ways_from(
+    resume: Path, asked: Fsdp, settings: FinetuneSettings = LORA
+) -> tuple[tuple[Team, ...], list[str]]:
+    """Say how two ranks would share the work, from what is kept, and with which warnings."""
+    pulse = RecordingPulse()
+    folders = Folders({}, Path("nowhere"), resume, fsdp=asked)
+    return finetune._teams(RANKS, folders, settings.finetune, pulse), pulse.warnings
+
+
 def stop(_: int) -> None:
     """Stop a stage that has kept a state."""
     raise Interrupted("asked to stop")
@@ -137,7 +148,8 @@ def test_state_of_divided_weights_is_gone_on_from_alone_and_the_other_way_round(
 ) -> None:
     """All four steps of a full fine-tune, half of them divided, are those of one process.
 
-    A state that cannot be written keeps no rank waiting.
+    A state that cannot be written keeps no rank waiting; from one of divided ranks nobody tries
+    the whole model again.
     """
     alone = Bench(tmp_path / "alone", inputs, FULL)
     whole = alone.attempt(1, RecordingPulse())
@@ -150,6 +162,10 @@ def test_state_of_divided_weights_is_gone_on_from_alone_and_the_other_way_round(
         assert [type(each) for each in pulse.failures] == [FileNotFoundError]
         kept = State.model_validate_json((bench.resume / STATE).read_bytes())
         assert (kept.step, kept.made_with.divided) == (2, before == RANKS)
+        tried, words = ways_from(bench.resume, "auto")
+        assert tried == ((DIVIDED,) if before == RANKS else (WHOLE, DIVIDED))
+        assert len(words) == (before == RANKS)
+        assert ways_from(bench.resume, "never") == ((WHOLE,), [])
         figures = bench.attempt(after, RecordingPulse())
         assert max(differences(whole, figures)) < LOSS_BOUND
         assert distance(alone.weights(), bench.weights()) < WEIGHT_BOUND
@@ -195,9 +211,8 @@ def test_ranks_that_are_too_small_go_on_with_half_of_the_weights_each(
     whole = alone.attempt(1, RecordingPulse())
     bench, pulse = Bench(tmp_path / "small", inputs, LORA), RecordingPulse(keep_every=1)
     monkeypatch.syspath_prepend(CHECKOUT)  # ranks find what they do by its name, and it is here
-    teams = (Team(size=RANKS), Team(size=RANKS, divides=True))
     outcome = train_together(
-        train_on_three_quarters_of_the_memory, LORA, bench.folders(RANKS), pulse, teams
+        train_on_three_quarters_of_the_memory, LORA, bench.folders(RANKS), pulse, (WHOLE, DIVIDED)
     )
     [warning] = [each for each in pulse.warnings if "a part of the weights" in each]
     assert warning.startswith("Memory is too small for 1 rows")
@@ -212,19 +227,37 @@ def test_ranks_that_are_too_small_go_on_with_half_of_the_weights_each(
     assert distance(alone.weights(), bench.weights()) < WEIGHT_BOUND
 
 
+def test_modules_that_are_trained_whole_beside_an_adapter_are_divided_in_float32(
+    tmp_path: Path, inputs: dict[str, Path]
+) -> None:
+    """Their copies are as the base is, in 16 bits, and these would lose what is learned.
+
+    One is in a layer, and one in none.
+    """
+    changed = LORA.finetune.model_copy(
+        update={"precision": "bfloat16", "modules_to_save": ("input_layernorm", "lm_head")}
+    )
+    bench = Bench(tmp_path, inputs, LORA.model_copy(update={"finetune": changed}))
+    whole = bench.attempt(1, RecordingPulse())
+    alone = bench.weights()
+    divided = bench.attempt(RANKS, RecordingPulse())
+    assert max(differences(whole, divided)) < LOSS_BOUND
+    assert distance(alone, bench.weights()) < WEIGHT_BOUND
+    copies = {name: each.dtype for name, each in alone.items() if ".lora_" not in name}
+    assert len(copies) > 1
+    assert set(copies.values()) == {torch.float32}
+
+
 def test_what_cannot_be_divided_stays_whole_with_a_warning() -> None:
     """A place that always divides does not refuse what trains there anyway."""
-    whole, divided = Team(size=2), Team(size=2, divides=True)
-    nf4 = settings_of(load_in="nf4").finetune
-    pulse = RecordingPulse()
-    assert finetune._teams(2, "always", nf4, pulse) == (whole,)
-    [warning] = pulse.warnings
+    nf4, nowhere = settings_of(load_in="nf4"), Path("nowhere")
+    [tried], [warning] = ways_from(nowhere, "always", nf4)
+    assert tried == WHOLE
     assert "finetune.load_in" in warning
-    assert finetune._teams(2, "auto", nf4, pulse) == (whole,)
-    assert finetune._teams(2, "auto", LORA.finetune, pulse) == (whole, divided)
-    assert finetune._teams(2, "always", LORA.finetune, pulse) == (divided,)
-    assert finetune._teams(2, "never", LORA.finetune, pulse) == (whole,)
-    assert len(pulse.warnings) == 1
+    assert ways_from(nowhere, "auto", nf4) == ((WHOLE,), [])
+    assert ways_from(nowhere, "auto") == ((WHOLE, DIVIDED), [])
+    assert ways_from(nowhere, "always") == ((DIVIDED,), [])
+    assert ways_from(nowhere, "never") == ((WHOLE,), [])
 
 
 def test_device_that_can_only_compute_in_float16_divides_nothing(tmp_path: Path) -> None:
@@ -233,5 +266,9 @@ def test_device_that_can_only_compute_in_float16_divides_nothing(tmp_path: Path)
 
     device = torch.device("cpu")
     model = open_model(make_model("llama", tmp_path), dtype=torch.float16, device=device)
-    with pytest.raises(DoesNotFit, match="cannot be divided among several: the scale"):
+    with pytest.raises(DoesNotFit) as caught:
         divide(model, Team(size=2, divides=True), device, torch.float16)
+    assert "cannot be divided among several devices: the scale" in caught.value.what
+    assert "does not fit" not in caught.value.what, "under `always` nobody has tried"
+    assert "stages.finetune.fsdp: never" in caught.value.fix
+    assert "finetune.precision: float32" in caught.value.fix

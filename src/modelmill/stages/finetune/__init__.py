@@ -20,7 +20,6 @@ from modelmill.models.weights import make_readable
 from modelmill.spec.batching import ranks_for, undividable
 from modelmill.spec.figures import Finetuned
 from modelmill.spec.finetune import FinetuneSpec
-from modelmill.spec.names import Fsdp
 from modelmill.spec.settings import FinetuneSettings
 from modelmill.stages.finetune import learner
 from modelmill.stages.finetune.examples import read_examples
@@ -29,8 +28,10 @@ from modelmill.stages.finetune.learner import Learner
 from modelmill.stages.finetune.lengths import histogram
 from modelmill.stages.finetune.packed import refuse_leaks
 from modelmill.stages.finetune.ranks import train_together
+from modelmill.stages.finetune.state import is_of_divided_weights
 from modelmill.stages.finetune.team import ALONE, Team
 from modelmill.stages.finetune.training import Training, present_device, train
+from modelmill.stages.finetune.watch import trainable
 from modelmill.stages.stage import Folders, Outcome, Pulse
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def run(settings: FinetuneSettings, folders: Folders, pulse: Pulse) -> Outcome:
     """
     ranks = _ranks(settings.finetune.batch_size, folders.ranks, pulse)
     if ranks > 1:
-        teams = _teams(ranks, folders.fsdp, settings.finetune, pulse)
+        teams = _teams(ranks, folders, settings.finetune, pulse)
         return train_together(train_as_one_of, settings, folders, pulse, teams)
     return train_as_one_of(settings, folders, pulse, ALONE)
 
@@ -89,6 +90,10 @@ def train_as_one_of(
         set_seed(settings.seed)
         learning = _learner(opened, settings, folders)
         if team.divides:
+            # PEFT copies modules that are trained whole as the base has them, in 16 bits perhaps,
+            # and what is divided can be cast no more.
+            for weight in trainable(learning.model).values():
+                weight.data = weight.data.float()
             divide(learning.model, team, device, dtype)
     training = Training(
         finetune=spec,
@@ -158,14 +163,20 @@ def _ranks(batch_size: int, asked: int, pulse: Pulse) -> int:
     return ranks
 
 
-def _teams(ranks: int, asked: Fsdp, spec: FinetuneSpec, pulse: Pulse) -> tuple[Team, ...]:
+def _teams(ranks: int, folders: Folders, spec: FinetuneSpec, pulse: Pulse) -> tuple[Team, ...]:
     """Say how ranks share the work: the way to try first, and one for where it does not fit."""
+    asked = folders.fsdp
     whole, divided = Team(size=ranks), Team(size=ranks, divides=True)
     why = undividable(spec)
     if why and asked == "always":
         pulse.warn(f"Every device holds the whole model: with {why} it cannot be divided")
     if why or asked == "never":
         return (whole,)
+    if asked == "auto" and is_of_divided_weights(folders.resume):
+        pulse.warn(
+            f"As in an earlier attempt, each of the {ranks} devices holds a part of the weights"
+        )
+        return (divided,)
     return (divided,) if asked == "always" else (whole, divided)
 
 

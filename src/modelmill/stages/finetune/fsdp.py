@@ -126,15 +126,17 @@ def fill_from_first(tensor: torch.Tensor, values: torch.Tensor | None) -> None:
 
 
 def _refuse(base: PreTrainedModel, dtype: torch.dtype) -> None:
-    why = ""
+    why, fix = "", "set stages.finetune.fsdp: never where the model fits one device"
     if getattr(base.config, "quantization_config", None) is not None:
         why = "weights that are quantized are not divided"
     elif dtype == torch.float16:
         why = "the scale of a loss in float16 is not told to all who hold a part of the gradients"
+        fix += ", or finetune.precision: float32"
     if why:
         raise DoesNotFit(
-            f"the model does not fit one device, and cannot be divided among several: {why}",
-            fix="ask for less (modelmill plan says what would fit), or take a larger device",
+            f"the model cannot be divided among several devices: {why}",
+            fix=f"{fix}; or ask for less (modelmill plan says what would fit), or take a larger "
+            "device",
         )
 
 

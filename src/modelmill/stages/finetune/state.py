@@ -129,6 +129,15 @@ def newest_that_fits(
     return None
 
 
+def is_of_divided_weights(folder: Path) -> bool:
+    """Tell whether the newest state is of ranks that had a part of the weights each."""
+    try:
+        kept = State.model_validate_json((folder / STATE).read_bytes())
+    except (OSError, ValidationError):  # `newest_that_fits` says it
+        return False
+    return kept.made_with.divided
+
+
 def write_state(
     trainer: "Trainer", watch: Watch, made_with: MadeWith, halvings: int, folder: Path
 ) -> None:
