@@ -232,6 +232,20 @@ def test_tokenizer_of_another_model_is_refused(llama: Path, data: Path, tmp_path
         infer(model, data, tmp_path)
 
 
+def test_padding_that_no_model_embeds_is_no_reason_to_refuse(
+    llama: Path, data: Path, tmp_path: Path
+) -> None:
+    """Many tokenizers beside adapters have had one added; answers are those without it."""
+    _, expected = infer(llama, data, tmp_path / "without")
+    model = tmp_path / "model"
+    shutil.copytree(llama, model)
+    tokenizer = open_tokenizer(model)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(model)
+    _, found = infer(model, data, tmp_path / "with")
+    assert found == expected
+
+
 def test_own_form_is_chosen_and_told(llama: Path, data: Path, tmp_path: Path) -> None:
     """Without a chat template few-shot is the only form; both score where there is one."""
     asked = settings_for(prompt="own", shots=3, seed=0)

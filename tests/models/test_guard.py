@@ -8,10 +8,18 @@ import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import (
+    BloomConfig,
+    FalconConfig,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+)
 from transformers.models.falcon import modeling_falcon
 
 from modelmill.models import open as opening
-from modelmill.models.families import expected_linears, linear_in_features
+from modelmill.models.families import expected_linears, linear_in_features, position_limit
 from modelmill.models.open import open_config, open_model
 from modelmill.spec.errors import DataError
 
@@ -156,3 +164,37 @@ def test_model_that_is_no_causal_language_model_is_refused(tmp_path: Path) -> No
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
     with pytest.raises(DataError, match="a t5 model does not write text on"):
         open_model(tmp_path, dtype=torch.float32, device=CPU)
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        (GPT2Config(n_positions=256), 256),
+        (FalconConfig(alibi=True), None),
+        (FalconConfig(alibi=False), 2048),
+        (BloomConfig(), None),
+        (Qwen2Config(max_position_embeddings=32768), 32768),
+        (Qwen2Config(max_position_embeddings=32768, rope_parameters=YARN), 131072),
+        (
+            LlamaConfig(
+                max_position_embeddings=131072,
+                rope_parameters={
+                    "rope_type": "llama3",
+                    "factor": 8.0,
+                    "rope_theta": 5e5,
+                    "low_freq_factor": 1.0,
+                    "high_freq_factor": 4.0,
+                    "original_max_position_embeddings": 8192,
+                },
+            ),
+            131072,
+        ),
+    ],
+    ids=["learned", "alibi", "rotary", "bloom", "qwen", "stretched", "stretched already"],
+)
+def test_limit_is_what_the_positions_reach(config: PreTrainedConfig, limit: int | None) -> None:
+    """As configs of each kind write it."""
+    assert position_limit(config) == limit

@@ -1,5 +1,6 @@
 """Adapters as PEFT writes them itself, with embeddings, copies, and a vocabulary of their own."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -147,3 +148,17 @@ def test_tokenizer_beside_an_adapter_goes_where_the_adapter_goes(
     )
     known = open_tokenizer(tmp_path / "merged").get_vocab()
     assert ("<table>" in known) is is_beside
+
+
+def test_pattern_that_is_none_is_said(tmp_path: Path) -> None:
+    """Not as a defect of ours: the adapter is somebody's."""
+    base = make_model("llama", tmp_path / "base")
+    trained = get_peft_model(
+        open_model(base, dtype=torch.float32, device=CPU), LoraConfig(target_modules=["q_proj"])
+    )
+    trained.save_pretrained(tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    told = json.loads(config.read_text()) | {"target_modules": "*.q_proj"}
+    config.write_text(json.dumps(told))
+    with pytest.raises(DataError, match="is no pattern"):
+        open_adapted(base, tmp_path / "adapter", torch.float32, CPU, None)

@@ -3,6 +3,8 @@
 Knows architectures through their modules only; opens nothing and checks nothing.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -68,8 +70,24 @@ def position_limit(config: PreTrainedConfig) -> int | None:
 
     Asked as an attribute: configs of GPT-2's age store the number under a name of their own.
     """
-    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return limit
+    text = config.get_text_config()
+    limit: int | None = getattr(text, "max_position_embeddings", None)
+    # A Falcon has the number also where it tells places apart by distance alone.
+    if limit is None or getattr(text, "alibi", False):
+        return None
+    return int(limit * _stretch(getattr(text, "rope_parameters", None) or {}, limit))
+
+
+def _stretch(ropes: Mapping[str, object], limit: int) -> float:
+    """Say how many times the number is reached by rotary positions that it does not count.
+
+    Qwen asks for a `factor` to be written beside it; Llama 3.1 has counted its own already.
+    """
+    nested = [each for each in ropes.values() if isinstance(each, Mapping)]  # by kinds of layers
+    if nested:
+        return min(_stretch(each, limit) for each in nested)
+    factor, original = ropes.get("factor"), ropes.get("original_max_position_embeddings", limit)
+    return float(factor) if isinstance(factor, int | float) and original == limit else 1.0
 
 
 def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:

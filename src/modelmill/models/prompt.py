@@ -42,6 +42,13 @@ class Contract(Record):
     chat_template: str = ""
     """For conversations: what turns them into text."""
 
+    def padded_within(self, embeddings: int) -> "Contract":
+        """Fill up with the end of text where the model embeds no padding.
+
+        Many tokenizers beside adapters have a pad that was added to no model; it is masked.
+        """
+        return self if self.pad < embeddings else self.model_copy(update={"pad": self.eos[0]})
+
 
 @dataclass(frozen=True)
 class EncodedRow:

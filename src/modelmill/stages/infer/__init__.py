@@ -80,7 +80,7 @@ def _judge(
         tokenizer = open_tokenizer(teller)
         contract = contract_for(
             told if (told / PROMPT).exists() else source, tokenizer, settings.contract
-        )
+        ).padded_within(opened.model.get_input_embeddings().num_embeddings)
         answerer = Answerer(
             *(opened, tokenizer, contract, settings, ContractForm(contract, tokenizer)),
             workers_for(opened.model),

@@ -69,9 +69,7 @@ class Answerer:
                 problems[row.row] = str(error)
         answerable = {row: ids for row, ids in prompts.items() if not problems[row]}
         highest = max((max(ids) for ids in answerable.values()), default=0)
-        check_vocabulary(
-            self.opened.model, max(self.contract.pad, highest), self.tokenizer.name_or_path
-        )
+        check_vocabulary(self.opened.model, highest, self.tokenizer.name_or_path)
         return Prepared(
             answerable,
             tuple(refuse(row, problems[row.row]) for row in rows if problems[row.row]),
