@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modelmill.spec.errors import DeviceFault, Interrupted
+from modelmill.spec.errors import DeviceFault, DoesNotFit, Interrupted
 from modelmill.spec.figures import Finetuned
 from modelmill.spec.records import Row
 from modelmill.spec.settings import FinetuneSettings
@@ -259,6 +259,42 @@ def test_rank_that_the_kernel_kills_for_its_memory_halves_the_rows_of_all(
     assert "taking 1 rows at a time, the batch stays the same" in halved
     steps = [done for done, _, unit in pulse.told if unit == "steps"]
     assert min(steps[steps.index(3) :]) == 2, "the state is one after the second step"
+
+
+def be_killed(_: FinetuneSettings, folders: Folders, __: Pulse, team: Team) -> Outcome:
+    """End as a rank does that the kernel kills for its memory, where that is counted."""
+    with (folders.output / "begun").open("a") as begun:
+        begun.write(f"{team.rank}")
+    team.gather(None)
+    kills = (folders.output / "begun").stat().st_size
+    for file in folders.inputs.values():
+        file.write_text(f"oom_kill {kills}\n", encoding="utf-8")
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+@pytest.mark.parametrize(("ordered", "begun"), [(0, 2), (1, 1)])
+def test_ranks_that_are_killed_with_one_row_at_a_time_do_not_begin_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ordered: int, begun: int
+) -> None:
+    """Nothing is left to halve, though a rank that is killed cannot say so."""
+    inputs = {"2": tmp_path / "memory.events", "1": tmp_path / "memory" / "memory.oom_control"}
+    for file in inputs.values():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("oom_kill 0\n", encoding="utf-8")
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.syspath_prepend(CHECKOUT)
+    pulse = RecordingPulse()
+    with pytest.raises(DoesNotFit, match="killed by the kernel for its memory"):
+        train_together(
+            be_killed,
+            SETTINGS.model_copy(update={"micro_batch_halvings": ordered}),
+            Folders(inputs, tmp_path, tmp_path),
+            pulse,
+            (Team(size=RANKS),),
+        )
+    assert len(pulse.warnings) == begun - 1
+    assert sorted((tmp_path / "begun").read_text()) == sorted("01" * begun)
 
 
 def test_rank_that_is_killed_ends_all_with_words(murdered: tuple[Murderer, DeviceFault]) -> None:

@@ -153,7 +153,6 @@ def rooms_of(profile: Profile, accelerator: Accelerator) -> Mapping[Kind, Room]:
             kind: Room(
                 host_bytes=whole_bytes(pods.memory),
                 disk_bytes=whole_bytes(pods.work),
-                fsdp=pods.fsdp,
             )
             for kind, pods in profile.stages.items()
         }
@@ -169,7 +168,8 @@ def _devices(profile: Profile, *, is_gpu: bool) -> Devices:
     cores = os.cpu_count() or 1
     if profile.store.url:
         cores = whole_cores(profile.stages["infer"].cpu)
-    return Devices(is_gpu, count=pods.ranks or (pods.gpu if is_gpu else 0) or 1, cores=cores)
+    count = pods.ranks or (pods.gpu if is_gpu else 0) or 1
+    return Devices(is_gpu, count, cores, pods.fsdp)
 
 
 def _row(fit: Fit, profile: Profile) -> FitRow:

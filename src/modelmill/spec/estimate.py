@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from modelmill.spec.batching import ANSWERED_AT_ONCE, ranks_for
+from modelmill.spec.batching import ANSWERED_AT_ONCE, ranks_for, undividable
 from modelmill.spec.closed import Spec
 from modelmill.spec.footprint import (
     Form,
@@ -22,7 +22,7 @@ from modelmill.spec.footprint import (
 )
 from modelmill.spec.grouping import largest_group
 from modelmill.spec.memory import BYTES_OF, adapter_parameters, quantized_bytes
-from modelmill.spec.names import Kind, is_fetch
+from modelmill.spec.names import Fsdp, Kind, is_fetch
 from modelmill.spec.plan import Plan, Stage
 from modelmill.spec.quantize import BitnetSpec, GptqSpec, PackedSpec, QuantizeSpec
 from modelmill.spec.quantizer_footprint import quantize_memory
@@ -89,6 +89,8 @@ class Devices:
     """That a finetune may share its batches among."""
     cores: int = ANSWERED_AT_ONCE
     """Of the host, where an infer has no GPU."""
+    fsdp: Fsdp = "auto"
+    """Whether each of several that train holds a part of the weights."""
 
 
 def estimates(plan: Plan, known: Known, devices: Devices) -> tuple[Estimate, ...]:
@@ -206,8 +208,8 @@ class Estimator:
         return None
 
     def finetune(self, settings: FinetuneSettings, ranks: Ranks | None = None) -> Memory:
-        """Estimate a fine-tune of the known model; without `ranks`, by those that there are."""
-        ranks = ranks or Ranks(self.ranks(settings))
+        """Estimate a fine-tune of the known model; without `ranks`, by those that begin."""
+        ranks = ranks or self.ways(settings)[0]
         assert self.known.shape is not None
         own = finetune_memory(
             self.known.shape,
@@ -227,6 +229,14 @@ class Estimator:
     def ranks(self, settings: FinetuneSettings) -> int:
         """Say how many processes will train, each on a device of its own."""
         return ranks_for(settings.finetune.batch_size, self.devices.count)
+
+    def ways(self, settings: FinetuneSettings) -> tuple[Ranks, ...]:
+        """Say how the devices will share the work: the ways, as they are tried."""
+        count, asked = self.ranks(settings), self.devices.fsdp
+        whole, divided = Ranks(count), Ranks(count, is_divided=True)
+        if count == 1 or asked == "never" or undividable(settings.finetune):
+            return (whole,)
+        return (divided,) if asked == "always" else (whole, divided)
 
     def _form(self, stage: Stage, shape: ModelShape) -> Form:
         roles = {each.role: self.plan.stage(each.stage) for each in stage.inputs}

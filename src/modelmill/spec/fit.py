@@ -9,7 +9,7 @@ from modelmill.spec.batching import HALVINGS, undividable
 from modelmill.spec.closed import Spec
 from modelmill.spec.estimate import Devices, Estimate, Estimator, Known
 from modelmill.spec.footprint import Memory
-from modelmill.spec.names import Fsdp, Kind
+from modelmill.spec.names import Kind
 from modelmill.spec.plan import Plan
 from modelmill.spec.quantize import CalibratedSpec
 from modelmill.spec.rank_footprint import Ranks
@@ -33,8 +33,6 @@ class Room(Spec):
     disk_bytes: int | None = None
     is_pod: bool = True
     """Whether a profile says it, and could say more."""
-    fsdp: Fsdp = "auto"
-    """Whether each of several devices holds a part of the weights."""
 
 
 class Fit(Spec):
@@ -102,7 +100,7 @@ class _Judge:
 
     def _made_to_fit(self, estimate: Estimate, settings: FinetuneSettings) -> Estimate:
         """Foretell what the stage does by itself where a GPU is too small."""
-        for ranks in self._ways(settings):
+        for ranks in self.estimator.ways(settings):
             halved = self._halved_enough(settings, ranks)
             if halved is None:
                 continue
@@ -116,14 +114,6 @@ class _Judge:
             return estimate.model_copy(update={"memory": memory, "assumed": tuple(notes)})
         return estimate
 
-    def _ways(self, settings: FinetuneSettings) -> tuple[Ranks, ...]:
-        """Say how the devices will share the work: the ways, as they are tried."""
-        count = self.estimator.ranks(settings)
-        whole, divided = Ranks(count), Ranks(count, is_divided=True)
-        if count == 1 or self.room.fsdp == "never" or undividable(settings.finetune):
-            return (whole,)
-        return (divided,) if self.room.fsdp == "always" else (whole, divided)
-
     def _halved_enough(
         self, settings: FinetuneSettings, ranks: Ranks | None = None
     ) -> FinetuneSettings | None:
@@ -135,10 +125,11 @@ class _Judge:
         return None
 
     def _more_devices(self, settings: FinetuneSettings) -> Iterator[str]:
-        if not self.room.is_pod or undividable(settings.finetune):
+        devices = self.estimator.devices
+        if not self.room.is_pod or devices.fsdp == "never" or undividable(settings.finetune):
             return
         for count in _NODES:
-            if count <= self.estimator.devices.count or settings.finetune.batch_size % count:
+            if count <= devices.count or settings.finetune.batch_size % count:
                 continue
             if self._halved_enough(settings, Ranks(count, is_divided=True)) is not None:
                 yield f"stages.finetune.gpu: {count} in the profile, each with a part of it"

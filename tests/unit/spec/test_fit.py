@@ -38,13 +38,13 @@ def fit_on(
     name: AcceleratorName,
     stage: str = "finetune",
     rooms: Mapping[Kind, Room] = NO_ROOMS,
-    devices: int = 1,
+    devices: int | Devices = 1,
     **finetune: Any,
 ) -> Fit:
     """Hold one stage against a device, or a finetune against several."""
-    judged = judge(
-        plan(**finetune), KNOWN, ACCELERATORS[name], rooms, Devices(name != "cpu", devices)
-    )
+    if isinstance(devices, int):
+        devices = Devices(name != "cpu", devices)
+    judged = judge(plan(**finetune), KNOWN, ACCELERATORS[name], rooms, devices)
     return next(each for each in judged if each.estimate.stage == stage)
 
 
@@ -135,8 +135,8 @@ def test_full_fine_tune_of_7b_fits_as_many_devices_as_are_advised_and_no_fewer()
     """Each holds a part of weights, gradients and optimizer, and a layer at a time as a whole."""
 
     def on(devices: int, fsdp: Fsdp = "auto", **finetune: Any) -> Fit:
-        rooms: Mapping[Kind, Room] = {"finetune": Room(fsdp=fsdp)}
-        return fit_on("a100-80", rooms=rooms, devices=devices, batch_size=16, **finetune)
+        several = Devices(is_gpu=True, count=devices, fsdp=fsdp)
+        return fit_on("a100-80", devices=several, batch_size=16, **finetune)
 
     refused = on(1, method="full")
     assert refused.state == "does not fit"
@@ -147,6 +147,7 @@ def test_full_fine_tune_of_7b_fits_as_many_devices_as_are_advised_and_no_fewer()
     assert f"each of {devices} devices will hold a part" in " ".join(fits.estimate.assumed)
     assert on(devices // 2, method="full").state != "fits"
     assert on(devices, "never", method="full").state == "does not fit"
+    assert not any("gpu:" in each for each in on(1, "never", method="full").advice)
     assert fits.estimate.memory is not None
     parts = {part.name: part.bytes for part in fits.estimate.memory.gpu_peak}
     held = sum(parts[name] for name in ("weights", "gradients", "optimizer"))
@@ -156,6 +157,24 @@ def test_full_fine_tune_of_7b_fits_as_many_devices_as_are_advised_and_no_fewer()
     assert on(2, "always").estimate.memory != on(2, "never").estimate.memory
     nf4 = [on(2, fsdp, load_in="nf4").estimate.memory for fsdp in ("always", "never")]
     assert nf4[0] == nf4[1]
+
+
+@pytest.mark.parametrize("is_gpu", [True, False])
+def test_parts_are_counted_where_a_place_always_divides_and_no_device_is_named(
+    is_gpu: bool,
+) -> None:
+    """A plan that is held against nothing counts what each device will hold, on a CPU too."""
+
+    def held(fsdp: Fsdp, **finetune: Any) -> int:
+        devices = Devices(is_gpu, count=2, fsdp=fsdp)
+        given = estimates(plan(**finetune), KNOWN, devices)
+        memory = next(each.memory for each in given if each.stage == "finetune")
+        assert memory is not None
+        return memory.gpu_bytes if is_gpu else memory.host_bytes
+
+    assert held("always", method="full") < 0.7 * held("never", method="full")
+    assert held("auto", method="full") == held("never", method="full")
+    assert held("always", load_in="nf4") == held("never", load_in="nf4")
 
 
 def test_host_and_disk_are_held_against_what_the_place_has() -> None:

@@ -26,7 +26,7 @@ from typing import Any, Final, NoReturn, Self
 
 import torch
 
-from modelmill.spec.batching import HALVINGS
+from modelmill.spec.batching import HALVINGS, micro_batch_size
 from modelmill.spec.errors import DoesNotFit, ModelmillError
 from modelmill.spec.settings import FinetuneSettings
 from modelmill.stages import machine
@@ -134,7 +134,12 @@ def _train_as(
                 with _Ranks(task) as ranks:
                     return _Served(ranks, folders, pulse).until_done()
         except TooManyRows as error:
-            if error.rows == 1 or halvings == HALVINGS:
+            # A rank that was killed could not say it: as many as there can have been at most.
+            is_gpu = torch.cuda.is_available()
+            rows = error.rows or micro_batch_size(
+                settings.finetune, 1, is_gpu=is_gpu, halvings=ordered, ranks=team.size
+            )
+            if rows == 1 or halvings == HALVINGS:
                 raise
             pulse.warn(f"{error.what}; all ranks begin anew with half as many rows at a time")
     raise AssertionError  # the last try has returned or raised
