@@ -98,6 +98,22 @@ def test_wrong_command_starts_nothing(
     assert "wrong-command" not in list_runs(store)
 
 
+QUESTIONS = [
+    (("logs", "looked-at", "infer-bse"), 7, ("infer-bse: no such stage", "infer-base")),
+    (("status", "No/Run"), 7, ("'No/Run'", "lower-case letters")),
+    (("report", "No/Run"), 64, ("'No/Run'", "lower-case letters")),
+    (("status", "looked-at", "--home", "run.yaml/home"), 7, ("cannot be made", "run.yaml/home")),
+    (("run", "missing.yaml"), 66, ("no such file", "modelmill init")),
+]
+
+
+def test_wrong_questions_are_answered_in_words(workshop: Workshop) -> None:
+    """What is mistyped is nobody's artifact, and nothing logged is not what is shown of it."""
+    assert workshop.modelmill("run", "run.yaml", "--name", "looked-at").returncode == 0
+    for arguments, code, words in QUESTIONS:
+        check_words(workshop.modelmill(*arguments), code, *words)
+
+
 def _without(name: str) -> Fault:
     return lambda model: (model / name).unlink()
 

