@@ -1,4 +1,4 @@
-"""What `compat: [auto-gptq]` writes is read by auto-gptq 0.7.1, to the bit."""
+"""What `compat: [auto-gptq]` writes is read by auto-gptq 0.7.1, every weight to the bit."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +18,9 @@ from ..tiny_stages import Family, make_model, make_rows, write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engine's own
 
+ORDER_BOUND = 0.001
+"""Measured: 0 with AVX-512, up to 0.0004 without.  Noise is above 0.01."""
+
 Read = Callable[[Path, Path], dict[str, object]]
 
 
@@ -32,6 +35,13 @@ def make_plain(quantized: Path, bits: int, folder: Path) -> Path:
     return folder
 
 
+def check_same(told: dict[str, object]) -> None:
+    """Hold weights to the bit, and answers within what half precision adds in another order."""
+    assert told["equal"] is True, told
+    assert int(str(told["layers"])) >= 8
+    assert float(str(told["difference"])) < ORDER_BOUND
+
+
 @pytest.mark.parametrize(
     ("family", "bits", "sym"),
     [("llama", 4, True), ("llama", 3, False), ("llama", 2, True), ("bloom", 8, True)],
@@ -39,13 +49,13 @@ def make_plain(quantized: Path, bits: int, folder: Path) -> Path:
 def test_auto_gptq_computes_what_the_files_say(
     family: Family, bits: int, sym: bool, read: Read, tmp_path: Path
 ) -> None:
-    """Bit for bit the logits of the unpacked weights, though the head is tied."""
+    """Bit for bit the unpacked weights, though the head is tied, and their answers."""
     model = make_model(family, tmp_path / "model")
     write_rows(make_rows(60, 1), tmp_path / "data/train.jsonl")
     spec = gptq(bits, sym=sym, compat=["auto-gptq"])
     quantize(spec, model, tmp_path / "data", tmp_path / "out")
     plain = make_plain(tmp_path / "out", bits, tmp_path / "plain")
-    assert read(tmp_path / "out", plain) == {"equal": True, "difference": "0.0"}
+    check_same(read(tmp_path / "out", plain))
 
 
 def test_auto_gptq_reads_rounded_weights(read: Read, tmp_path: Path) -> None:
@@ -53,7 +63,7 @@ def test_auto_gptq_reads_rounded_weights(read: Read, tmp_path: Path) -> None:
     model = make_model("llama", tmp_path / "model")
     quantize(rtn(4, compat=["auto-gptq"]), model, tmp_path, tmp_path / "out")
     plain = make_plain(tmp_path / "out", 4, tmp_path / "plain")
-    assert read(tmp_path / "out", plain) == {"equal": True, "difference": "0.0"}
+    check_same(read(tmp_path / "out", plain))
 
 
 def test_auto_gptq_reads_what_autoround_writes(read: Read, tmp_path: Path) -> None:
@@ -63,7 +73,7 @@ def test_auto_gptq_reads_what_autoround_writes(read: Read, tmp_path: Path) -> No
     spec = autoround(2, compat=["auto-gptq"])
     quantize(spec, model, tmp_path / "data", tmp_path / "out")
     plain = make_plain(tmp_path / "out", 2, tmp_path / "plain")
-    assert read(tmp_path / "out", plain) == {"equal": True, "difference": "0.0"}
+    check_same(read(tmp_path / "out", plain))
 
 
 @pytest.mark.parametrize(("family", "bits"), [("llama", 4), ("gpt2", 8)])
@@ -78,7 +88,7 @@ def test_auto_gptq_reads_what_was_rounded_in_training(
     model.save_pretrained(folder)
     quantize(qat(bits, compat=["auto-gptq"]), folder, tmp_path, tmp_path / "out")
     plain = make_plain(tmp_path / "out", bits, tmp_path / "plain")
-    assert read(tmp_path / "out", plain) == {"equal": True, "difference": "0.0"}
+    check_same(read(tmp_path / "out", plain))
 
 
 def test_auto_gptq_answers_with_noise_without_compat(read: Read, tmp_path: Path) -> None:
