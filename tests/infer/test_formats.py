@@ -4,23 +4,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.nn import functional
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from modelmill.models.adapter import fresh_adapter, save_adapter
 from modelmill.models.open import LoadIn, open_model, open_tokenizer
-from modelmill.models.prompt import contract_for, encode_row
+from modelmill.models.prompt import contract_for, encode_row, load_contract
 from modelmill.models.weights import weight_bytes
 from modelmill.spec.figures import Inferred
 from modelmill.spec.finetune import FinetuneSpec
 from modelmill.spec.names import PREDICTIONS
 from modelmill.spec.records import Prediction, Row
-from modelmill.spec.settings import ContractSettings, InferSettings
+from modelmill.spec.run import MergeSpec
+from modelmill.spec.settings import ContractSettings, InferSettings, MergeSettings
+from modelmill.stages import merge
+from modelmill.stages.fetch.models import fetch_adapter
 from modelmill.stages.infer import run
 from modelmill.stages.infer.forms import ChatForm, FewShotChatForm
 from modelmill.stages.stage import Folders
 
-from ..tiny_stages import RecordingPulse, make_conversation, make_rows, write_rows
+from ..tiny_stages import EOS, RecordingPulse, make_conversation, make_rows, write_rows
 
 CHAT = ContractSettings(max_length=128, format="messages", chat_template="plain")
 TEXT = ContractSettings(max_length=16, format="text")
@@ -190,3 +194,49 @@ def test_adapter_is_judged_unmerged(
             start = encoded.prompt_length
             by_hand = functional.cross_entropy(logits[start - 1 : -1], ids[start:])
             assert each.nll == pytest.approx(by_hand.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("has_a_row", "asked"),
+    [
+        (False, {"target_modules": ["q_proj", "v_proj"]}),
+        (True, {"target_modules": ["q_proj", "v_proj"]}),
+        (False, {"target_modules": ["q_proj", "embed_tokens"]}),
+        (False, {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]}),
+    ],
+)
+def test_pad_that_a_trainer_added_need_not_be_embedded(
+    has_a_row: bool, asked: dict[str, list[str]], llama: Path, data: Path, tmp_path: Path
+) -> None:
+    """Unmerged and merged answer alike, and where it has a row it stays the pad."""
+    base = open_model(llama, dtype=torch.float32, device=torch.device("cpu"))
+    tokenizer = open_tokenizer(llama)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    if has_a_row:
+        base.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    torch.manual_seed(0)
+    trained = get_peft_model(base, LoraConfig(r=4, **asked))
+    for name, weight in trained.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(std=0.3)
+    trained.save_pretrained(tmp_path / "source", save_embedding_layers=has_a_row)
+    tokenizer.save_pretrained(tmp_path / "source")
+    for name in ("tuned", "merged", "resume"):
+        (tmp_path / name).mkdir()
+    source = {"source": tmp_path / "source"}
+    fetch_adapter(Folders(source, tmp_path / "tuned", tmp_path / "resume"), RecordingPulse())
+
+    inputs = {"model": llama, "adapter": tmp_path / "tuned"}
+    _, unmerged = infer({**inputs, "test": data}, tmp_path / "unmerged")
+    settings = MergeSettings(
+        merge=MergeSpec(dtype="float32"), load_in=None, contract=ContractSettings(max_length=128)
+    )
+    merge.run(settings, Folders(inputs, tmp_path / "merged", tmp_path / "resume"), RecordingPulse())
+    _, merged = infer({"model": tmp_path / "merged", "test": data}, tmp_path / "answers")
+    assert not any(each.error for each in unmerged)
+    assert [each.output for each in merged] == [each.output for each in unmerged]
+
+    pad = tokenizer.pad_token_id if has_a_row else EOS
+    assert load_contract(tmp_path / "merged").pad == pad
+    assert open_tokenizer(tmp_path / "merged").pad_token_id == pad
+    assert GenerationConfig.from_pretrained(tmp_path / "merged").pad_token_id == pad

@@ -280,13 +280,28 @@ def test_training_of_one_warm_up_step_is_refused(tune: Tune, tmp_path: Path) -> 
 def test_token_without_an_embedding_is_refused(
     tune: Tune, model_of: Callable[[Family], Path], tmp_path: Path
 ) -> None:
-    """A pad token that was added to the tokenizer only is named before anything is trained."""
+    """A token that was added to the tokenizer only is named before anything is trained."""
+    shutil.copytree(model_of("llama"), tmp_path / "model")
+    write_rows([make_row("<new>")], tmp_path / "rows" / "train.jsonl")
+    tokenizer = open_tokenizer(tmp_path / "model")
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(DataError, match=r"gives token id \d+, but the model embeds"):
+        tune(model=tmp_path / "model", rows=tmp_path / "rows")
+
+
+def test_pad_without_an_embedding_is_not_used(
+    tune: Tune, model_of: Callable[[Family], Path], tmp_path: Path
+) -> None:
+    """Padding is masked, so a pad that was added to the tokenizer only is no reason to refuse."""
     shutil.copytree(model_of("llama"), tmp_path / "model")
     tokenizer = open_tokenizer(tmp_path / "model")
     tokenizer.add_special_tokens({"pad_token": "<pad>"})
     tokenizer.save_pretrained(tmp_path / "model")
-    with pytest.raises(DataError, match=r"gives token id \d+, but the model embeds"):
-        tune(model=tmp_path / "model")
+    tuned = tune(settings_of(num_train_epochs=1), model=tmp_path / "model")
+    contract = load_contract(tuned.folder)
+    assert contract.pad == contract.eos[0]
+    assert open_tokenizer(tuned.folder / "tokenizer").pad_token_id == contract.pad
 
 
 @pytest.mark.parametrize("family", ["gpt2", "opt"])
@@ -298,6 +313,15 @@ def test_row_beyond_the_last_position_is_refused(
     write_rows([*make_rows(8, 1), long], tmp_path / "train.jsonl")
     with pytest.raises(DataError, match="but the model can tell only 256 apart"):
         tune(settings_of(max_length=1024), model=model_of(family), rows=tmp_path)
+
+
+def test_alibi_learns_from_rows_of_any_length(tune: Tune, tmp_path: Path) -> None:
+    """Its config states a number of positions like all others, and none are stored."""
+    model = make_model("falcon-rw", tmp_path / "model", max_position_embeddings=16)
+    long = make_rows(8, 1)[0].model_copy(update={"prompt": "column " * 50})
+    write_rows([*make_rows(8, 1), long], tmp_path / "train.jsonl")
+    tuned = tune(settings_of(num_train_epochs=1), model=model, rows=tmp_path)
+    assert tuned.figures.train_rows == 9
 
 
 def test_nf4_adapter_is_trained_in_float32(tune: Tune) -> None:

@@ -162,3 +162,18 @@ def test_pattern_that_is_none_is_said(tmp_path: Path) -> None:
     config.write_text(json.dumps(told))
     with pytest.raises(DataError, match="is no pattern"):
         open_adapted(base, tmp_path / "adapter", torch.float32, CPU, None)
+
+
+@pytest.mark.parametrize("name", ["target_modules", "exclude_modules"])
+def test_pattern_that_is_none_is_named_at_fetch(name: str, tmp_path: Path) -> None:
+    """A shell's wildcard is no regular expression: told before the base is fetched."""
+    base = make_model("llama", tmp_path / "base")
+    model = open_model(base, dtype=torch.float32, device=CPU)
+    trained = get_peft_model(model, LoraConfig(r=4, target_modules=["q_proj"]))
+    trained.save_pretrained(tmp_path / "source")
+    path = tmp_path / "source" / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) | {name: "*.q_proj"}
+    path.write_text(json.dumps(config), encoding="utf-8")
+    folders = Folders({"source": tmp_path / "source"}, tmp_path / "fetched", tmp_path / "resume")
+    with pytest.raises(DataError, match=f"{name} is no pattern"):
+        fetch_adapter(folders, RecordingPulse())

@@ -123,13 +123,19 @@ def test_gptq_leaks_neither_text_nor_paths(
     assert "canary" not in told.out + told.err + caplog.text
 
 
-def test_calibration_ends_at_the_last_position(model_of: ModelOf, tmp_path: Path) -> None:
-    """No sequence is longer than the model can tell apart, whatever its config calls that."""
+@pytest.mark.parametrize(
+    ("family", "changes"), [("gpt2", {}), ("falcon-rw", {"max_position_embeddings": 256})]
+)
+def test_calibration_ends_at_the_last_position(
+    family: Family, changes: dict[str, int], tmp_path: Path
+) -> None:
+    """No sequence is longer than what the config states, under whatever name: engines cut there."""
+    model = make_model(family, tmp_path / "model", **changes)
     write_rows(make_rows(40, 2), tmp_path / "train.jsonl")
     settings = settings_for(gptq(4)).model_copy(
         update={"contract": ContractSettings(max_length=1024)}
     )
-    folders = Folders({"model": model_of("gpt2"), "data": tmp_path}, tmp_path, tmp_path)
+    folders = Folders({"model": model, "data": tmp_path}, tmp_path, tmp_path)
     chosen = calibrate_on(gptq(4), settings, folders)
     assert {len(each) for each in chosen.sequences} == {256}
 

@@ -65,13 +65,18 @@ def expected_outputs(config: PreTrainedConfig) -> dict[str, int]:
     }
 
 
-def position_limit(config: PreTrainedConfig) -> int | None:
-    """Say how many tokens the architecture can tell apart; None where nothing limits them.
+def stated_positions(config: PreTrainedConfig) -> int | None:
+    """Say for how many tokens the config says that the model is made; None where it does not.
 
     Asked as an attribute: configs of GPT-2's age store the number under a name of their own.
     """
-    text = config.get_text_config()
-    limit: int | None = getattr(text, "max_position_embeddings", None)
+    stated: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return stated
+
+
+def position_limit(config: PreTrainedConfig) -> int | None:
+    """Say how many tokens the architecture can tell apart; None where nothing limits them."""
+    text, limit = config.get_text_config(), stated_positions(config)
     # A Falcon has the number also where it tells places apart by distance alone.
     if limit is None or getattr(text, "alibi", False):
         return None
@@ -88,6 +93,12 @@ def _stretch(ropes: Mapping[str, object], limit: int) -> float:
         return min(_stretch(each, limit) for each in nested)
     factor, original = ropes.get("factor"), ropes.get("original_max_position_embeddings", limit)
     return float(factor) if isinstance(factor, int | float) and original == limit else 1.0
+
+
+def embedded_tokens(model: PreTrainedModel) -> int:
+    """Count the tokens that a model embeds, also where an adapter's layer is around them."""
+    rows: int = model.get_input_embeddings().weight.shape[0]
+    return rows
 
 
 def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:

@@ -11,7 +11,7 @@ from typing import Final
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from modelmill.models.families import position_limit
+from modelmill.models.families import embedded_tokens, position_limit
 from modelmill.spec.errors import DataError
 
 ALLOWED_UNEXPECTED: Final = (
@@ -97,7 +97,7 @@ def check_vocabulary(model: PreTrainedModel, highest: int, at: str) -> None:
     Raises:
         DataError: the tokenizer has more tokens than the model, typically an added pad.
     """
-    rows = model.get_input_embeddings().num_embeddings
+    rows = embedded_tokens(model)
     if highest >= rows:
         raise DataError(
             f"the tokenizer gives token id {highest}, but the model embeds only {rows} tokens",

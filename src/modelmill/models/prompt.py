@@ -233,7 +233,8 @@ def contract_into_tokenizer(
     tokenizer.chat_template = contract.chat_template or _LAST_USER_MESSAGE.replace(
         "{bos}", "" if contract.bos is None else _BOS_ONCE
     )
-    if tokenizer.pad_token_id is None:
+    # None, or one that the model has no embedding for.
+    if tokenizer.pad_token_id != contract.pad:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(contract.pad)
     generation.bos_token_id = contract.bos
     generation.eos_token_id = list(contract.eos)

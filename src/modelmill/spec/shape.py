@@ -176,11 +176,22 @@ def shape_of(config: Mapping[str, JsonValue], tensors: Mapping[str, StoredTensor
         head_dim=_number(text, ("head_dim",)) or hidden // heads,
         inner=numbers["inner"] or 4 * hidden,
         vocabulary=vocabulary,
-        positions=numbers["positions"],
+        positions=None if _reaches_beyond(text) else numbers["positions"],
         tied=tied,
         linears=_linears(tensors, layers, is_transposed=model_type in TRANSPOSED),
         quantized_with=_quantized_with(config),
     )
+
+
+def _reaches_beyond(config: Mapping[str, JsonValue]) -> bool:
+    """Tell whether more tokens than the config states can be told apart: ALiBi, stretched rotary.
+
+    How many is a question of each kind of stretching, and an estimate need not ask it.
+    """
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    if not isinstance(rope, dict):
+        return config.get("alibi") is True
+    return any("factor" in each for each in (rope, *rope.values()) if isinstance(each, dict))
 
 
 def _number(config: Mapping[str, JsonValue], spellings: Iterable[str]) -> int | None:

@@ -64,3 +64,18 @@ def test_text_model_inside_a_larger_one_is_the_one_that_counts() -> None:
     """A config may hold the language model's own in `text_config`."""
     outer: dict[str, Any] = {"model_type": "outer", "text_config": LLAMA}
     assert shape_of(outer, llama_tensors()).parameters == llama().parameters
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"alibi": True},
+        {"rope_scaling": {"type": "yarn", "factor": 4.0}},
+        {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 8.0}}},
+    ],
+)
+def test_what_reaches_beyond_the_number_stated_is_not_held_to_it(said: dict[str, Any]) -> None:
+    """An estimate that cut rows there would be too small for what is answered."""
+    plain = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
+    assert llama(**said).positions is None
+    assert llama(**plain).positions == llama(rope_scaling=None).positions == 4096

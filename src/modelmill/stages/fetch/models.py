@@ -4,6 +4,7 @@ Knows paths and safetensors headers, no stores and no model libraries.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -133,6 +134,7 @@ class _AdapterConfig(BaseModel):
     peft_type: str
     r: int
     target_modules: tuple[str, ...] | str
+    exclude_modules: tuple[str, ...] | str | None = None
 
 
 def _read_adapter_config(path: Path) -> _AdapterConfig:
@@ -150,7 +152,23 @@ def _read_adapter_config(path: Path) -> _AdapterConfig:
             at="adapter_config.json",
             fix="train a LoRA adapter, or merge this one with PEFT and name the merged model",
         )
+    for name in ("target_modules", "exclude_modules"):
+        _check_pattern(name, getattr(config, name))
     return config
+
+
+def _check_pattern(name: str, said: tuple[str, ...] | str | None) -> None:
+    """Refuse what PEFT would fail on when the adapter meets its base, which is fetched later."""
+    if not isinstance(said, str):
+        return
+    try:
+        re.compile(said)
+    except re.error as error:
+        raise DataError(
+            f"{name} is no pattern: '{said}' ({error})",
+            at=f"adapter_config.json: {name}",
+            fix=f"write a regular expression such as '.*q_proj', or a list of layers, as {name}",
+        ) from error
 
 
 def _place(source: Path, destination: Path) -> None:

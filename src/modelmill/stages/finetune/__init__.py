@@ -10,6 +10,7 @@ import torch
 from transformers import PreTrainedModel, set_seed
 
 from modelmill.models.adapter import choose_targets, fresh_adapter, open_adapter
+from modelmill.models.families import embedded_tokens
 from modelmill.models.guard import check_length, check_vocabulary
 from modelmill.models.open import open_model, open_tokenizer
 from modelmill.models.precision import choose_precision, name_of
@@ -83,6 +84,7 @@ def train_as_one_of(
             if is_whole
             else open_skeleton(base)
         )
+        contract = contract.padded_within(embedded_tokens(opened))
         check_vocabulary(opened, max(contract.pad, examples.highest_id), str(base))
         check_length(opened.config, examples.longest, str(base))
         if spec.packing and is_whole:

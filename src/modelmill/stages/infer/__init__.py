@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from pydantic import JsonValue
 
+from modelmill.models.families import embedded_tokens
 from modelmill.models.open import open_tokenizer
 from modelmill.models.prompt import contract_for
 from modelmill.models.weights import weight_bytes
@@ -80,7 +81,7 @@ def _judge(
         tokenizer = open_tokenizer(teller)
         contract = contract_for(
             told if (told / PROMPT).exists() else source, tokenizer, settings.contract
-        ).padded_within(opened.model.get_input_embeddings().num_embeddings)
+        ).padded_within(embedded_tokens(opened.model))
         answerer = Answerer(
             *(opened, tokenizer, contract, settings, ContractForm(contract, tokenizer)),
             workers_for(opened.model),

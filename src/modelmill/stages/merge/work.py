@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Final, Literal
 
@@ -11,6 +12,7 @@ import torch
 from pydantic import JsonValue
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from modelmill.models.families import embedded_tokens
 from modelmill.models.open import open_tokenizer
 from modelmill.models.probe import PROBE, ProbePrompt, built_in_probe, load_probe, shortened
 from modelmill.models.prompt import (
@@ -93,14 +95,16 @@ class _Work:
     pulse: Pulse
     tokenizer: PreTrainedTokenizerBase
     contract: Contract
+    """Whose pad the merged model may not embed yet."""
     prompts: tuple[ProbePrompt, ...]
 
     def streamed(self, merge: Streaming) -> _Done:
         """Merge and compare with a few tensors in memory."""
         output, load_in = self.folders.output, self.settings.load_in
+        contract = self.contract.padded_within(embedded_tokens(merge.merging.model))
         with self.pulse.part("work"):
-            merge.write(self.folders, self._settle, self.pulse)
-        self._save_words()
+            merge.write(self.folders, partial(self._settle, contract), self.pulse)
+        self._save_words(contract)
         held = load_in if load_in in HELD_BY_TENSOR else None
         try:
             with self.pulse.part("verify"):
@@ -119,11 +123,12 @@ class _Work:
     def whole(self, reason: str) -> _Done:
         """Merge and compare with whole models in memory."""
         whole = self._merge_whole()
+        contract = self.contract.padded_within(embedded_tokens(whole.model))
         with self.pulse.part("save"):
-            whole.write(self.folders.output, self._settle)
+            whole.write(self.folders.output, partial(self._settle, contract))
         before, tensors = whole.before, whole.adapter_tensors
         del whole
-        self._save_words()
+        self._save_words(contract)
         return _Done(self._compare_whole(before), tensors, "in memory", "in memory", reason)
 
     def _merge_whole(self) -> Whole:
@@ -148,13 +153,13 @@ class _Work:
     def _inputs(self) -> tuple[Path, Path]:
         return self.folders.inputs["model"], self.folders.inputs["adapter"] / "adapter"
 
-    def _settle(self, generation: GenerationConfig) -> None:
-        contract_into_tokenizer(self.contract, self.tokenizer, generation)
+    def _settle(self, contract: Contract, generation: GenerationConfig) -> None:
+        contract_into_tokenizer(contract, self.tokenizer, generation)
 
-    def _save_words(self) -> None:
+    def _save_words(self, contract: Contract) -> None:
         with self.pulse.part("save"):
             self.tokenizer.save_pretrained(self.folders.output)
-            save_contract(self.contract, self.folders.output)
+            save_contract(contract, self.folders.output)
             make_readable(self.folders.output)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from modelmill.models.families import position_limit
+from modelmill.models.families import stated_positions
 from modelmill.models.open import open_config, open_tokenizer
 from modelmill.models.prompt import contract_for, encode_row
 from modelmill.spec.quantize import CalibratedSpec, CalibrationSpec
@@ -26,11 +26,11 @@ def calibrate_on(spec: CalibratedSpec, settings: QuantizeSettings, folders: Fold
     source = folders.inputs["model"]
     tokenizer = open_tokenizer(source)
     contract = contract_for(source, tokenizer, settings.contract)
-    positions = position_limit(open_config(source))
+    positions = stated_positions(open_config(source))
     return choose_sequences(
         dict(_evidence(spec.calibration, folders)),
         lambda row: encode_row(contract, tokenizer, row).input_ids,
-        # The engines cut sequences at the model's own limit without counting what they drop.
+        # The engines cut sequences at what the config states without counting what they drop.
         length=min(contract.max_length, positions or contract.max_length),
         seed=settings.seed,
     )
