@@ -1,8 +1,10 @@
 """The command line starts fast, says what is wrong, and ends with the right code."""
 
 import json
+import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from ruamel.yaml import YAML
 from modelmill.cli.options import ACCELERATORS
 from modelmill.cli.run import going_on
 from modelmill.spec.accelerators import NAMES
+from modelmill.spec.errors import Interrupted
 
 GOOD = """\
 model: {source: model}
@@ -41,6 +44,31 @@ def test_help_loads_nothing_heavy() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stderr.strip() == "[]"
+
+
+def script_of_the_package() -> str:
+    """Write what an installer makes of the entry point."""
+    project = Path(__file__).parents[3] / "pyproject.toml"
+    entry = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["scripts"]["modelmill"]
+    module, function = entry.split(":")
+    return f"from {module} import {function}; {function}()"
+
+
+@pytest.mark.parametrize("start", [("-m", "modelmill"), ("-c", script_of_the_package())])
+def test_interrupt_while_the_command_is_loaded_ends_in_words(
+    tmp_path: Path, start: tuple[str, ...]
+) -> None:
+    """Ctrl-C in the first moments, here while click is imported, gives no traceback."""
+    interrupts = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+    (tmp_path / "click.py").write_text(interrupts, encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, *start, "version"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (Interrupted.exit_code, "Interrupted.\n")
 
 
 def test_good_file_is_said_to_be_good(tmp_path: Path) -> None:
