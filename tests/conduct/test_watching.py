@@ -47,6 +47,13 @@ def test_live_run_is_seen_from_other_commands(workshop: Workshop, store: Store) 
     assert (waiting.returncode, process.poll()) == (130, None)
     assert said.splitlines()[-1] == "The run goes on: modelmill wait watched"
 
+    reading = workshop.start("logs", "watched", "-f")
+    wait_for(reading, "--- ")
+    reading.send_signal(signal.SIGINT)
+    _, said = reading.communicate()
+    assert (reading.returncode, process.poll()) == (130, None)
+    assert said.splitlines()[-1] == ("Interrupted, which stops no run: modelmill status watched")
+
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 75
