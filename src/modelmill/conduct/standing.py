@@ -232,6 +232,9 @@ def state_of(record: RunRecord, look: Look) -> str:
     if record.exit_code == 0:
         return "done"
     why = (record.message.splitlines() or [""])[0]
+    if record.exit_code == Interrupted.exit_code:
+        again = f"modelmill resume {record.name}" if record.owner else "the same command"
+        return f"interrupted; {again} goes on{': ' if why else ''}{why}"
     return f"failed with {record.exit_code}{': ' if why else ''}{why}"
 
 
