@@ -85,6 +85,11 @@ def test_run_that_is_committed_starts_nothing(workshop: Workshop) -> None:
     assert "started" not in again.stderr
     rows = workshop.modelmill("status").stdout.splitlines()
     assert next(line.split()[1:3] for line in rows if line.startswith("whole")) == ["done", "5/5"]
+    for more in ((), ("-f",)):
+        refused = workshop.modelmill("logs", "whole", "infer-bas", *more)
+        assert refused.returncode == 7
+        assert "infer-bas: no such stage; known: fetch-model, " in refused.stderr
+        assert "infer-base, report" in refused.stderr
     report = workshop.read("report", "whole")
     assert {stage["status"] for stage in report["stages"]} <= {"done", "adopted"}
 

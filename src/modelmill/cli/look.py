@@ -158,9 +158,12 @@ def logs(
 ) -> None:
     """Print what the attempts of RUN, or of one STAGE of it, have printed, oldest first."""
     from modelmill.conduct.place import opened
+    from modelmill.conduct.standing import check_stage
     from modelmill.conduct.watching import is_over
 
     with opened(home, store_url) as place:
+        if stage is not None:
+            check_stage(place.store, run, stage)
         follower = _follower(place.store, run, stage or "", context)
         shown = ""
         while True:

@@ -11,7 +11,14 @@ from typing import Literal
 from modelmill.conduct.clock import is_young
 from modelmill.conduct.ending import read_report
 from modelmill.report.document import ReportDocument
-from modelmill.spec.errors import InputMissing, Interrupted, LineageBroken, NoSuchRun
+from modelmill.spec.errors import (
+    InputMissing,
+    Interrupted,
+    LineageBroken,
+    NoSuchRun,
+    Problem,
+    SpecError,
+)
 from modelmill.spec.names import COMMITTED, Kind, kind_of, report_key, run_prefix
 from modelmill.spec.plan import Plan, Stage, folder_of
 from modelmill.spec.records import Event, Progress, Record, RunRecord
@@ -25,6 +32,7 @@ from modelmill.store.artifact import (
 )
 from modelmill.store.runs import (
     get_plan,
+    list_logs,
     list_runs,
     read_events,
     read_progress,
@@ -172,6 +180,22 @@ def live_plan(store: Store, record: RunRecord) -> Plan:
             f"Run '{record.name}' has no plan", at=store.url, fix=f"modelmill status {record.name}"
         )
     return Plan.model_validate_json(get_plan(store, record.name, record.plan_sha256))
+
+
+def check_stage(store: Store, run: str, stage: str) -> None:
+    """Accept a stage that a run has now, or has had an attempt at under another plan.
+
+    Raises:
+        NoSuchRun: there is no such run.
+        SpecError: it has no such stage; the message lists those that it has.
+    """
+    record = find_run(store, run)
+    if not record.plan_sha256:
+        return
+    known = [*(each.name for each in live_plan(store, record).stages), "report"]
+    if stage not in {*known, *(name for name, _ in list_logs(store, run))}:
+        problem = Problem(stage, "no such stage", suggestion=f"known: {', '.join(known)}")
+        raise SpecError(f"run {run}", [problem])
 
 
 Look = Callable[[RunRecord], str]
