@@ -69,6 +69,11 @@ def test_live_run_is_seen_from_other_commands(workshop: Workshop, store: Store) 
     waited = workshop.modelmill("wait", "watched")
     assert (waited.returncode, waited.stderr) == (6, f"Run 'watched': {row['state']}\n")
     assert workshop.modelmill("status", "watched", "--exit-code").returncode == 6
+    for verb in ("resume", "cancel"):
+        refused = workshop.modelmill(verb, "watched")
+        assert refused.returncode == 7
+        assert "it was run on one machine" in refused.stderr
+        assert "modelmill run FILE --name watched" in refused.stderr
 
 
 def _told_steps(store: Store) -> int:

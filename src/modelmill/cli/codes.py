@@ -71,7 +71,7 @@ ENDS: Final = (
     End(
         CANCELLED,
         "The run was cancelled or interrupted; what was committed is kept.",
-        "`modelmill resume RUN` goes on with it.",
+        "On a cluster `modelmill resume RUN` goes on with it; elsewhere the same command.",
     ),
     End(
         PREFLIGHT_FAILED,
