@@ -95,6 +95,11 @@ def test_run_that_is_committed_starts_nothing(workshop: Workshop) -> None:
         assert refused.returncode == 7
         assert "infer-bas: no such stage; known: fetch-model, " in refused.stderr
         assert "infer-base, report" in refused.stderr
+    for verb, code in (("report", 66), ("status", 5), ("wait", 5)):
+        refused = workshop.modelmill(verb, "BAD/../Name")
+        assert refused.returncode == code
+        assert refused.stderr.startswith("There is no run 'BAD/../Name'\n")
+        assert "fix: choose from: " in refused.stderr
     report = workshop.read("report", "whole")
     assert {stage["status"] for stage in report["stages"]} <= {"done", "adopted"}
 

@@ -19,7 +19,7 @@ from modelmill.spec.errors import (
     Problem,
     SpecError,
 )
-from modelmill.spec.names import COMMITTED, Kind, kind_of, report_key, run_prefix
+from modelmill.spec.names import COMMITTED, RUN_NAME, Kind, kind_of, report_key, run_prefix
 from modelmill.spec.plan import Plan, Stage, folder_of
 from modelmill.spec.records import Event, Progress, Record, RunRecord
 from modelmill.store.artifact import (
@@ -158,7 +158,8 @@ def find_run(store: Store, run: str) -> RunRecord:
     Raises:
         NoSuchRun: there is no such run; the message lists those that are.
     """
-    record = read_run(store, run)
+    # A mistyped name is no unsafe artifact, which is what a key that holds it would be called.
+    record = read_run(store, run) if RUN_NAME.fullmatch(run) else None
     if record is None:
         known = ", ".join(list_runs(store))
         raise NoSuchRun(
