@@ -93,6 +93,7 @@ def test_wrong_file_ends_with_64_and_all_problems(tmp_path: Path) -> None:
     ("arguments", "code", "said"),
     [
         (("validate", "nothing.yaml"), 66, "no such file"),
+        (("explain", "256"), 64, "no such exit code"),
         (("report", "run", "--store", "bucket"), 64, "s3://"),
         (("status", "run", "--store", "bucket"), 7, "s3://"),
         (("run", "run.yaml", "--name", "Not_A_Name"), 64, "lower-case"),
