@@ -47,6 +47,13 @@ def test_live_run_is_seen_from_other_commands(workshop: Workshop, store: Store) 
     assert (waiting.returncode, process.poll()) == (130, None)
     assert said.splitlines()[-1] == "The run goes on: modelmill wait watched"
 
+    reading = workshop.start("logs", "watched", "-f")
+    wait_for(reading, "--- ")
+    reading.send_signal(signal.SIGINT)
+    _, said = reading.communicate()
+    assert (reading.returncode, process.poll()) == (130, None)
+    assert said.splitlines()[-1] == ("Interrupted, which stops no run: modelmill status watched")
+
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 75
@@ -58,6 +65,15 @@ def test_live_run_is_seen_from_other_commands(workshop: Workshop, store: Store) 
     row = workshop.read("status", "watched")[0]
     assert not row["is_live"]
     assert row["stages"][3]["state"] == "stopped"
+    assert row["state"] == "interrupted; the same command goes on"
+    waited = workshop.modelmill("wait", "watched")
+    assert (waited.returncode, waited.stderr) == (6, f"Run 'watched': {row['state']}\n")
+    assert workshop.modelmill("status", "watched", "--exit-code").returncode == 6
+    for verb in ("resume", "cancel"):
+        refused = workshop.modelmill(verb, "watched")
+        assert refused.returncode == 7
+        assert "it was run on one machine" in refused.stderr
+        assert "modelmill run FILE --name watched" in refused.stderr
 
 
 def _told_steps(store: Store) -> int:
@@ -74,6 +90,16 @@ def test_run_that_is_committed_starts_nothing(workshop: Workshop) -> None:
     assert "started" not in again.stderr
     rows = workshop.modelmill("status").stdout.splitlines()
     assert next(line.split()[1:3] for line in rows if line.startswith("whole")) == ["done", "5/5"]
+    for more in ((), ("-f",)):
+        refused = workshop.modelmill("logs", "whole", "infer-bas", *more)
+        assert refused.returncode == 7
+        assert "infer-bas: no such stage; known: fetch-model, " in refused.stderr
+        assert "infer-base, report" in refused.stderr
+    for verb, code in (("report", 66), ("status", 5), ("wait", 5)):
+        refused = workshop.modelmill(verb, "BAD/../Name")
+        assert refused.returncode == code
+        assert refused.stderr.startswith("There is no run 'BAD/../Name'\n")
+        assert "fix: choose from: " in refused.stderr
     report = workshop.read("report", "whole")
     assert {stage["status"] for stage in report["stages"]} <= {"done", "adopted"}
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from modelmill.spec.errors import InputMissing, ModelmillError, PermissionRefused
 from modelmill.store.embedded import EmbeddedStore
 from modelmill.store.s3 import Store
 
@@ -117,3 +118,22 @@ def test_server_files_are_private(server: EmbeddedStore) -> None:
     for name in ("server.json", "identities.json"):
         assert (server.folder / name).stat().st_mode & 0o777 == 0o600
     assert json.loads((server.folder / "server.json").read_text())["secret_key"]
+
+
+@pytest.mark.parametrize(
+    ("home", "error"),
+    [
+        ("file/x", InputMissing),
+        ("/proc/x", InputMissing),
+        ("/sys/x", PermissionRefused),
+    ],
+)
+def test_folder_that_can_hold_no_store(
+    tmp_path: Path, home: str, error: type[ModelmillError]
+) -> None:
+    """A file in the way, and places of the kernel's own, are named with what to do."""
+    (tmp_path / "file").touch()
+    with pytest.raises(error) as caught, EmbeddedStore(tmp_path / home / "store"):
+        pass
+    assert caught.value.at == str(tmp_path / home / "store")
+    assert "--home DIR" in caught.value.fix

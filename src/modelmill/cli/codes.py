@@ -71,7 +71,7 @@ ENDS: Final = (
     End(
         CANCELLED,
         "The run was cancelled or interrupted; what was committed is kept.",
-        "`modelmill resume RUN` goes on with it.",
+        "On a cluster `modelmill resume RUN` goes on with it; elsewhere the same command.",
     ),
     End(
         PREFLIGHT_FAILED,
@@ -106,6 +106,12 @@ class ClusterCommand(click.Command):
         except ModelmillError as error:
             click.echo(str(error), err=True)
             sys.exit(code_of_error(error))
+        except (KeyboardInterrupt, click.Abort):
+            # 75 would say that the run was interrupted.
+            run = ctx.params.get("run")
+            look = "list" if run is None else f"status {run}"
+            click.echo(f"Interrupted, which stops no run: modelmill {look}", err=True)
+            sys.exit(INTERRUPTED)
         except ModuleNotFoundError as error:
             if error.name != "kubernetes":
                 raise

@@ -12,6 +12,9 @@ from modelmill.cli.options import output_option
 if TYPE_CHECKING:
     from modelmill.spec.explain import ExplainedKey
 
+LARGEST_CODE: Final = 255
+"""A process has one byte to say how it ended."""
+
 COLUMNS: Final = ("key", "type", "default", "meaning")
 
 
@@ -33,7 +36,11 @@ def explain(what: str, output: str) -> None:
 def _print_ends(code: int, output: str) -> None:
     from modelmill.cli.codes import ends_of
     from modelmill.cli.show import print_record
+    from modelmill.spec.errors import Problem, SpecError
 
+    if code > LARGEST_CODE:
+        reason = f"there is no such exit code: they end at {LARGEST_CODE}"
+        raise SpecError(f"explain {code}", [Problem("", reason)])
     ends = ends_of(code)
     if output == "json":
         click.echo(json.dumps([asdict(end) for end in ends], indent=2))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from modelmill.cli.codes import INTERRUPTED, NO_SUCH_RUN, ClusterCommand, code_of_run
+from modelmill.cli.codes import CANCELLED, INTERRUPTED, NO_SUCH_RUN, ClusterCommand, code_of_run
 from modelmill.cli.completing import complete_run, complete_stage
 from modelmill.cli.options import context_option, output_option, store_options
 
@@ -198,6 +198,7 @@ def wait_for(store: "Store", run: str) -> int:
         What to exit with.
     """
     from modelmill.cli.watch import watcher
+    from modelmill.conduct.standing import state_of
     from modelmill.conduct.watching import watch_run
 
     try:
@@ -208,9 +209,12 @@ def wait_for(store: "Store", run: str) -> int:
         return INTERRUPTED
     if record is None:
         return NO_SUCH_RUN
-    if record.message:
+    code = code_of_run(record.exit_code)
+    if code == CANCELLED:
+        click.echo(f"Run '{run}': {state_of(record, lambda _: '')}", err=True)
+    elif record.message:
         click.echo(f"The run has failed with {record.exit_code}: {record.message}", err=True)
-    return code_of_run(record.exit_code)
+    return code
 
 
 @click.command()

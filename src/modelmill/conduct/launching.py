@@ -7,9 +7,10 @@ import os
 from dataclasses import dataclass
 
 from modelmill.conduct.cml_client import Project, open_project
-from modelmill.conduct.owner import parse_project_owner
+from modelmill.conduct.owner import is_of_a_machine, parse_project_owner
 from modelmill.conduct.standing import find_run
 from modelmill.conduct.submit import Launcher
+from modelmill.spec.errors import InputMissing
 from modelmill.spec.profile import Profile
 from modelmill.spec.project import ProjectPlace
 from modelmill.spec.records import RunRecord
@@ -65,9 +66,17 @@ def launch_again(store: Store, run: str, namespace: Namespace) -> Launch:
 
     Raises:
         NoSuchRun: there is no such run.
+        InputMissing: it belongs to no such place.
         ModelmillError: its place cannot be reached from here.
     """
-    place = _project_of(find_run(store, run))
+    record = find_run(store, run)
+    if is_of_a_machine(record.owner):
+        raise InputMissing(
+            f"Run '{run}' is not on a cluster: it was run on one machine",
+            at=store.url,
+            fix=f"go on with it there: modelmill run FILE --name {run}",
+        )
+    place = _project_of(record)
     if place is None:
         return launch_in_namespace(namespace, run)
     launch, _ = launch_in_project(store, Profile(cml=place), is_driven_here=False)

@@ -49,3 +49,8 @@ def parse_project_owner(text: str) -> ProjectOwner | None:
 
 
 _PROJECT_FORM: Final = re.compile(r"project (\S+) at (\S+)")
+
+
+def is_of_a_machine(text: str) -> bool:
+    """Tell whether neither a release nor a project has the run, but `modelmill run` somewhere."""
+    return parse_owner(text) is None and parse_project_owner(text) is None

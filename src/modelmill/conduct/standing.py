@@ -21,7 +21,7 @@ from modelmill.spec.errors import (
     Problem,
     SpecError,
 )
-from modelmill.spec.names import COMMITTED, Kind, kind_of, report_key, run_prefix
+from modelmill.spec.names import COMMITTED, RUN_NAME, Kind, kind_of, report_key, run_prefix
 from modelmill.spec.plan import Plan, Stage, folder_of
 from modelmill.spec.records import Event, Progress, Record, RunRecord
 from modelmill.store.artifact import (
@@ -34,6 +34,7 @@ from modelmill.store.artifact import (
 )
 from modelmill.store.runs import (
     get_plan,
+    list_logs,
     list_runs,
     read_events,
     read_progress,
@@ -160,7 +161,8 @@ def find_run(store: Store, run: str) -> RunRecord:
         NoSuchRun: there is no such run; the message lists those that are.
         SpecError: no run can have this name.
     """
-    record = read_run(store, check_run_name(run))
+    # A mistyped name is no unsafe artifact, which is what a key that holds it would be called.
+    record = read_run(store, run) if RUN_NAME.fullmatch(run) else None
     if record is None:
         known = ", ".join(list_runs(store))
         raise NoSuchRun(
@@ -196,6 +198,22 @@ def live_plan(store: Store, record: RunRecord) -> Plan:
             f"Run '{record.name}' has no plan", at=store.url, fix=f"modelmill status {record.name}"
         )
     return Plan.model_validate_json(get_plan(store, record.name, record.plan_sha256))
+
+
+def check_stage(store: Store, run: str, stage: str) -> None:
+    """Accept a stage that a run has now, or has had an attempt at under another plan.
+
+    Raises:
+        NoSuchRun: there is no such run.
+        SpecError: it has no such stage; the message lists those that it has.
+    """
+    record = find_run(store, run)
+    if not record.plan_sha256:
+        return
+    known = [*(each.name for each in live_plan(store, record).stages), "report"]
+    if stage not in {*known, *(name for name, _ in list_logs(store, run))}:
+        problem = Problem(stage, "no such stage", suggestion=f"known: {', '.join(known)}")
+        raise SpecError(f"run {run}", [problem])
 
 
 Look = Callable[[RunRecord], str]
@@ -256,6 +274,9 @@ def state_of(record: RunRecord, look: Look) -> str:
     if record.exit_code == 0:
         return "done"
     why = (record.message.splitlines() or [""])[0]
+    if record.exit_code == Interrupted.exit_code:
+        again = f"modelmill resume {record.name}" if record.owner else "the same command"
+        return f"interrupted; {again} goes on{': ' if why else ''}{why}"
     return f"failed with {record.exit_code}{': ' if why else ''}{why}"
 
 

@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from pydantic import JsonValue
 
-from modelmill.conduct.owner import parse_project_owner
+from modelmill.conduct.owner import is_of_a_machine, parse_project_owner
 from modelmill.conduct.prepare import Asked, preview, record_plan
 from modelmill.conduct.standing import PlanRow, find_run, is_driven, live_plan, plan_rows
 from modelmill.spec.errors import InputMissing, WouldBeLost
@@ -115,6 +115,8 @@ def cancel(store: Store, run: str, patience_seconds: float) -> bool:
         left = f"if pods of it are left: helm uninstall {run}"
         if parse_project_owner(record.owner) is not None:
             left = f"if jobs of it still run: modelmill rm {run}"
+        elif is_of_a_machine(record.owner):
+            left = f"it was run on one machine, and goes on there: modelmill run FILE --name {run}"
         raise InputMissing(f"Nobody drives run '{run}'", at=store.url, fix=left)
 
     def ask(present: RunRecord | None) -> RunRecord:

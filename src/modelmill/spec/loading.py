@@ -8,7 +8,7 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from pydantic import JsonValue, ValidationError
 from pydantic_core import ErrorDetails
@@ -23,6 +23,12 @@ from modelmill.spec.run import RunSpec
 
 SHOWN_CHARACTERS = 60
 """Of a value that is wrong."""
+
+MISSING: Final[Mapping[type[Spec], str]] = {
+    RunSpec: "correct the path, or write a run to begin with: modelmill init",
+    Profile: "correct the path after --profile; `modelmill explain KEY` says what a key means",
+}
+"""What to do where there is no such file."""
 
 Model = TypeVar("Model", bound=Spec)
 
@@ -70,7 +76,7 @@ def parse_profile(data: JsonValue, source: str) -> Profile:
 
 
 def _load(model: type[Model], path: Path, overrides: Sequence[str]) -> Model:
-    data, lines = parse_yaml(_text(path), str(path))
+    data, lines = parse_yaml(_text(path, MISSING[model]), str(path))
     for override in overrides:
         keys, value = _override(override)
         data, where = _placed(data, keys, value)
@@ -79,16 +85,14 @@ def _load(model: type[Model], path: Path, overrides: Sequence[str]) -> Model:
     return _parse(model, data, str(path), lines)
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, advice: str) -> str:
     try:
         with path.open("rb") as file:
             body = file.read(SIZE_LIMIT_BYTES + 1)
         check_size(len(body), str(path))
         return body.decode("utf-8")
     except FileNotFoundError:
-        raise InputMissing(
-            "There is no such file", at=str(path), fix="name another, or write one: modelmill init"
-        ) from None
+        raise InputMissing("There is no such file", at=str(path), fix=advice) from None
     except (IsADirectoryError, UnicodeDecodeError, PermissionError) as error:
         reason = f"cannot be read as UTF-8 text ({type(error).__name__})"
         raise SpecError(str(path), [Problem("", reason)]) from None
@@ -170,6 +174,10 @@ def _problems(
             tags = details["ctx"].get("expected_tags", ", ".join(map(repr, METHODS)))
             field = details["ctx"]["discriminator"].strip("'")
             yield Problem(f"{key}.{field}", f"should be one of {tags}", line=line)
+        case "model_type" | "dict_type":
+            # In pydantic's words these name classes, which whoever writes YAML never sees.
+            shown = _shown(details["input"])
+            yield Problem(key, f"should be a mapping of keys to values (got {shown})", line=line)
         case _:
             reason = details["msg"].replace("Input should", "should").replace("tuple", "list")
             shown = _shown(details["input"])

@@ -1,8 +1,10 @@
 """The command line starts fast, says what is wrong, and ends with the right code."""
 
 import json
+import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
@@ -16,7 +18,6 @@ from modelmill.cli.run import going_on
 from modelmill.conduct.standing import state_of
 from modelmill.spec.accelerators import NAMES
 from modelmill.spec.errors import Interrupted
-from modelmill.spec.records import RunRecord
 
 GOOD = """\
 model: {source: model}
@@ -49,6 +50,31 @@ def test_help_loads_nothing_heavy() -> None:
     assert ended.stderr.strip() == "[]"
 
 
+def script_of_the_package() -> str:
+    """Write what an installer makes of the entry point."""
+    project = Path(__file__).parents[3] / "pyproject.toml"
+    entry = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["scripts"]["modelmill"]
+    module, function = entry.split(":")
+    return f"from {module} import {function}; {function}()"
+
+
+@pytest.mark.parametrize("start", [("-m", "modelmill"), ("-c", script_of_the_package())])
+def test_interrupt_while_the_command_is_loaded_ends_in_words(
+    tmp_path: Path, start: tuple[str, ...]
+) -> None:
+    """Ctrl-C in the first moments, here while click is imported, gives no traceback."""
+    interrupts = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n"
+    (tmp_path / "click.py").write_text(interrupts, encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, *start, "version"],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (Interrupted.exit_code, "Interrupted.\n")
+
+
 def test_good_file_is_said_to_be_good(tmp_path: Path) -> None:
     """Data goes to stdout, talk to stderr."""
     (tmp_path / "run.yaml").write_text(GOOD, encoding="utf-8")
@@ -71,6 +97,7 @@ def test_wrong_file_ends_with_64_and_all_problems(tmp_path: Path) -> None:
     ("arguments", "code", "said"),
     [
         (("validate", "nothing.yaml"), 66, "no such file"),
+        (("explain", "256"), 64, "no such exit code"),
         (("report", "run", "--store", "bucket"), 64, "s3://"),
         (("status", "run", "--store", "bucket"), 7, "s3://"),
         (("run", "run.yaml", "--name", "Not_A_Name"), 64, "lower-case"),

@@ -174,8 +174,17 @@ def test_template_fills_fields_and_leaves_their_braces() -> None:
 
 def test_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     """A missing file is an input that is missing, not a wrong spec."""
-    with pytest.raises(InputMissing, match="no such file"):
+    with pytest.raises(InputMissing, match="no such file") as raised:
         load_run(tmp_path / "nothing.yaml")
+    assert "modelmill init" in raised.value.fix
+    with pytest.raises(InputMissing, match="no such file") as raised:
+        load_profile(tmp_path / "nothing.yaml")
+    assert "--profile" in raised.value.fix
+
+
+def test_file_without_anything_in_it_is_said_in_words_of_yaml(tmp_path: Path) -> None:
+    """Nobody who writes one knows the names of our classes."""
+    assert problems_of(tmp_path, "") == ["should be a mapping of keys to values (got nothing)"]
 
 
 def test_alias_bomb_is_refused() -> None:
@@ -231,7 +240,7 @@ def test_what_is_wrong_with_plugins_and_slices_is_said(tmp_path: Path) -> None:
     assert len(said) == 5
     for start in (
         "line 6: infer.metrics.plugins.Rouge-L",
-        "line 6: infer.metrics.plugins.rouge: should be a valid dictionary",
+        "line 6: infer.metrics.plugins.rouge: should be a mapping of keys to values",
         "line 6: infer.metrics.plugins.fine.a: should be a finite number",
         "line 7: gate.metric: should be 'nll', ",
         "line 8: report.slice: a field is named twice",
