@@ -100,8 +100,8 @@ def test_wrong_command_starts_nothing(
 
 QUESTIONS = [
     (("logs", "looked-at", "infer-bse"), 7, ("infer-bse: no such stage", "infer-base")),
-    (("status", "No/Run"), 7, ("'No/Run'", "lower-case letters")),
-    (("report", "No/Run"), 64, ("'No/Run'", "lower-case letters")),
+    (("status", "No/Run"), 5, ("no run 'No/Run'", "choose from: ")),
+    (("report", "No/Run"), 66, ("no run 'No/Run'", "choose from: ")),
     (("status", "looked-at", "--home", "run.yaml/home"), 7, ("cannot be made", "run.yaml/home")),
     (("run", "missing.yaml"), 66, ("no such file", "modelmill init")),
 ]
@@ -300,7 +300,7 @@ STORES = {
 
 FOLDERS = {
     "unnamed": ("reports/unnamed", "reports", "the run itself is done"),
-    "below": ("file", "file/reports", "name another one"),
+    "below": ("file", "file/reports", "name another folder"),
 }
 """A file that is in the way, and where the report is to go."""
 

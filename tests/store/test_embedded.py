@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from modelmill.spec.errors import InputMissing, ModelmillError, PermissionRefused
+from modelmill.spec.errors import PermissionRefused
 from modelmill.store.embedded import EmbeddedStore
 from modelmill.store.s3 import Store
 
@@ -121,19 +121,13 @@ def test_server_files_are_private(server: EmbeddedStore) -> None:
 
 
 @pytest.mark.parametrize(
-    ("home", "error"),
-    [
-        ("file/x", InputMissing),
-        ("/proc/x", InputMissing),
-        ("/sys/x", PermissionRefused),
-    ],
+    "home",
+    ["file/x", "/proc/x", "/sys/x"],
 )
-def test_folder_that_can_hold_no_store(
-    tmp_path: Path, home: str, error: type[ModelmillError]
-) -> None:
+def test_folder_that_can_hold_no_store(tmp_path: Path, home: str) -> None:
     """A file in the way, and places of the kernel's own, are named with what to do."""
     (tmp_path / "file").touch()
-    with pytest.raises(error) as caught, EmbeddedStore(tmp_path / home / "store"):
+    with pytest.raises(PermissionRefused) as caught, EmbeddedStore(tmp_path / home / "store"):
         pass
     assert caught.value.at == str(tmp_path / home / "store")
     assert "--home DIR" in caught.value.fix

@@ -75,8 +75,9 @@ def get(key: str, folder: Path, home: Path, store_url: str | None) -> None:
 @output_option
 def verify(key: str, home: Path, store_url: str | None, output: str) -> None:
     """Read every byte of the artifact whose key begins with KEY again, and check its lineage."""
+    from modelmill.conduct.lookup import find_artifact
     from modelmill.conduct.place import opened
-    from modelmill.conduct.standing import find_artifact, verify_artifact
+    from modelmill.conduct.standing import verify_artifact
     from modelmill.spec.errors import DigestMismatch
 
     with opened(home, store_url) as place:

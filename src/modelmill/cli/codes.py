@@ -100,9 +100,6 @@ class ClusterCommand(click.Command):
         """Run the command; say what went wrong in words."""
         try:
             return super().invoke(ctx)
-        except (KeyboardInterrupt, click.Abort):
-            click.echo("Interrupted; what runs on the cluster goes on.", err=True)
-            sys.exit(INTERRUPTED)
         except ModelmillError as error:
             click.echo(str(error), err=True)
             sys.exit(code_of_error(error))

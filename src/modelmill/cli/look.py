@@ -157,8 +157,8 @@ def logs(
     store_url: str | None,
 ) -> None:
     """Print what the attempts of RUN, or of one STAGE of it, have printed, oldest first."""
+    from modelmill.conduct.lookup import check_stage
     from modelmill.conduct.place import opened
-    from modelmill.conduct.standing import check_stage
     from modelmill.conduct.watching import is_over
 
     with opened(home, store_url) as place:
@@ -183,8 +183,8 @@ def logs(
 @store_options
 def wait(run: str, home: Path, store_url: str | None) -> None:
     """Show what happens to RUN until it has ended; exit as it did."""
+    from modelmill.conduct.lookup import find_run
     from modelmill.conduct.place import opened
-    from modelmill.conduct.standing import find_run
 
     with opened(home, store_url) as place:
         find_run(place.store, run)
@@ -257,7 +257,7 @@ def report(
 
 def _print_report(store: "Store", run: str, folder: Path, output: str) -> None:
     from modelmill.cli.show import WORDS_COLUMNS, print_record, print_table
-    from modelmill.conduct.standing import fetch_report
+    from modelmill.conduct.lookup import fetch_report
     from modelmill.report.spending_table import spending_sentence
     from modelmill.report.table import summary_table
 

@@ -4,7 +4,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modelmill.conduct.standing import Look, find_run, live_plan, state_of
+from modelmill.conduct.lookup import find_run, live_plan
+from modelmill.conduct.standing import Look, state_of
 from modelmill.report.comparison import ComparisonDocument
 from modelmill.spec.errors import InputMissing, Problem, SpecError
 from modelmill.spec.records import RunRecord

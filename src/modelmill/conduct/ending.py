@@ -34,6 +34,12 @@ def read_report(
     return ReportDocument.model_validate_json(text), text
 
 
+def read_document(store: Store, committed: Committed) -> tuple[ReportDocument, str]:
+    """Read a report's document, and its text, and leave its pages where they are."""
+    with tempfile.TemporaryDirectory(prefix="modelmill-") as folder:
+        return read_report(store, committed, Path(folder), (REPORT_JSON,))
+
+
 def final_code(verdict: Verdict, document: ReportDocument) -> int:
     """Fold what the report found into the exit code of a run.
 
@@ -56,8 +62,7 @@ def conclude(conductor: Conductor, verdict: Verdict) -> int:
     for stage, ending in verdict.failures.items():
         logger.error("%s failed with %d: %s", stage, ending.exit_code, ending.message)
     if verdict.report is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            document, _ = read_report(given.store, verdict.report, Path(folder), (REPORT_JSON,))
+        document, _ = read_document(given.store, verdict.report)
         for problem in document.problems:
             logger.error("%s", problem.message)
     code = verdict.exit_code if document is None else final_code(verdict, document)

@@ -14,8 +14,8 @@ from typing import Final
 from pydantic import BaseModel, ValidationError
 
 from modelmill.conduct.converting import WEIGHTS, as_gguf
-from modelmill.conduct.ending import REPORT_JSON, read_report
-from modelmill.conduct.standing import find_run, live_plan
+from modelmill.conduct.ending import read_document
+from modelmill.conduct.lookup import find_run, live_plan
 from modelmill.gather.run import sound_commits
 from modelmill.report.card import Leaving, card_md
 from modelmill.report.document import ReportDocument
@@ -198,8 +198,7 @@ def _report(
     committed = read_manifest(store, "report", key)
     if committed is None:
         return None
-    with tempfile.TemporaryDirectory(prefix="modelmill-") as folder:
-        return read_report(store, committed, Path(folder), (REPORT_JSON,))[0]
+    return read_document(store, committed)[0]
 
 
 def _check_verdict(asked: Asked, report: ReportDocument | None, at: str) -> None:

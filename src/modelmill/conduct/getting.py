@@ -1,14 +1,14 @@
 """Artifacts on their way to a folder of the user's, begun once and gone on with until complete."""
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from modelmill.conduct.standing import find_artifact
+from modelmill.conduct.lookup import find_artifact
 from modelmill.spec.errors import WouldBeLost
 from modelmill.spec.records import FileRecord
 from modelmill.store.artifact import files_of, pull
 from modelmill.store.kept import KEPT, Kept
+from modelmill.store.parcel import is_whole
 from modelmill.store.s3 import Store
 from modelmill.store.space import check_space
 
@@ -41,19 +41,11 @@ def get_artifact(store: Store, beginning: str, folder: Path) -> tuple[Path, ...]
 
 def _check_names(folder: Path, files: Iterable[FileRecord]) -> None:
     """Let nothing be replaced but what an earlier call has brought."""
-    others = [file.path for file in files if not _is_free(folder / file.path, file)]
+    there = [file for file in files if (folder / file.path).exists()]
+    others = [file.path for file in there if not is_whole(folder, file)]
     if others:
         raise WouldBeLost(
             f"There is something else already: {', '.join(others)}",
             at=str(folder),
             fix="name another folder, or remove what is there",
         )
-
-
-def _is_free(path: Path, file: FileRecord) -> bool:
-    if not path.exists():
-        return True
-    if not path.is_file() or path.stat().st_size != file.size_bytes:
-        return False
-    with path.open("rb") as there:
-        return hashlib.file_digest(there, "sha256").hexdigest() == file.sha256

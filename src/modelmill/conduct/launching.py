@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 
 from modelmill.conduct.cml_client import Project, open_project
+from modelmill.conduct.lookup import find_run
 from modelmill.conduct.owner import is_of_a_machine, parse_project_owner
-from modelmill.conduct.standing import find_run
 from modelmill.conduct.submit import Launcher
 from modelmill.spec.errors import InputMissing
 from modelmill.spec.profile import Profile

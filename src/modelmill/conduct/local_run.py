@@ -2,14 +2,13 @@
 
 import os
 import signal
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from modelmill.conduct.conductor import Conductor, Verdict
-from modelmill.conduct.ending import REPORT_JSON, final_code, read_report
+from modelmill.conduct.ending import final_code, read_document, read_report
 from modelmill.conduct.history import Watcher
 from modelmill.conduct.local import LocalBackend, check_metrics
 from modelmill.conduct.place import Opened, opened
@@ -77,19 +76,17 @@ def run_locally(local: LocalRun, watcher: Watcher) -> Ended:
         finally:
             conductor.stop()
             conductor.leave(Interrupted.exit_code if ended is None else ended.exit_code)
-        ended = _with_pages(local, place, ended)
-        if ended.verdict.superseded:
-            return ended
-        end = ended_run(given, ended.exit_code, ended.verdict, ended.report)
-        return replace(ended, untold=tell(os.environ, end))
+        if not ended.verdict.superseded:
+            end = ended_run(given, ended.exit_code, ended.verdict, ended.report)
+            ended = replace(ended, untold=tell(os.environ, end))
+        return _with_pages(local, place, ended)
 
 
 def _ended(local: LocalRun, place: Opened, verdict: Verdict) -> Ended:
     """Say how it ended by what is in the store, wherever the report will go."""
     if verdict.report is None:
         return Ended(local.asked.name, verdict.exit_code, verdict, None, "", None)
-    with tempfile.TemporaryDirectory(dir=local.home) as folder:
-        document, text = read_report(place.store, verdict.report, Path(folder), (REPORT_JSON,))
+    document, text = read_document(place.store, verdict.report)
     return Ended(local.asked.name, final_code(verdict, document), verdict, document, text, None)
 
 

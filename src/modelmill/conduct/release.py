@@ -8,10 +8,10 @@ from modelmill.conduct.answers import NotThere, Refused, Unavailable
 from modelmill.conduct.following import Follower
 from modelmill.conduct.helm import find_helm
 from modelmill.conduct.kubernetes import Namespace, from_kubeconfig
+from modelmill.conduct.lookup import find_run
 from modelmill.conduct.owner import parse_owner
 from modelmill.conduct.reasons import how_it_ended, why_it_waits
 from modelmill.conduct.render import anchor_name
-from modelmill.conduct.standing import find_run
 from modelmill.spec.errors import (
     ClusterUnreachable,
     InputMissing,

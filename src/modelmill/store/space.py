@@ -38,8 +38,12 @@ def check_space(
         )
 
 
-def make_folder(folder: Path) -> None:
+def make_folder(folder: Path, fix: str = "name another folder") -> None:
     """Make a folder that files are written to, with those above it.
+
+    Args:
+        folder: may be there already.
+        fix: how to name another one.
 
     Raises:
         DoesNotFit: the volume is full.
@@ -51,12 +55,10 @@ def make_folder(folder: Path) -> None:
         if error.errno in FULL:
             raise DoesNotFit("The disk is full", at=str(folder), fix=ANOTHER_VOLUME) from error
         raise PermissionRefused(
-            f"The folder cannot be made ({error.strerror})", at=str(folder), fix="name another one"
+            f"The folder cannot be made ({error.strerror})", at=str(folder), fix=fix
         ) from error
     if not os.access(folder, os.W_OK):
-        raise PermissionRefused(
-            "The folder cannot be written to", at=str(folder), fix="name another one"
-        )
+        raise PermissionRefused("The folder cannot be written to", at=str(folder), fix=fix)
 
 
 def _size(size_bytes: int) -> str:

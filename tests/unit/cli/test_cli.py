@@ -18,6 +18,7 @@ from modelmill.cli.run import going_on
 from modelmill.conduct.standing import state_of
 from modelmill.spec.accelerators import NAMES
 from modelmill.spec.errors import Interrupted
+from modelmill.spec.records import RunRecord
 
 GOOD = """\
 model: {source: model}
@@ -174,28 +175,7 @@ def test_accelerators_of_the_option_are_those_there_are() -> None:
     assert ACCELERATORS == NAMES
 
 
-EARLY = """
-import runpy, sys
-
-class Interrupting:
-    def find_spec(self, name, path, target=None):
-        if name == "modelmill.cli.main":
-            raise KeyboardInterrupt
-
-sys.meta_path.insert(0, Interrupting())
-runpy.run_module("modelmill", run_name="__main__")
-"""
-
-
-def test_ctrl_c_is_heard_while_the_program_is_being_read() -> None:
-    """With the words and the code of a later one."""
-    ended = subprocess.run(
-        [sys.executable, "-c", EARLY], capture_output=True, text=True, check=False
-    )
-    assert (ended.returncode, ended.stderr) == (Interrupted.exit_code, "Interrupted.\n")
-
-
-def test_ctrl_c_of_a_command_about_a_run_says_that_the_run_goes_on() -> None:
+def test_ctrl_c_of_a_command_about_a_run_stops_no_run() -> None:
     """A script must not take it for the end of the run, which is 75."""
 
     @click.command(cls=ClusterCommand)
@@ -203,10 +183,12 @@ def test_ctrl_c_of_a_command_about_a_run_says_that_the_run_goes_on() -> None:
         raise KeyboardInterrupt
 
     ended = CliRunner().invoke(waiting)
-    assert (ended.exit_code, ended.stderr.count("goes on")) == (INTERRUPTED, 1)
+    assert (ended.exit_code, ended.stderr.count("stops no run")) == (INTERRUPTED, 1)
 
 
-@pytest.mark.parametrize(("cancelled", "words"), [("2030", "cancelled"), ("", "goes on with it")])
+@pytest.mark.parametrize(
+    ("cancelled", "words"), [("2030", "cancelled"), ("", "the same command goes on")]
+)
 def test_interrupted_run_has_not_failed(cancelled: str, words: str) -> None:
     """Whoever stopped it can go on, and is told so."""
     created = "2030-01-01T00:00:00Z"
