@@ -12,6 +12,8 @@ main() {
     ip link delete "$LINK" 2>/dev/null || true
     if [ -f "$STATE/network" ]; then
         sysctl --quiet --load "$STATE/sysctl.conf" 2>/dev/null || true
+        # Its mark goes last: what is left when this is killed is still known as a cluster's.
+        find "$STATE" -mindepth 1 -maxdepth 1 ! -name network -exec rm -rf --one-file-system {} +
         rm -rf --one-file-system "$STATE"
     fi
     rmdir "$STATE" 2>/dev/null || true # killed right after its start
