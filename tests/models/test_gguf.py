@@ -296,6 +296,22 @@ def test_several_ends_of_an_answer(model_of: Models, tmp_path: Path) -> None:
         read_outline(folder, "tiny")
 
 
+def test_piece_without_a_row(model_of: Models, tmp_path: Path) -> None:
+    """A special one, such as a pad, is left out; with a word it is another model's tokenizer."""
+    folder = changed(model_of("llama"), tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.save_pretrained(folder)
+    convert(folder, tmp_path / "file.gguf", "f16")
+    settings = read_gguf_header(tmp_path / "file.gguf").settings
+    assert "<pad>" not in str(settings["tokenizer.ggml.tokens"])
+    assert settings["tokenizer.ggml.padding_token_id"] == 1  # as the model's config says
+    tokenizer.add_tokens(["word"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(DataError, match="has a piece 362, and the model has rows for 361"):
+        read_outline(folder, "tiny")
+
+
 LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"

@@ -13,6 +13,7 @@ from transformers import (
     FalconConfig,
     GPT2Config,
     LlamaConfig,
+    MptConfig,
     PreTrainedConfig,
     Qwen2Config,
 )
@@ -176,6 +177,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
         (FalconConfig(alibi=True), None),
         (FalconConfig(alibi=False), 2048),
         (BloomConfig(), None),
+        (MptConfig(max_seq_len=256), 256),
         (Qwen2Config(max_position_embeddings=32768), 32768),
         (Qwen2Config(max_position_embeddings=32768, rope_parameters=YARN), 131072),
         (
@@ -193,7 +195,7 @@ YARN = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e6}
             131072,
         ),
     ],
-    ids=["learned", "alibi", "rotary", "bloom", "qwen", "stretched", "stretched already"],
+    ids=["learned", "alibi", "rotary", "bloom", "mpt", "qwen", "stretched", "stretched already"],
 )
 def test_limit_is_what_the_positions_reach(config: PreTrainedConfig, limit: int | None) -> None:
     """As configs of each kind write it."""

@@ -68,10 +68,12 @@ def expected_outputs(config: PreTrainedConfig) -> dict[str, int]:
 def stated_positions(config: PreTrainedConfig) -> int | None:
     """Say for how many tokens the config says that the model is made; None where it does not.
 
-    Asked as an attribute: configs of GPT-2's age store the number under a name of their own.
+    Asked as an attribute: configs of GPT-2's age store the number under a name of their own, which
+    transformers maps to this one; MPT's it does not.
     """
-    stated: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return stated
+    text = config.get_text_config()
+    stated: int | None = getattr(text, "max_position_embeddings", None)
+    return getattr(text, "max_seq_len", None) if stated is None else stated
 
 
 def position_limit(config: PreTrainedConfig) -> int | None:

@@ -223,7 +223,9 @@ def _space_prefix(tokenizer: _Tokenizer) -> bool | None:
 
 def _listed(tokenizer: _Tokenizer, size: int) -> tuple[tuple[str, ...], tuple[int, ...]]:
     """List pieces and their kinds by id; rows that no piece names are unused."""
-    model, added = tokenizer.model, {each.id: each for each in tokenizer.added_tokens}
+    # A special piece without a row, such as a pad that no model embeds, is neither read nor said.
+    added = {each.id: each for each in tokenizer.added_tokens if each.id < size or not each.special}
+    model = tokenizer.model
     by_id = {number: piece for piece, number in model.vocab.items()}
     by_id |= {number: each.content for number, each in added.items()}
     if (last := max(by_id)) >= size:
