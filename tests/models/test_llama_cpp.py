@@ -63,6 +63,7 @@ def short_of_best(reference: Path, path: Path, *, is_rounded: bool = False) -> f
         check=False,
         capture_output=True,
         text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     told = json.loads(done.stdout.splitlines()[-1])
