@@ -371,8 +371,9 @@ def test_what_cannot_be_exported(
 def test_model_that_is_not_made_yet(prepared: Preparer, tmp_path: Path) -> None:
     """Forced or not, there is nothing to export."""
     given = prepared("begun", quantize="[{method: bitsandbytes}]", seed=99)
-    with pytest.raises(InputMissing, match="nf4 of run 'begun' is not committed"):
+    with pytest.raises(InputMissing, match="nf4 of run 'begun' is not committed") as caught:
         leave(given, "nf4", tmp_path / "out", is_forced=True)
+    assert "modelmill run FILE --name begun" in caught.value.fix
 
 
 def test_status_says_where_each_model_is_committed(good: Conducted, store: Store) -> None:

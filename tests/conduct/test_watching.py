@@ -76,6 +76,30 @@ def test_live_run_is_seen_from_other_commands(workshop: Workshop, store: Store) 
         assert "modelmill run FILE --name watched" in refused.stderr
 
 
+def test_run_that_another_command_takes_over_is_not_done(workshop: Workshop) -> None:
+    """A shell goes on at 0; here nothing was made, and who waits is told for what."""
+    first = workshop.start(
+        *("run", "run.yaml", "--name", "taken", "-o", "json"),
+        MODELMILL_STAND_IN='{"infer-base": {"dawdle": 600}}',
+    )
+    wait_for(first, "infer-base started")
+    second = workshop.modelmill("run", "run.yaml", "--name", "taken", "--set", "seed=7")
+    _, said = first.communicate()
+    assert (second.returncode, first.returncode) == (0, 75)
+    assert "A newer conductor drives taken now.  To wait for it: modelmill wait taken" in said
+    assert workshop.read("status", "taken")[0]["state"] == "done"
+
+
+def test_status_says_what_was_removed_and_how_it_is_made_again(workshop: Workshop) -> None:
+    """Nobody drives the run: to say that it waits would have somebody wait."""
+    assert workshop.modelmill("run", "run.yaml", "--name", "left").returncode == 0
+    *_, infer, _ = workshop.read("status", "left")[0]["stages"]
+    assert workshop.modelmill("artifacts", "rm", infer["key"], "--yes").returncode == 0
+    *_, infer, report = workshop.read("status", "left")[0]["stages"]
+    assert (infer["state"], report["state"]) == ("removed", "committed")
+    assert infer["message"] == "made again by: modelmill run FILE --name left"
+
+
 def _told_steps(store: Store) -> int:
     progress = run_row(store, "watched").stages[3].progress
     return 0 if progress is None or progress.unit != "steps" else progress.done

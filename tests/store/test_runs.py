@@ -1,3 +1,4 @@
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -93,4 +94,7 @@ def test_logs(store: Store) -> None:
     assert list_logs(store, "r", "infer") == (("infer", "a2"),)
     assert set(list_logs(store, "r")) == {("infer", "a2"), ("infer-base", "a1")}
     assert read_log(store, "r", "infer", "a2") == b"hello\n"
+    time.sleep(1.1)  # a store tells whole seconds
+    put_log(store, "r", "fetch", "a0", b"hello\n")
+    assert list_logs(store, "r")[-1] == ("fetch", "a0")
     assert read_log(store, "r", "infer", "a3") is None

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 LARGEST_CODE: Final = 255
 """A process has one byte to say how it ended."""
 
+SHOWN_DIGITS: Final = 20
+
 COLUMNS: Final = ("key", "type", "default", "meaning")
 
 
@@ -28,19 +30,21 @@ def explain(what: str, output: str) -> None:
     a section, such as data, lists its keys.
     """
     if what.isdecimal():
-        _print_ends(int(what), output)
+        _print_ends(what, output)
     else:
         _print_keys(what, output)
 
 
-def _print_ends(code: int, output: str) -> None:
+def _print_ends(digits: str, output: str) -> None:
     from modelmill.cli.codes import ends_of
     from modelmill.cli.show import print_record
     from modelmill.spec.errors import Problem, SpecError
 
-    if code > LARGEST_CODE:
+    # Of thousands of digits Python makes no number.
+    if len(digits) > len(str(LARGEST_CODE)) or int(digits) > LARGEST_CODE:
         reason = f"there is no such exit code: they end at {LARGEST_CODE}"
-        raise SpecError(f"explain {code}", [Problem("", reason)])
+        raise SpecError(f"explain {digits[:SHOWN_DIGITS]}", [Problem("", reason)])
+    code = int(digits)
     ends = ends_of(code)
     if output == "json":
         click.echo(json.dumps([asdict(end) for end in ends], indent=2))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from modelmill.spec.errors import InputMissing, WouldBeLost
+from modelmill.spec.errors import InputMissing, PermissionRefused, WouldBeLost
 
 if TYPE_CHECKING:
     from modelmill.spec.run import RunSpec
@@ -48,6 +48,7 @@ def write_template(template: str, file: Path) -> None:
     Raises:
         WouldBeLost: the file is there.
         InputMissing: its folder is not.
+        PermissionRefused: it cannot be written there.
     """
     try:
         with file.open("x", encoding="utf-8") as new:
@@ -64,6 +65,10 @@ def write_template(template: str, file: Path) -> None:
     except FileNotFoundError:
         raise InputMissing(
             "There is no such folder", at=str(file.parent), fix=f"mkdir -p {file.parent}"
+        ) from None
+    except OSError as error:
+        raise PermissionRefused(
+            f"The file cannot be written ({error.strerror})", at=str(file), fix="name another one"
         ) from None
 
 

@@ -144,7 +144,10 @@ def print_failures(ended: "Ended", command: str) -> None:
     The last thing on the terminal, so that nobody has to look for it.
     """
     if ended.verdict.superseded:
-        click.echo(f"A newer conductor drives {ended.run} now.", err=True)
+        waiting = shlex.join(("modelmill", "wait", ended.run, *store_words()))
+        click.echo(
+            f"A newer conductor drives {ended.run} now.  To wait for it: {waiting}", err=True
+        )
     if ended.untold:
         click.echo(ended.untold, err=True)
     if not ended.verdict.failures:

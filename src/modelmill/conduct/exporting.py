@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from modelmill.conduct.converting import WEIGHTS, as_gguf
 from modelmill.conduct.ending import read_document
 from modelmill.conduct.lookup import find_run, live_plan
+from modelmill.conduct.owner import command_to_go_on
 from modelmill.gather.run import sound_commits
 from modelmill.report.card import Leaving, card_md
 from modelmill.report.document import ReportDocument
@@ -96,9 +97,10 @@ def export(store: Store, asked: Asked, work: Path) -> Exported:
     commits = sound_commits(store, plan)
     if holder.name not in commits:
         raise InputMissing(
-            f"{asked.model} of run '{asked.run}' is not committed, or its lineage is broken",
+            f"{asked.model} of run '{asked.run}' is not committed, or was made from what no "
+            "longer is",
             at=store.url,
-            fix=f"modelmill status {asked.run}",
+            fix=f"make what is missing: {command_to_go_on(asked.run, record.owner)}",
         )
     report = _report(store, record, commits)
     if not asked.is_forced:

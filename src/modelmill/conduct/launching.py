@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from modelmill.conduct.cml_client import Project, open_project
 from modelmill.conduct.lookup import find_run
-from modelmill.conduct.owner import is_of_a_machine, parse_project_owner
+from modelmill.conduct.owner import command_to_go_on, is_of_a_machine, parse_project_owner
 from modelmill.conduct.submit import Launcher
 from modelmill.spec.errors import InputMissing
 from modelmill.spec.profile import Profile
@@ -74,7 +74,7 @@ def launch_again(store: Store, run: str, namespace: Namespace) -> Launch:
         raise InputMissing(
             f"Run '{run}' is not on a cluster: it was run on one machine",
             at=store.url,
-            fix=f"go on with it there: modelmill run FILE --name {run}",
+            fix=f"go on with it there: {command_to_go_on(run, record.owner)}",
         )
     place = _project_of(record)
     if place is None:

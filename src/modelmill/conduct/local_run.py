@@ -85,7 +85,9 @@ def run_locally(local: LocalRun, watcher: Watcher) -> Ended:
 def _ended(local: LocalRun, place: Opened, verdict: Verdict) -> Ended:
     """Say how it ended by what is in the store, wherever the report will go."""
     if verdict.report is None:
-        return Ended(local.asked.name, verdict.exit_code, verdict, None, "", None)
+        # A shell that goes on at 0 must not take a run for done that another one has begun again.
+        code = Interrupted.exit_code if verdict.superseded else verdict.exit_code
+        return Ended(local.asked.name, code, verdict, None, "", None)
     document, text = read_document(place.store, verdict.report)
     return Ended(local.asked.name, final_code(verdict, document), verdict, document, text, None)
 

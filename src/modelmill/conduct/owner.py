@@ -54,3 +54,10 @@ _PROJECT_FORM: Final = re.compile(r"project (\S+) at (\S+)")
 def is_of_a_machine(text: str) -> bool:
     """Tell whether neither a release nor a project has the run, but `modelmill run` somewhere."""
     return parse_owner(text) is None and parse_project_owner(text) is None
+
+
+def command_to_go_on(run: str, owner: str) -> str:
+    """Write the command that makes what is missing of a run, wherever the run belongs."""
+    if is_of_a_machine(owner):
+        return f"modelmill run FILE --name {run}"
+    return f"modelmill resume {run}"

@@ -9,6 +9,7 @@ from typing import Literal
 
 from modelmill.conduct.clock import is_young
 from modelmill.conduct.lookup import find_run, live_plan
+from modelmill.conduct.owner import command_to_go_on
 from modelmill.spec.errors import (
     Interrupted,
     LineageBroken,
@@ -61,8 +62,11 @@ class StageRow(Record):
 
     stage: str
     key: str
-    state: Literal["committed", "running", "pending", "failed", "stopped", "skipped", "waiting"]
-    """`waiting` for other stages; `pending`: it waits for a place, and `message` says for what."""
+    state: Literal[
+        "committed", "running", "pending", "failed", "stopped", "skipped", "removed", "waiting"
+    ]
+    """`waiting` for other stages; `pending`: it waits for a place, and `message` says for what;
+    `removed` after it was committed."""
     from_run: str = ""
     attempts: int = 0
     seconds: float | None = None
@@ -159,8 +163,8 @@ def run_row(store: Store, run: str, look: Look = lambda _: "") -> RunRow:
     plan = live_plan(store, record) if record.plan_sha256 else None
     planned = () if plan is None else plan.stages
     stages = (
-        *(_stage_row(store, run, stage.name, stage.key, events) for stage in planned),
-        _report_row(store, run, events),
+        *(_stage_row(store, record, stage.name, stage.key, events) for stage in planned),
+        _report_row(store, record, events),
     )
     return RunRow(
         run=run,
@@ -240,7 +244,9 @@ def artifact_row(committed: Committed) -> ArtifactRow:
     )
 
 
-def _stage_row(store: Store, run: str, stage: str, key: str, events: tuple[Event, ...]) -> StageRow:
+def _stage_row(
+    store: Store, record: RunRecord, stage: str, key: str, events: tuple[Event, ...]
+) -> StageRow:
     mine = [event for event in events if event.stage == stage and event.key in ("", key)]
     row = StageRow(
         stage=stage,
@@ -252,14 +258,18 @@ def _stage_row(store: Store, run: str, stage: str, key: str, events: tuple[Event
     committed = read_manifest(store, kind_of(stage), key) if key else None
     if committed is not None:
         origin = committed.manifest.run
-        return _as(row, state="committed", from_run="" if origin == run else origin)
+        return _as(row, state="committed", from_run="" if origin == record.name else origin)
     last = mine[-1] if mine else None
-    if last is None or last.event in ("committed", "adopted"):
+    if last is None:
         return row
+    if last.event in ("committed", "adopted"):
+        # Whoever drives the run sees that it is missing.
+        again = f"made again by: {command_to_go_on(record.name, record.owner)}"
+        return row if is_driven(record) else _as(row, state="removed", message=again)
     if last.event not in _GOING_ON:
         return _as(row, state=last.event, message=last.message)
     row = _as(row, seconds=_age(last.time).total_seconds())
-    progress = read_progress(store, run, stage)
+    progress = read_progress(store, record.name, stage)
     if last.event == "waiting" and (progress is None or progress.time < last.time):
         return _as(row, state="pending", message=last.message)
     if is_young(last.time if progress is None else max(progress.time, last.time)):
@@ -267,10 +277,10 @@ def _stage_row(store: Store, run: str, stage: str, key: str, events: tuple[Event
     return _as(row, state="stopped", message="ended without a word")
 
 
-def _report_row(store: Store, run: str, events: tuple[Event, ...]) -> StageRow:
+def _report_row(store: Store, record: RunRecord, events: tuple[Event, ...]) -> StageRow:
     """Say where the newest report is; its key is known once everything else has ended."""
     keys = [event.key for event in events if event.stage == "report" and event.key]
-    return _stage_row(store, run, "report", keys[-1] if keys else "", events)
+    return _stage_row(store, record, "report", keys[-1] if keys else "", events)
 
 
 def _as(row: StageRow, **changes: object) -> StageRow:

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 from pydantic import JsonValue
 
 from modelmill.conduct.lookup import find_run, live_plan
-from modelmill.conduct.owner import is_of_a_machine, parse_project_owner
+from modelmill.conduct.owner import command_to_go_on, is_of_a_machine, parse_project_owner
 from modelmill.conduct.prepare import Asked, preview, record_plan
 from modelmill.conduct.standing import PlanRow, is_driven, plan_rows
 from modelmill.spec.errors import InputMissing, WouldBeLost
@@ -117,7 +117,8 @@ def cancel(store: Store, run: str, patience_seconds: float) -> bool:
         if parse_project_owner(record.owner) is not None:
             left = f"if jobs of it still run: modelmill rm {run}"
         elif is_of_a_machine(record.owner):
-            left = f"it was run on one machine, and goes on there: modelmill run FILE --name {run}"
+            again = command_to_go_on(run, record.owner)
+            left = f"it was run on one machine, and goes on there: {again}"
         raise InputMissing(f"Nobody drives run '{run}'", at=store.url, fix=left)
 
     def ask(present: RunRecord | None) -> RunRecord:

@@ -91,11 +91,12 @@ def _text(path: Path, advice: str) -> str:
             body = file.read(SIZE_LIMIT_BYTES + 1)
         check_size(len(body), str(path))
         return body.decode("utf-8")
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise InputMissing("There is no such file", at=str(path), fix=advice) from None
-    except (IsADirectoryError, UnicodeDecodeError, PermissionError) as error:
-        reason = f"cannot be read as UTF-8 text ({type(error).__name__})"
-        raise SpecError(str(path), [Problem("", reason)]) from None
+    except UnicodeDecodeError:
+        raise SpecError(str(path), [Problem("", "is no UTF-8 text")]) from None
+    except OSError as error:
+        raise SpecError(str(path), [Problem("", f"cannot be read ({error.strerror})")]) from None
 
 
 def _override(override: str) -> tuple[Sequence[str], JsonValue]:
@@ -258,7 +259,7 @@ def _shortened(text: str) -> str:
 def _suggestion(path: KeyPath, data: JsonValue, schema: Mapping[str, JsonValue]) -> str:
     """Look for the key beside where it stands, then anywhere in the spec."""
     wrong = str(path[-1])
-    siblings = set(_keys_at(schema, path[:-1], schema))
+    siblings = set(_keys_at(schema, path[:-1], schema, data))
     taken = set(_at(data, path[:-1]))
     close = difflib.get_close_matches(wrong, sorted(siblings - taken), n=1, cutoff=0.6)
     if close:
@@ -271,14 +272,17 @@ def _suggestion(path: KeyPath, data: JsonValue, schema: Mapping[str, JsonValue])
 
 
 def _at(data: JsonValue, path: KeyPath) -> Iterator[str]:
-    here: JsonValue = data
+    here = data
     for part in path:
-        if isinstance(here, dict):
-            here = here.get(str(part))
-        elif isinstance(here, list) and isinstance(part, int):
-            here = here[part]
+        here = _inside(here, part)
     if isinstance(here, dict):
         yield from here
+
+
+def _inside(here: JsonValue, part: str | int) -> JsonValue:
+    if isinstance(here, list) and isinstance(part, int):
+        return here[part]
+    return here.get(str(part)) if isinstance(here, dict) else None
 
 
 def _branches(
@@ -301,17 +305,29 @@ def _branches(
 
 
 def _keys_at(
-    node: Mapping[str, JsonValue], path: KeyPath, schema: Mapping[str, JsonValue]
+    node: Mapping[str, JsonValue],
+    path: KeyPath,
+    schema: Mapping[str, JsonValue],
+    here: JsonValue = None,
 ) -> Iterator[str]:
+    """List the keys at the end of a path; of a union's members, those of the one that is `here`."""
     for branch in _branches(node, schema):
         properties = branch.get("properties")
         known = properties if isinstance(properties, dict) else {}
+        if isinstance(here, dict) and not all(_allows(known, *each) for each in here.items()):
+            continue
         if not path:
             yield from known
             continue
         inner = branch.get("items") if isinstance(path[0], int) else known.get(str(path[0]))
         if isinstance(inner, dict):
-            yield from _keys_at(inner, path[1:], schema)
+            yield from _keys_at(inner, path[1:], schema, _inside(here, path[0]))
+
+
+def _allows(known: Mapping[str, JsonValue], key: str, value: JsonValue) -> bool:
+    """Tell whether a key may have this value, as far as that decides what other keys there are."""
+    form = known.get(key)
+    return not isinstance(form, dict) or form.get("const", value) == value
 
 
 def _all_keys(schema: Mapping[str, JsonValue]) -> Iterator[tuple[str, str]]:

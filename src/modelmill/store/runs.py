@@ -193,14 +193,14 @@ def read_log(store: Store, run: str, stage: str, attempt: str) -> bytes | None:
 
 
 def list_logs(store: Store, run: str, stage: str = "") -> tuple[tuple[str, str], ...]:
-    """List stage and attempt of every log, oldest attempt of a stage first."""
+    """List stage and attempt of every log, the one that ended first in front."""
     prefix = f"{run_prefix(run)}/logs/"
     found = []
     for item in store.list(f"{prefix}{stage}/" if stage else prefix):
         owner, _, name = item.key.removeprefix(prefix).partition("/")
-        found.append((owner, item.last_modified, name.removesuffix(".log")))
+        found.append((item.last_modified, owner, name.removesuffix(".log")))
     # On a cluster an attempt is called like its pod's UID, which says nothing about time.
-    return tuple((owner, name) for owner, _, name in sorted(found))
+    return tuple((owner, name) for _, owner, name in sorted(found))
 
 
 def _events(run: str) -> str:

@@ -99,6 +99,10 @@ def test_wrong_file_ends_with_64_and_all_problems(tmp_path: Path) -> None:
     [
         (("validate", "nothing.yaml"), 66, "no such file"),
         (("explain", "256"), 64, "no such exit code"),
+        (("explain", "9" * 5000), 64, "no such exit code"),
+        (("validate", f"{__file__}/run.yaml"), 66, "no such file"),
+        (("validate", "a" * 300), 64, "cannot be read (File name too long)"),
+        (("init", "chat", f"{__file__}/run.yaml"), 77, "cannot be written (Not a directory)"),
         (("report", "run", "--store", "bucket"), 64, "s3://"),
         (("status", "run", "--store", "bucket"), 7, "s3://"),
         (("run", "run.yaml", "--name", "Not_A_Name"), 64, "lower-case"),

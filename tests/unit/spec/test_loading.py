@@ -195,6 +195,15 @@ def test_alias_bomb_is_refused() -> None:
         parse_yaml("\n".join(lines), "bomb")
 
 
+def test_keys_of_another_method_are_no_keys_here(tmp_path: Path) -> None:
+    """Neither offered nor listed: whoever followed that would be sent back."""
+    text = GOOD + "quantize: [{method: bitsandbytes, bits: 4}, {method: gptq, bit: 4}]\n"
+    assert problems_of(tmp_path, text) == [
+        "line 6: quantize[0].bits: unknown key; known here: double_quant, method, name, type",
+        "line 6: quantize[1].bit: unknown key; did you mean 'bits'?",
+    ]
+
+
 def test_setting_from_the_command_line_wins(tmp_path: Path) -> None:
     """`--set` reaches into mappings and lists, and is checked like the file."""
     path = tmp_path / "run.yaml"
