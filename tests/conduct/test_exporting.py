@@ -175,7 +175,7 @@ def entry(
     )
 
 
-def report(given: Conducted, nf4: ModelEntry) -> None:
+def report(given: Conducted, *judged: ModelEntry) -> None:
     """Commit a report on everything that is committed now."""
     document = ReportDocument(
         run=given.run,
@@ -183,7 +183,7 @@ def report(given: Conducted, nf4: ModelEntry) -> None:
         outcome="ungated",
         headline="",
         stages=(),
-        models=(entry("base", "bad"), entry("merged", None), nf4),
+        models=(entry("base", "bad"), entry("merged", None), *judged),
         gate=GateEntry(
             metric="nll",
             against="merged",
@@ -315,6 +315,16 @@ def test_adapter_of_a_merged_model_that_failed_stays(finished: Finisher, tmp_pat
     with pytest.raises(GateFailed, match="merged failed the gate"):
         leave(given, "adapter", tmp_path / "out")
     leave(given, "adapter", tmp_path / "out", is_forced=True)
+
+
+def test_adapter_that_was_asked_itself_does_not_leave_for_that(
+    finished: Finisher, tmp_path: Path
+) -> None:
+    """Its own row is not gated, and does not stand for the merged model's."""
+    given = finished("both-asked", None)
+    report(given, entry("merged", "bad", gated=True), entry("adapter", "good"))
+    with pytest.raises(GateFailed, match="merged failed the gate"):
+        leave(given, "adapter", tmp_path / "out")
 
 
 @pytest.mark.parametrize("verdict", ["good", "undecided"])

@@ -52,7 +52,9 @@ def test_live_run_is_seen_from_other_commands(workshop: Workshop, store: Store) 
     reading.send_signal(signal.SIGINT)
     _, said = reading.communicate()
     assert (reading.returncode, process.poll()) == (130, None)
-    assert said.splitlines()[-1] == ("Interrupted, which stops no run: modelmill status watched")
+    assert said.splitlines()[-1] == (
+        "Interrupted: this command only.  To see what goes on: modelmill status watched"
+    )
 
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
@@ -143,6 +145,15 @@ def test_gate_decides_the_exit_code_of_a_run_that_finished(
     assert ended.returncode == code, ended.stderr
     report = json.loads(ended.stdout)
     assert report["gate"]["outcome"] == outcome
+    # A folder that its pages cannot be written to changes nothing of that.
+    (workshop.folder / "reports" / f"{run}-again").write_text("in the way")
+    again = workshop.modelmill(
+        *("run", "gated.yaml", "--name", f"{run}-again", "-o", "json"),
+        *("--set", f"quantize=[{{method: bitsandbytes, double_quant: {json.dumps(code == 0)}}}]"),
+    )
+    assert again.returncode == (code or 77)
+    assert json.loads(again.stdout)["gate"]["outcome"] == outcome
+    assert f"modelmill report {run}-again --folder ELSEWHERE" in again.stderr
 
 
 def test_run_on_a_terminal_is_told_in_lines_where_it_is_read_aloud(workshop: Workshop) -> None:

@@ -299,7 +299,7 @@ STORES = {
 
 
 FOLDERS = {
-    "unnamed": ("reports/unnamed", "reports", "the run itself is done"),
+    "unnamed": ("reports/unnamed", "reports", "it is in the store"),
     "below": ("file", "file/reports", "name another folder"),
 }
 """A file that is in the way, and where the report is to go."""

@@ -12,6 +12,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 
+from modelmill.models.adapter import open_adapter
 from modelmill.models.open import open_model, open_tokenizer
 from modelmill.models.probe import built_in_probe, distance, norm, probe_logits
 from modelmill.spec.errors import DataError
@@ -46,6 +47,7 @@ class Case:
         return self.name
 
 
+PLAIN = {"target_modules": ["q_proj"]}
 EMBEDDED = {"target_modules": ["q_proj", "embed_tokens"]}
 WHOLE = {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens", "lm_head"]}
 CASES = (
@@ -120,6 +122,36 @@ def test_lora_layers_that_are_tied_are_refused_by_name(tmp_path: Path) -> None:
             assert torch.equal(
                 probe_logits(opened().model, prompts), probe_logits(trained, prompts)
             )
+
+
+@pytest.mark.parametrize(
+    ("asked", "more_tokens", "is_saved", "goes_on"),
+    [
+        (PLAIN, 0, False, True),
+        (PLAIN, 0, True, False),
+        (PLAIN, 1, True, False),
+        (WHOLE, 0, False, True),
+        (WHOLE, 1, False, False),
+    ],
+    ids=["plain", "saved", "more rows", "trained whole", "more rows, trained whole"],
+)
+def test_training_does_not_go_on_from_embeddings_that_it_would_lose(
+    asked: dict[str, Any], tmp_path: Path, *, more_tokens: int, is_saved: bool, goes_on: bool
+) -> None:
+    """An adapter is written without them, and without the tokenizer that has their rows."""
+    base = make_model("llama", tmp_path / "base")
+    model = open_model(base, dtype=torch.float32, device=CPU)
+    rows = model.get_input_embeddings().num_embeddings + more_tokens
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    trained = trained_on(model, LoraConfig(r=4, task_type="CAUSAL_LM", **asked))
+    trained.save_pretrained(tmp_path / "adapter", save_embedding_layers=is_saved)
+    opened = open_model(base, dtype=torch.float32, device=CPU)
+    if goes_on:
+        open_adapter(opened, tmp_path / "adapter", is_trained=True)
+        return
+    with pytest.raises(DataError, match="brings embeddings of its own") as refused:
+        open_adapter(opened, tmp_path / "adapter", is_trained=True)
+    assert "finetune.adapter" in refused.value.fix
 
 
 @pytest.mark.parametrize("is_beside", [True, False])

@@ -98,6 +98,21 @@ def test_inputs_that_no_calibration_row_reaches_are_named_and_not_refused(
     assert distances(source, tmp_path / "rtn", FOUR)[f"{layers}.1.fc2"].zeroed == 0
 
 
+def test_layer_that_was_lost_is_refused_also_where_inputs_may_be_zeroed(
+    model_of: ModelOf, tmp_path: Path
+) -> None:
+    """Without any input nothing would be left to be compared, and nothing found wrong."""
+    source, output = model_of("llama"), tmp_path / "out"
+    quantize(rtn(4, group_size=32), source, tmp_path, output)
+    layer = next(iter(distances(source, output, FOUR, may_zero=True)))
+    (path,) = output.glob("*.safetensors")
+    tensors = load_file(path)
+    tensors[f"{layer}.scales"].zero_()
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(DataError, match=layer):
+        distances(source, output, FOUR, may_zero=True)
+
+
 def test_layer_of_zeros_is_what_it_stands_for(model_of: ModelOf, tmp_path: Path) -> None:
     """Blocks are inserted with such layers, to be trained later."""
     source, output = tmp_path / "source", tmp_path / "out"

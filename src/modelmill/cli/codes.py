@@ -86,8 +86,8 @@ ENDS: Final = (
     End(GateFailed.exit_code, GateFailed.meaning(), GateFailed.advice),
     End(
         INTERRUPTED,
-        "The command was interrupted; the run goes on.",
-        "`modelmill wait RUN` watches it again.",
+        "This command was interrupted, and no stage.",
+        "`modelmill status RUN` says where the run is; `modelmill wait RUN` watches it again.",
     ),
 )
 """What each of these codes means; the reference page and `modelmill explain` say it."""
@@ -105,9 +105,11 @@ class ClusterCommand(click.Command):
             sys.exit(code_of_error(error))
         except (KeyboardInterrupt, click.Abort):
             # 75 would say that the run was interrupted.
-            run = ctx.params.get("run")
+            run = ctx.params.get("run") or ctx.params.get("name")
             look = "list" if run is None else f"status {run}"
-            click.echo(f"Interrupted, which stops no run: modelmill {look}", err=True)
+            click.echo(
+                f"Interrupted: this command only.  To see what goes on: modelmill {look}", err=True
+            )
             sys.exit(INTERRUPTED)
         except ModuleNotFoundError as error:
             if error.name != "kubernetes":

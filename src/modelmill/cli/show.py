@@ -148,8 +148,9 @@ def print_failures(ended: "Ended", command: str) -> None:
         click.echo(
             f"A newer conductor drives {ended.run} now.  To wait for it: {waiting}", err=True
         )
-    if ended.untold:
-        click.echo(ended.untold, err=True)
+    for problem in (ended.unwritten, ended.untold):
+        if problem:
+            click.echo(problem, err=True)
     if not ended.verdict.failures:
         return
     for stage, ending in ended.verdict.failures.items():

@@ -7,9 +7,10 @@ reach the store from there, shows only inside of it.
 import secrets
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
-from modelmill.conduct.answers import Conflict, NotThere, Refused
+from modelmill.conduct.answers import Conflict, NotThere, Refused, Unavailable
 from modelmill.conduct.backend import Order
 from modelmill.conduct.cml_client import Project
 from modelmill.conduct.cml_jobs import conductor_job, stage_job, store_environment
@@ -58,6 +59,7 @@ def try_jobs(project: Project, profile: Profile) -> Finding:
 def try_runtimes(project: Project, store: Store, profile: Profile) -> Iterator[Finding]:
     """Start a small job in every Runtime, all at once; it says in the store how it went."""
     kept: set[str] = set()
+    left_behind: list[Finding] = []
     jobs: dict[Environment, JobSeen] = {}
     # A job whose run was refused is there to be removed, and has no end to wait for.
     waiting: list[Environment] = []
@@ -87,9 +89,14 @@ def try_runtimes(project: Project, store: Store, profile: Profile) -> Iterator[F
                 else:
                     yield _bad(environment, "its job has found no place, or has not ended")
         finally:
-            for job in jobs.values():
-                if job.id not in kept:
+            for environment, job in jobs.items():
+                if job.id in kept:
+                    continue
+                try:
                     _remove(project, job)
+                except (Conflict, NotThere, Refused, Unavailable) as refused:
+                    left_behind.append(_bad(environment, f"its job {job.id} stays: {refused}"))
+    yield from left_behind
 
 
 def _trial_job(environment: Environment, profile: Profile) -> JobRequest:
@@ -112,8 +119,10 @@ def _wait(project: Project, job: JobSeen, deadline: float) -> RunSeen | None:
 
 def _remove(project: Project, job: JobSeen) -> None:
     for run in project.runs(job.id):
+        # It may end by itself between a look and the request.
         if run.is_live:
-            project.stop_run(run.model_copy(update={"job_id": job.id}))
+            with suppress(Conflict, NotThere):
+                project.stop_run(run.model_copy(update={"job_id": job.id}))
     project.delete_job(job.id)
 
 

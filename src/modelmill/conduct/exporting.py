@@ -19,7 +19,7 @@ from modelmill.conduct.lookup import find_run, live_plan
 from modelmill.conduct.owner import command_to_go_on
 from modelmill.gather.run import sound_commits
 from modelmill.report.card import Leaving, card_md
-from modelmill.report.document import ReportDocument
+from modelmill.report.document import ModelEntry, ReportDocument
 from modelmill.report.licence import LICENCE_NAMES, Licence, licence_of
 from modelmill.report.opening import Opening
 from modelmill.spec.errors import (
@@ -214,10 +214,14 @@ def _check_verdict(asked: Asked, report: ReportDocument | None, at: str) -> None
             fix=f"let the run finish (modelmill status {asked.run}); {anyway}",
         )
     entries = {each.model: each for each in report.models}
-    # An adapter that no stage has asked is judged as the merged model.
-    entry = entries.get(asked.model) or entries.get("merged")
-    if entry is None:
-        return
+    # An adapter is the merged model in two parts, and may not be asked itself, nor gated.
+    judged = (asked.model, "merged") if asked.model == "adapter" else (asked.model,)
+    for entry in (entries[model] for model in judged if model in entries):
+        _check_entry(entry, asked, report, at)
+
+
+def _check_entry(entry: ModelEntry, asked: Asked, report: ReportDocument, at: str) -> None:
+    anyway = "to export it all the same: --force"
     if entry.gated and entry.verdict == "bad" and report.gate is not None:
         raise GateFailed(
             f"{entry.model} failed the gate.  {report.gate.sentence}",

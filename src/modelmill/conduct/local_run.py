@@ -48,6 +48,8 @@ class Ended:
     report_html: Path | None
     untold: str = ""
     """Why whoever asked to be told of the end was not."""
+    unwritten: str = ""
+    """Why the report, which is in the store, is not in the folder that was asked for."""
 
 
 def run_locally(local: LocalRun, watcher: Watcher) -> Ended:
@@ -55,8 +57,7 @@ def run_locally(local: LocalRun, watcher: Watcher) -> Ended:
 
     Raises:
         KeyboardInterrupt: asked to stop; everything that was started is gone.
-        ModelmillError: the run could not be prepared, its store was lost, or its report, which
-            is in the store, could not be brought to the folder.
+        ModelmillError: the run could not be prepared, or its store was lost.
     """
     check_metrics(local.home, local.spec.infer.metrics)
     make_folder(local.report_folder)  # before hours of work, and not after them
@@ -93,15 +94,15 @@ def _ended(local: LocalRun, place: Opened, verdict: Verdict) -> Ended:
 
 
 def _with_pages(local: LocalRun, place: Opened, ended: Ended) -> Ended:
-    """Bring the report to where it was asked for; the run is done, whatever comes of that."""
+    """Bring the report to where it was asked for; the run has ended, whatever comes of that."""
     if ended.verdict.report is None:
         return ended
     folder = local.report_folder / ended.run
     try:
         read_report(place.store, ended.verdict.report, folder)
     except (DoesNotFit, PermissionRefused) as error:
-        error.fix = f"modelmill report {ended.run} --folder ELSEWHERE: the run itself is done"
-        raise
+        error.fix = f"modelmill report {ended.run} --folder ELSEWHERE; it is in the store"
+        return replace(ended, exit_code=ended.exit_code or error.exit_code, unwritten=str(error))
     return replace(ended, report_html=(folder / "report.html").resolve())
 
 

@@ -141,13 +141,14 @@ def open_adapter(
 
     Raises:
         DataError: a tensor of the file finds no place in the model or the other way round,
-            or it does nothing at all.
+            it does nothing at all, or it is to be trained on embeddings that it brings along.
     """
     stored = load_file(folder / WEIGHTS)
     names = settle_head(base, folder, stored, stored.__getitem__)
     tensors = {name: stored[name] for name in sorted(names)}
     rows = embedded_rows(base, _shapes(tensors))
-    if rows != base.get_input_embeddings().num_embeddings:
+    is_resized = rows != base.get_input_embeddings().num_embeddings
+    if is_resized:
         base.resize_token_embeddings(rows, mean_resizing=False)
     may_be_saved = embedding_names(base)
     config = LoraConfig.from_pretrained(str(folder))
@@ -161,6 +162,13 @@ def open_adapter(
         if name in may_be_saved and name in tensors
     }
     check_fit(_shapes(tensors), _shapes({**expected, **saved}), str(folder))
+    if is_trained and (is_resized or saved.keys() - expected.keys()):
+        # What `save_adapter` writes has neither these embeddings nor the tokenizer with their rows.
+        raise DataError(
+            "the adapter brings embeddings of its own, and training does not go on with those",
+            at=str(folder),
+            fix="merge it first (finetune.adapter), and go on from the merged model",
+        )
     check_effect(
         (tensor for name, tensor in tensors.items() if ".lora_A." not in name), str(folder)
     )

@@ -187,7 +187,7 @@ def test_ctrl_c_of_a_command_about_a_run_stops_no_run() -> None:
         raise KeyboardInterrupt
 
     ended = CliRunner().invoke(waiting)
-    assert (ended.exit_code, ended.stderr.count("stops no run")) == (INTERRUPTED, 1)
+    assert (ended.exit_code, ended.stderr.count("this command only")) == (INTERRUPTED, 1)
 
 
 @pytest.mark.parametrize(

@@ -320,6 +320,9 @@ def test_cores_answer_a_batch_each_up_to_a_limit() -> None:
         assert many[name] == pytest.approx(4 * one[name])
     assert two["weights"] == one["weights"]
     assert judged == judged_too
+    # An adapter's base that bitsandbytes holds answers one batch at a time.
+    held = answering(base_load_in="nf4")
+    assert infer_memory(SEVEN, held, rows, Form(), 64) == infer_memory(SEVEN, held, rows, Form(), 1)
 
 
 def test_next_larger_is_the_smallest_that_has_it() -> None:

@@ -79,7 +79,9 @@ def distances(
             weight = weight[:, ~zeroed]
             found[layer] = Distance(_distance(read, weight), float(zeroed.float().mean()))
             bound = min(FARTHEST, max(EXACT, AS_ROUNDED * _distance(rounded, weight)))
-            if found[layer].changed_by > bound:
+            if zeroed.all():  # then nothing is left to be compared
+                wrong[layer] = 1.0
+            elif found[layer].changed_by > bound:
                 wrong[layer] = found[layer].changed_by
     if wrong:
         raise DataError(
