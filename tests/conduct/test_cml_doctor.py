@@ -194,3 +194,16 @@ def test_run_that_is_refused_is_not_waited_for(
     ]
     assert found[0].words.startswith("its job is refused: Conflict")
     assert site.jobs == {}
+
+
+def test_job_that_cannot_be_removed_is_named_and_the_others_are(
+    site: CmlServer, store: Store
+) -> None:
+    """Their names are made up, so that no later command would find them."""
+    site.plan("409", "DELETE ")
+    profile = Profile.model_validate(document(site, store))
+    project = Project(site.url, PROJECT, KEY)
+    found = list(cml_trial.try_runtimes(project, store, profile))
+    [left] = site.jobs
+    [bad] = [each for each in found if each.state == "bad"]
+    assert bad.words.startswith(f"its job {left} stays: Conflict")
