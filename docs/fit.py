@@ -183,8 +183,8 @@ def _summary(peaks: Peaks) -> str:
     present = [error for error, is_older in errors if not is_older]
     if len(present) < len(errors):
         words += (
-            f"\nWhat has a * was measured before the mill gave freed blocks back, and takes as "
-            f"much or less now; without it {_near(present)}."
+            f"\nWhat has a * was measured before the mill gave freed blocks back and answered "
+            f"batches side by side; without it {_near(present)}."
         )
     return words
 

@@ -3,14 +3,15 @@
     modelmill report RUN -o json | python -m docs.peaks
 
 from the root of the checkout.  The run and its stages are there already, with the lengths of the
-rows; what it took before is replaced.  `python -m docs.generate` draws the page anew.
+rows; what it took before, and by which settings, is replaced.  `python -m docs.generate` draws the
+page anew.
 """
 
 import json
 import sys
 from collections.abc import Mapping
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from docs.fit import PEAKS
 
@@ -20,6 +21,7 @@ class _Stage(BaseModel):
 
     stage: str
     peak_rss_bytes: int | None
+    settings: Mapping[str, JsonValue] = {}
 
 
 class Report(BaseModel):
@@ -32,9 +34,9 @@ class Report(BaseModel):
     stages: tuple[_Stage, ...]
 
     @property
-    def peaks(self) -> Mapping[str, int]:
-        """Map stages to what they took."""
-        return {each.stage: each.peak_rss_bytes for each in self.stages if each.peak_rss_bytes}
+    def measured(self) -> Mapping[str, _Stage]:
+        """Map names to stages that took anything."""
+        return {each.stage: each for each in self.stages if each.peak_rss_bytes}
 
 
 def recorded(text: str, report: Report) -> str:
@@ -51,8 +53,13 @@ def recorded(text: str, report: Report) -> str:
     for run in runs:
         run["created"] = report.created
         for stage in run["stages"]:
-            if stage["stage"] in report.peaks:
-                stage["peak_rss_bytes"] = report.peaks[stage["stage"]]
+            taken = report.measured.get(stage["stage"])
+            if taken is not None:
+                stage["peak_rss_bytes"] = taken.peak_rss_bytes
+                # The dtype is another on another CPU.
+                stage["settings"] = {
+                    key: taken.settings.get(key, value) for key, value in stage["settings"].items()
+                }
                 stage.pop("is_older", None)
     return json.dumps(peaks, indent=2) + "\n"
 

@@ -38,8 +38,9 @@ from modelmill.spec.quantize import (
 from modelmill.spec.settings import QuantizeSettings
 from modelmill.spec.shape import ModelShape
 
-BITSANDBYTES_BYTES: Final = 730 * MB
-"""Python and what this quantizer imports, measured without running it."""
+BITSANDBYTES_BYTES: Final = 890 * MB
+"""The peak with a model of 3 million parameters, 906 MB in two runs, less what the formulas say of
+it.  730 MB are there after the imports."""
 QAT_BYTES: Final = 800 * MB
 """The peak of packing a model of 0.1 million parameters: no engine is imported."""
 BITNET_BYTES: Final = 940 * MB

@@ -40,6 +40,22 @@ def test_peaks_of_a_run_are_replaced_and_no_others() -> None:
     assert json.loads(made).keys() == json.loads(text).keys()
 
 
+def test_settings_are_those_by_which_it_was_measured() -> None:
+    """On another CPU the dtype is another; defaults that were left out stay out."""
+    stage = {
+        "stage": "infer-base",
+        "peak_rss_bytes": 7,
+        "settings": {"dtype": "float16", "kind": "infer", "unknown": 1},
+    }
+    made = recorded(
+        PEAKS.read_text(encoding="utf-8"),
+        Report.model_validate({"run": "quick", "created": CREATED, "stages": [stage]}),
+    )
+    run = next(each for each in Peaks.model_validate_json(made).runs if each.run == "quick")
+    settings = next(each for each in run.stages if each.stage == "infer-base").settings
+    assert (settings.kind, settings.dtype) == ("infer", "float16")
+
+
 def test_run_that_is_not_there_is_refused() -> None:
     """Its rows' lengths and settings would be missing."""
     with pytest.raises(ValueError, match="no run is called another"):
