@@ -203,15 +203,17 @@ def _report(
     return read_document(store, committed)[0]
 
 
+_ANYWAY: Final = "to export it all the same: --force"
+
+
 def _check_verdict(asked: Asked, report: ReportDocument | None, at: str) -> None:
     """Let nothing go that is known to be bad, or of which nothing is known."""
-    anyway = "to export it all the same: --force"
     if report is None:
         raise InputMissing(
             f"Run '{asked.run}' has no report on what is committed now, so {asked.model} is "
             "not judged",
             at=at,
-            fix=f"let the run finish (modelmill status {asked.run}); {anyway}",
+            fix=f"let the run finish (modelmill status {asked.run}); {_ANYWAY}",
         )
     entries = {each.model: each for each in report.models}
     # An adapter is the merged model in two parts, and may not be asked itself, nor gated.
@@ -221,18 +223,17 @@ def _check_verdict(asked: Asked, report: ReportDocument | None, at: str) -> None
 
 
 def _check_entry(entry: ModelEntry, asked: Asked, report: ReportDocument, at: str) -> None:
-    anyway = "to export it all the same: --force"
     if entry.gated and entry.verdict == "bad" and report.gate is not None:
         raise GateFailed(
             f"{entry.model} failed the gate.  {report.gate.sentence}",
             at=at,
-            fix=f"modelmill report {asked.run}; {anyway}",
+            fix=f"modelmill report {asked.run}; {_ANYWAY}",
         )
     if entry.problem or (entry.gated and entry.verdict is None):
         raise InputMissing(
             f"{entry.model} could not be judged: {entry.problem or 'it has no verdict'}",
             at=at,
-            fix=f"modelmill status {asked.run}; {anyway}",
+            fix=f"modelmill status {asked.run}; {_ANYWAY}",
         )
 
 
