@@ -67,7 +67,7 @@ def test_live_run_is_seen_from_other_commands(workshop: Workshop, store: Store) 
     row = workshop.read("status", "watched")[0]
     assert not row["is_live"]
     assert row["stages"][3]["state"] == "stopped"
-    assert row["state"] == "interrupted; the same command goes on"
+    assert row["state"] == "interrupted; to go on: modelmill run FILE --name watched"
     waited = workshop.modelmill("wait", "watched")
     assert (waited.returncode, waited.stderr) == (6, f"Run 'watched': {row['state']}\n")
     assert workshop.modelmill("status", "watched", "--exit-code").returncode == 6

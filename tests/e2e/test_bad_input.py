@@ -320,6 +320,7 @@ def test_report_that_cannot_be_brought_leaves_the_run_as_it_ended(
     assert [name for name in list_runs(store) if name == run] == [run] * (run == "unnamed")
     if run == "unnamed":
         assert run_row(store, run).exit_code == 0
+        assert "SQL execution" in answer.stdout or "NLL" in answer.stdout
 
 
 @pytest.mark.parametrize("case", STORES)

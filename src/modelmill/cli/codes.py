@@ -4,12 +4,14 @@ A run's own code says what went wrong inside it; these say how the command itsel
 that a script can tell "it failed" from "I could not ask".
 """
 
+import shlex
 import sys
 from dataclasses import dataclass
 from typing import Final
 
 import click
 
+from modelmill.cli.options import store_words
 from modelmill.spec.errors import (
     GateFailed,
     InternalError,
@@ -106,10 +108,9 @@ class ClusterCommand(click.Command):
         except (KeyboardInterrupt, click.Abort):
             # 75 would say that the run was interrupted.
             run = ctx.params.get("run") or ctx.params.get("name")
-            look = "list" if run is None else f"status {run}"
-            click.echo(
-                f"Interrupted: this command only.  To see what goes on: modelmill {look}", err=True
-            )
+            look = ("list",) if run is None else ("status", run)
+            command = shlex.join(("modelmill", *look, *store_words()))
+            click.echo(f"Interrupted: this command only.  To see what goes on: {command}", err=True)
             sys.exit(INTERRUPTED)
         except ModuleNotFoundError as error:
             if error.name != "kubernetes":

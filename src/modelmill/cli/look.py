@@ -1,6 +1,7 @@
 """Commands that look at runs: status, list, logs, wait, report."""
 
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ import click
 
 from modelmill.cli.codes import CANCELLED, INTERRUPTED, NO_SUCH_RUN, ClusterCommand, code_of_run
 from modelmill.cli.completing import complete_run, complete_stage
-from modelmill.cli.options import context_option, output_option, store_options
+from modelmill.cli.options import context_option, output_option, store_options, store_words
 
 if TYPE_CHECKING:
     from modelmill.conduct.following import Follower
@@ -205,7 +206,8 @@ def wait_for(store: "Store", run: str) -> int:
         with watcher() as watching:
             record = watch_run(store, run, watching)
     except KeyboardInterrupt:
-        click.echo(f"The run goes on: modelmill wait {run}", err=True)
+        command = shlex.join(("modelmill", "wait", run, *store_words()))
+        click.echo(f"The run goes on: {command}", err=True)
         return INTERRUPTED
     if record is None:
         return NO_SUCH_RUN

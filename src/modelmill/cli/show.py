@@ -95,7 +95,7 @@ def print_summary(ended: "Ended") -> None:
     from modelmill.report.spending_table import spending_sentence
     from modelmill.report.table import summary_table
 
-    if ended.report is None or ended.report_html is None:
+    if ended.report is None:
         return
     if any(model.metrics for model in ended.report.models):
         table = summary_table(ended.report)
@@ -109,7 +109,8 @@ def print_summary(ended: "Ended") -> None:
         click.echo(problem.message, err=True)
     if spent := spending_sentence(ended.report.spending):
         click.echo(spent)
-    click.echo(str(ended.report_html))
+    if ended.report_html is not None:
+        click.echo(str(ended.report_html))
 
 
 def print_comparison(document: "ComparisonDocument", html: Path) -> None:

@@ -47,6 +47,7 @@ from modelmill.store.parcel import (
 from modelmill.store.s3 import Store
 
 CARD: Final = "README.md"
+_ANYWAY: Final = "to export it all the same: --force"
 
 
 @dataclass(frozen=True)
@@ -201,9 +202,6 @@ def _report(
     if committed is None:
         return None
     return read_document(store, committed)[0]
-
-
-_ANYWAY: Final = "to export it all the same: --force"
 
 
 def _check_verdict(asked: Asked, report: ReportDocument | None, at: str) -> None:

@@ -10,10 +10,7 @@ from typing import Literal
 from modelmill.conduct.clock import is_young
 from modelmill.conduct.lookup import find_run, live_plan
 from modelmill.conduct.owner import command_to_go_on
-from modelmill.spec.errors import (
-    Interrupted,
-    LineageBroken,
-)
+from modelmill.spec.errors import Interrupted, LineageBroken
 from modelmill.spec.names import Kind, kind_of
 from modelmill.spec.plan import Plan, Stage, folder_of
 from modelmill.spec.records import Event, Progress, Record, RunRecord
@@ -207,8 +204,8 @@ def state_of(record: RunRecord, look: Look) -> str:
         return "done"
     why = (record.message.splitlines() or [""])[0]
     if record.exit_code == Interrupted.exit_code:
-        again = f"modelmill resume {record.name}" if record.owner else "the same command"
-        return f"interrupted; {again} goes on{': ' if why else ''}{why}"
+        again = command_to_go_on(record.name, record.owner)
+        return f"interrupted; to go on: {again}{': ' if why else ''}{why}"
     return f"failed with {record.exit_code}{': ' if why else ''}{why}"
 
 

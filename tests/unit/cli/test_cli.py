@@ -191,7 +191,7 @@ def test_ctrl_c_of_a_command_about_a_run_stops_no_run() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cancelled", "words"), [("2030", "cancelled"), ("", "the same command goes on")]
+    ("cancelled", "words"), [("2030", "cancelled"), ("", "to go on: modelmill run FILE --name r")]
 )
 def test_interrupted_run_has_not_failed(cancelled: str, words: str) -> None:
     """Whoever stopped it can go on, and is told so."""
