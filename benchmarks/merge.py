@@ -32,7 +32,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from modelmill.models.adapter import save_adapter
 from modelmill.models.layout import Form, lay_out, write_index, write_shards
-from modelmill.models.shards import FileSource
+from modelmill.models.shards import open_tensors
 from modelmill.spec.layout import make_plan, sources_of
 from modelmill.spec.names import (
     ENV_ATTEMPT,
@@ -41,12 +41,14 @@ from modelmill.spec.names import (
     ENV_STAGE,
     ENV_STORE,
     ENV_WORK,
+    ENV_WORK_BYTES,
 )
 from modelmill.spec.plan import Plan, plan_bytes
 from modelmill.spec.profile import Facts
 from modelmill.spec.records import Device, Manifest
 from modelmill.spec.run import RunSpec
 from modelmill.spec.settings import Pin
+from modelmill.stages.attempt import SPARE_BYTES
 from modelmill.store.artifact import (
     attempt_id,
     attempt_prefix,
@@ -89,6 +91,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--parameters", choices=sorted(SHAPES), default="1.1B")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument(
+        "--no-room", action="store_true", help="the stage's volume has none for the weights"
+    )
     parser.add_argument("--python", default=STAGE_PYTHON, type=Path, help="of both processes")
     asked = parser.parse_args()
     python = str(asked.python)
@@ -108,7 +113,7 @@ def main() -> None:
             bare = run_bare(
                 python, f"{embedded.url}/bare", f"{embedded.url}/out{number}", "bfloat16"
             )
-            mill = run_stage(python, store, plan, folder)
+            mill = run_stage(python, store, plan, folder, has_room=not asked.no_room)
             rounds.append({"bare": bare, "modelmill": mill})
             print(f"bare {bare}, modelmill {mill}", file=sys.stderr)
         run_bare(python, str(folder), str(folder / "reference"), "float32")
@@ -271,7 +276,7 @@ def run_bare(python: str, source: str, out: str, dtype: str) -> Cost:
     )
 
 
-def run_stage(python: str, store: Store, plan: Plan, folder: Path) -> Cost:
+def run_stage(python: str, store: Store, plan: Plan, folder: Path, *, has_room: bool) -> Cost:
     """Start the stage as a conductor does."""
     work = folder / "work"
     work.mkdir(exist_ok=True)
@@ -283,7 +288,17 @@ def run_stage(python: str, store: Store, plan: Plan, folder: Path) -> Cost:
         ENV_ATTEMPT: attempt_id(),
         ENV_WORK: str(work),
     }
+    if not has_room:
+        weights = size_of(folder / "model", "*.safetensors")
+        everything = size_of(folder / "model") + size_of(folder / "tuned" / "adapter")
+        # Halfway between what the rest takes and what all of it would.
+        environment[ENV_WORK_BYTES] = str(2 * everything - weights + SPARE_BYTES)
     return timed([python, "-m", "modelmill.stages"], environment)
+
+
+def size_of(folder: Path, pattern: str = "*") -> int:
+    """Add up files, in bytes."""
+    return sum(path.stat().st_size for path in folder.glob(pattern))
 
 
 def timed(arguments: Sequence[str], environment: Mapping[str, str]) -> Cost:
@@ -322,7 +337,7 @@ def take_result(store: Store, plan: Plan, folder: Path) -> tuple[Path, object, o
 
 def are_equal(one: Path, other: Path) -> bool:
     """Compare two checkpoints tensor by tensor, bit by bit."""
-    with FileSource(one) as ours, FileSource(other) as theirs:
+    with open_tensors(one) as ours, open_tensors(other) as theirs:
         return ours.tensors.keys() == theirs.tensors.keys() and all(
             ours.read(name).dtype == theirs.read(name).dtype
             and torch.equal(ours.read(name).view(torch.int16), theirs.read(name).view(torch.int16))

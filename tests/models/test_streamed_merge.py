@@ -23,7 +23,7 @@ from modelmill.models.adapter import save_adapter, untie_for
 from modelmill.models.merging import open_merging
 from modelmill.models.open import open_model, open_tokenizer
 from modelmill.models.probe import built_in_probe, distance, norm, probe_logits
-from modelmill.models.shards import FileSource
+from modelmill.models.shards import Tensors, open_tensors
 from modelmill.models.skeleton import NotStreamable
 from modelmill.models.weights import save_weights
 from modelmill.spec.closed import Dtype
@@ -209,7 +209,7 @@ def test_merge_in_shards_equals_one_in_memory(
 def test_tensors_are_in_memory_one_at_a_time(tmp_path: Path) -> None:
     """However many tensors a base has, those of two layers at most are alive at once."""
     made = make(Case(), tmp_path)
-    with FileSource(made.base) as base, FileSource(made.adapter) as adapter:
+    with open_tensors(made.base) as base, open_tensors(made.adapter) as adapter:
         counted = Counting(base)
         merging = open_merging(made.base, counted, made.adapter, adapter)
         for name in merging.origins:
@@ -222,7 +222,7 @@ def test_tensors_are_in_memory_one_at_a_time(tmp_path: Path) -> None:
 class Counting:
     """Knows how many bytes of what was read are still alive."""
 
-    def __init__(self, source: FileSource) -> None:
+    def __init__(self, source: Tensors) -> None:
         self.source = source
         self.alive_bytes = self.most_bytes = self.total_bytes = 0
 

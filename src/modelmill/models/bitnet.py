@@ -18,7 +18,7 @@ from transformers.integrations.bitnet import BitLinear
 
 from modelmill.models.families import linear_in_features
 from modelmill.models.guard import check_loading
-from modelmill.models.shards import FileSource
+from modelmill.models.shards import open_tensors
 from modelmill.spec.errors import DataError
 from modelmill.spec.quantize import TERNARY_BITS
 from modelmill.spec.ternary import ROWS_PER_BYTE
@@ -102,7 +102,7 @@ def check_files(folder: Path, model: PreTrainedModel) -> int:
         outputs, inputs = wanted[f"{layer}.weight"]
         wanted[f"{layer}.weight"] = (outputs // ROWS_PER_BYTE, inputs)
         wanted[scale_name(f"{layer}.weight")] = (1,)
-    with FileSource(folder) as source:
+    with open_tensors(folder) as source:
         found = source.tensors
         info: dict[str, set[object]] = {
             "missing_keys": {*(wanted.keys() - found.keys())},

@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
@@ -74,6 +75,9 @@ class Shard:
         return len(text).to_bytes(LENGTH_BYTES, "little") + text
 
 
+Make = Callable[[Form], torch.Tensor]
+
+
 def lay_out(forms: Sequence[Form], shard_bytes: int = SHARD_BYTES) -> tuple[Shard, ...]:
     """Place tensors in files, in the order given until a file would become too big."""
     groups: list[list[Form]] = []
@@ -101,7 +105,7 @@ def lay_out(forms: Sequence[Form], shard_bytes: int = SHARD_BYTES) -> tuple[Shar
 def write_shards(
     shards: Sequence[Shard],
     folder: Path,
-    make: Callable[[Form], torch.Tensor],
+    make: Make,
     begun: Callable[[Path, int], None] = lambda *_: None,
 ) -> Iterator[Form]:
     """Write every shard from its first byte to its last, and tell each tensor that is there.
@@ -110,17 +114,38 @@ def write_shards(
         shards: what `lay_out` made.
         folder: where to.
         make: makes one tensor of the form asked for; it is not needed afterwards.
-        begun: told of each file, and how many bytes it will have, when its first are there.
+        begun: told of each file, and how many bytes it will have, when it is there.
     """
     for shard in shards:
         with (folder / shard.name).open("xb", buffering=0) as file:
-            file.write(shard.header())
             begun(folder / shard.name, shard.size_bytes)
-            for form in shard.forms:
-                rest = _bytes_of(make(form), form)
+
+            def write(rest: memoryview, file: FileIO = file) -> None:
                 while rest:
                     rest = rest[file.write(rest) or 0 :]
-                yield form
+
+            yield from _write(shard, make, write)
+
+
+def pour_shards(
+    shards: Sequence[Shard], make: Make, begin: Callable[[str, int], Callable[[memoryview], None]]
+) -> Iterator[Form]:
+    """Do the same with files that lie nowhere.
+
+    Args:
+        shards: what `lay_out` made.
+        make: makes one tensor of the form asked for; it is not needed afterwards.
+        begin: begins a file of a name and so many bytes, and says what takes these.
+    """
+    for shard in shards:
+        yield from _write(shard, make, begin(shard.name, shard.size_bytes))
+
+
+def _write(shard: Shard, make: Make, write: Callable[[memoryview], None]) -> Iterator[Form]:
+    write(memoryview(shard.header()))
+    for form in shard.forms:
+        write(_bytes_of(make(form), form))
+        yield form
 
 
 def write_index(shards: Sequence[Shard], folder: Path, parameters: int) -> None:

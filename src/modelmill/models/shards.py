@@ -1,20 +1,21 @@
-"""Tensors read one at a time, wherever in a folder's files they lie, and none kept.
+"""Tensors read one at a time, wherever in which files they lie, and none kept.
 
 Plain reads and no mapped files: pages of a mapped file count as this process's memory for as
 long as nobody else wants them, so a merge of 2.2 GB that mapped its shards took 4.8 GB.
 """
 
 import os
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol, Self
+from typing import Final, Protocol
 
 import torch
 
 from modelmill.models.weights import checkpoint_files
 from modelmill.spec.errors import DataError
-from modelmill.store.tensors import TensorInfo, read_safetensors_header
+from modelmill.store.tensors import TensorInfo, WeightFile, header_of
 
 DTYPE_OF: Final[Mapping[str, torch.dtype]] = {
     "BOOL": torch.bool,
@@ -64,37 +65,51 @@ class Chosen:
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a tensor's bytes are."""
+class LocalFile:
+    """A file of this machine, open."""
 
-    file: int
-    """Open descriptor."""
     path: Path
-    start: int
-    info: TensorInfo
+    size_bytes: int
+    fd: int
+
+    def read_into(self, start: int, view: memoryview) -> None:
+        """Fill `view` with the bytes from a place on.
+
+        Raises:
+            DataError: the file ends before.
+        """
+        while view:
+            count = os.preadv(self.fd, [view], start)
+            if not count:
+                raise DataError(
+                    f"the file ends at byte {start:,}, inside a tensor",
+                    at=str(self.path),
+                    fix="copy or save the file again",
+                )
+            view, start = view[count:], start + count
 
 
-@dataclass(frozen=True)
-class FileSource:
-    """The safetensors files of a folder; a context, because it holds them open."""
+class Tensors:
+    """Tensors of weight files, read from wherever these lie."""
 
-    folder: Path
-    _places: dict[str, _Place] = field(default_factory=dict)
+    def __init__(self, files: Iterable[WeightFile]) -> None:
+        """Read the files' headers.
 
-    def __enter__(self) -> Self:
-        for path in checkpoint_files(self.folder):
-            self._open(path)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for file in {place.file for place in self._places.values()}:
-            os.close(file)
-        self._places.clear()
+        Raises:
+            DataError: one is truncated, corrupt or contradicts itself.
+        """
+        self._places: dict[str, tuple[WeightFile, int, TensorInfo]] = {}
+        for file in files:
+            tensors = header_of(file)
+            data_bytes = max((info.end for info in tensors.values()), default=0)
+            behind_header = file.size_bytes - data_bytes
+            for name, info in tensors.items():
+                self._places[name] = (file, behind_header + info.start, info)
 
     @property
     def tensors(self) -> Mapping[str, TensorInfo]:
-        """Name every tensor of the folder."""
-        return {name: place.info for name, place in self._places.items()}
+        """Name every tensor of the files."""
+        return {name: info for name, (*_, info) in self._places.items()}
 
     def read(self, name: str) -> torch.Tensor:
         """Read one tensor as it is stored; it belongs to the caller.
@@ -102,27 +117,21 @@ class FileSource:
         Raises:
             DataError: the file has become shorter than its header says.
         """
-        place = self._places[name]
-        info = place.info
+        file, start, info = self._places[name]
         tensor = torch.empty(info.shape, dtype=DTYPE_OF[info.dtype])
-        # A view of the bytes; numpy has no bfloat16.
-        rest = memoryview(tensor.view(-1).view(torch.uint8).numpy()) if info.elements else None
-        at = place.start
-        while rest:
-            count = os.preadv(place.file, [rest], at)
-            if not count:
-                raise DataError(
-                    f"the file ends inside the tensor {name!r}",
-                    at=str(place.path),
-                    fix="copy or save the file again",
-                )
-            rest, at = rest[count:], at + count
+        if info.elements:
+            # A view of the bytes; numpy has no bfloat16.
+            file.read_into(start, memoryview(tensor.view(-1).view(torch.uint8).numpy()))
         return tensor
 
-    def _open(self, path: Path) -> None:
-        tensors = read_safetensors_header(path)
-        data_bytes = max((info.end for info in tensors.values()), default=0)
-        behind_header = path.stat().st_size - data_bytes
-        file = os.open(path, os.O_RDONLY)
-        for name, info in tensors.items():
-            self._places[name] = _Place(file, path, behind_header + info.start, info)
+
+@contextmanager
+def open_tensors(folder: Path) -> Iterator[Tensors]:
+    """Open the weight files of a folder for as long as they are read."""
+    with ExitStack() as opened:
+        files = []
+        for path in checkpoint_files(folder):
+            fd = os.open(path, os.O_RDONLY)
+            opened.callback(os.close, fd)
+            files.append(LocalFile(path, os.fstat(fd).st_size, fd))
+        yield Tensors(files)

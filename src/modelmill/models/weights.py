@@ -5,7 +5,7 @@ Reads headers, not tensors.  Knows safetensors; must not know architectures.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -45,13 +45,24 @@ def checkpoint_files(folder: Path) -> tuple[Path, ...]:
     As transformers has it: one file, else what the index names.  Some models bring the same
     weights a second time, under the names of another library.
     """
-    single, index = folder / SINGLE, folder / INDEX
-    if single.is_file():
-        return (single,)
+    names = [path.name for path in weight_files(folder)]
+    return tuple(folder / name for name in checkpoint_names(folder, names))
+
+
+def checkpoint_names(folder: Path, names: Sequence[str]) -> tuple[str, ...]:
+    """Choose those weight files that are read when a folder is opened, wherever they lie.
+
+    Args:
+        folder: with the index, if there is one.
+        names: of all weight files.
+    """
+    index = folder / INDEX
+    if SINGLE in names:
+        return (SINGLE,)
     if index.is_file():
         shards = _Index.model_validate_json(index.read_bytes()).weight_map.values()
-        return tuple(folder / name for name in sorted(set(shards)))
-    return weight_files(folder)
+        return tuple(sorted(set(shards)))
+    return tuple(sorted(names))
 
 
 def weight_bytes(folder: Path) -> int:

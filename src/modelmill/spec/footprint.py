@@ -254,7 +254,7 @@ def merge_memory(shape: ModelShape, settings: MergeSettings) -> Memory:
             parts=(runtime, proving, kept, part("logits", logits * (PROVED_MODELS + held))),
         ),
     ]
-    if settings.load_in == "int8":  # rounds activations too, so all of it must answer
+    if settings.needs_whole_base:
         weights = part("weights", held_bytes(shape, "float32", settings.load_in))
         phases.append(Phase(name="compare", parts=(runtime, weights, weight_files(shape))))
     return Memory(host=tuple(phases))

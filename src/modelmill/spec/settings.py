@@ -122,6 +122,11 @@ class MergeSettings(Settings):
     contract: ContractSettings | None = None
     """For an adapter that brings no prompt contract of its own."""
 
+    @property
+    def needs_whole_base(self) -> bool:
+        """Whether the base must answer as one: int8 rounds activations too."""
+        return self.load_in == "int8"
+
 
 class QuantizeSettings(Settings):
     """How to quantize."""

@@ -1,12 +1,13 @@
 """Files of an output that are sent while the stage still works, such as weights being written.
 
-They lie under the attempt's own prefix, where nobody looks before the commit.  Sending them early
-is only for speed: what fails, or changes afterwards, is sent with the rest.
+They lie under the attempt's own prefix, where nobody looks before the commit.  Sending files early
+is only for speed: what fails, or changes afterwards, is sent with the rest.  What is poured lies
+nowhere else, so there a failure is the stage's.
 """
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from modelmill.spec.records import FileRecord
 from modelmill.store.connection import Stopped
 from modelmill.store.crew import OnBytes
 from modelmill.store.outgoing import Growing
+from modelmill.store.poured import Poured
 from modelmill.store.s3 import Store
 from modelmill.store.transfer import upload
 
@@ -52,6 +54,7 @@ class Ahead:
         self._stop = threading.Event()
         self._pool = ThreadPoolExecutor(1, "ahead")
         self._handed: dict[str, Future[_Sent | None]] = {}
+        self._poured: dict[str, tuple[Poured, Future[FileRecord]]] = {}
         self._telling = threading.Lock()
         self._early_bytes = 0
         self._on_bytes: OnBytes = self._count_early
@@ -89,6 +92,29 @@ class Ahead:
             for name, each in self._handed.items()
             if (sent := each.result()) is not None and sent.is_unchanged
         }
+
+    def pour(self, name: str, size_bytes: int) -> Poured:
+        """Begin a file of the output that will lie in no folder."""
+        poured = Poured(size_bytes)
+        self._poured[name] = poured, self._pool.submit(self._send_poured, name, poured)
+        return poured
+
+    def poured(self) -> Iterator[tuple[FileRecord, str, Poured]]:
+        """Wait for what has been poured; say what it is, its key, and what its parts are.
+
+        Raises:
+            ModelmillError: it could not be sent.
+        """
+        for name, (poured, future) in self._poured.items():
+            record = future.result()
+            yield record.model_copy(update={"path": name}), record.path, poured
+
+    def _send_poured(self, name: str, poured: Poured) -> FileRecord:
+        try:
+            return upload(self._store, f"{self._prefix}/{name}", poured, stop=self._stop)
+        except BaseException as error:
+            poured.give_up(error)
+            raise
 
     def _send(self, name: str, file: Growing) -> _Sent | None:
         told_bytes = 0

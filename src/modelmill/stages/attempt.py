@@ -7,14 +7,15 @@ import gc
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Final, cast
 
-from modelmill.spec.errors import InputMissing, Interrupted
+from modelmill.spec.errors import DoesNotFit, InputMissing, Interrupted
 from modelmill.spec.figures import Measurements
 from modelmill.spec.names import MEASUREMENTS, Fsdp, Kind
 from modelmill.spec.plan import Plan, Stage, StageInput
@@ -31,6 +32,13 @@ from modelmill.spec.settings import (
 )
 from modelmill.stages import machine
 from modelmill.stages.ahead import Ahead
+from modelmill.stages.in_store import (
+    MODEL,
+    in_store,
+    lent_headers,
+    verified,
+    weights_that_may_stay,
+)
 from modelmill.stages.pulse import LivePulse
 from modelmill.stages.stage import Folders, Outcome, Pulse, Shard
 from modelmill.stages.workplace import Workplace
@@ -48,6 +56,7 @@ from modelmill.store.artifact import (
     stage_files,
 )
 from modelmill.store.checkpoint import drop_checkpoints, restore_all, restore_checkpoints
+from modelmill.store.ranges import RangedFile, Ranges, reading_ranges
 from modelmill.store.s3 import Store
 from modelmill.store.safety import check_adapter, check_model
 from modelmill.store.sources import pull_source, source_bytes
@@ -119,15 +128,20 @@ def carry_out(given: Assignment, pulse: LivePulse) -> Published | None:
         ModelmillError: of the class that says why it could not be done.
     """
     started = time.monotonic()
-    with pulse.part("pull"):
-        inputs = {each.role: _input_of(given.store, each) for each in given.stage.inputs}
-        folders, pulled = _pull_inputs(given, inputs, pulse)
-        folders = _resuming(given, folders, pulse)
-    with pulse.part("import"):
-        function = _function_of(given.stage.kind)
-    prefix = attempt_prefix(given.stage.kind, given.stage.key, given.attempt)
-    with Ahead(given.store, prefix, folders.output) as ahead:
-        outcome = function(_settings_of(given), replace(folders, growing=ahead.send), pulse)
+    with ExitStack() as opened:
+        ranges = opened.enter_context(reading_ranges(given.store))
+        with pulse.part("pull"):
+            inputs = {each.role: _input_of(given.store, each) for each in given.stage.inputs}
+            pulled = _pull_inputs(given, inputs, ranges, pulse)
+            folders = _resuming(given, pulled.folders, pulse)
+        with pulse.part("import"):
+            function = _function_of(given.stage.kind)
+        prefix = attempt_prefix(given.stage.kind, given.stage.key, given.attempt)
+        ahead = opened.enter_context(Ahead(given.store, prefix, folders.output))
+        folders = replace(folders, growing=ahead.send)
+        if pulled.left:
+            folders = replace(folders, in_store=in_store(pulled.left, ahead, ranges))
+        outcome = function(_settings_of(given), folders, pulse)
         if outcome is None:
             return None
         with pulse.part("push"):
@@ -138,7 +152,7 @@ def carry_out(given: Assignment, pulse: LivePulse) -> Published | None:
     pulse.end()
     drop_checkpoints(given.store, given.stage.key)
     if given.workplace.kept is not None:
-        given.workplace.kept.drop(pulled)
+        given.workplace.kept.drop(pulled.files)
     return published
 
 
@@ -189,9 +203,19 @@ def _input_of(store: Store, wanted: StageInput) -> Committed:
     return committed
 
 
+@dataclass(frozen=True)
+class _Pulled:
+    """The inputs of a stage."""
+
+    folders: Folders
+    files: tuple[FileRecord, ...]
+    left: tuple[RangedFile, ...]
+    """Weights of the base that stay in the store."""
+
+
 def _pull_inputs(
-    given: Assignment, inputs: Mapping[str, Committed], pulse: LivePulse
-) -> tuple[Folders, tuple[FileRecord, ...]]:
+    given: Assignment, inputs: Mapping[str, Committed], ranges: Ranges, pulse: LivePulse
+) -> _Pulled:
     sources, work, kept = _sources(given.stage), given.workplace.own, given.workplace.kept
     folders = Folders(
         inputs={role: work / "inputs" / role for role in (*inputs, *sources)},
@@ -200,36 +224,60 @@ def _pull_inputs(
     )
     for folder in (folders.output, folders.resume, *folders.inputs.values()):
         folder.mkdir(parents=True)
-    total_bytes = _make_room(given, inputs, sources)
-    count = pulse.moving(total_bytes)
-    pulled: list[FileRecord] = []
-    for role, pin in sources.items():
-        pulled += pull_source(given.store, pin, folders.inputs[role], count, kept)
-    for wanted in given.stage.inputs:
-        destination, committed = folders.inputs[wanted.role], inputs[wanted.role]
-        pulled += pull(given.store, committed, destination, wanted.parts, count, kept=kept)
-        _check_safety(wanted.kind, destination, pulse)
-    return folders, tuple(pulled)
-
-
-def _make_room(
-    given: Assignment, inputs: Mapping[str, Committed], sources: Mapping[str, Pin]
-) -> int:
-    """Make sure that the volume holds the stage, and say how many bytes will be pulled."""
     files = [
         file for each in given.stage.inputs for file in files_of(inputs[each.role], each.parts)
     ]
-    total_bytes = sum(file.size_bytes for file in files)
     outside_bytes = sum(source_bytes(given.store, pin) for pin in sources.values())
+    staying = _make_room(given, inputs, files, outside_bytes)
+    count = pulse.moving(sum(file.size_bytes for file in files) + outside_bytes)
+    pulled: list[FileRecord] = []
+    for role, pin in sources.items():
+        pulled += pull_source(given.store, pin, folders.inputs[role], count, kept)
+    left: tuple[RangedFile, ...] = ()
+    for wanted in given.stage.inputs:
+        destination, committed = folders.inputs[wanted.role], inputs[wanted.role]
+        parts = wanted.parts
+        if staying and wanted.role == MODEL:
+            parts = tuple(f.path for f in committed.manifest.files if f not in staying)
+            left = verified(committed, staying, ranges, count)
+        pulled += pull(given.store, committed, destination, parts, count, kept=kept)
+        with lent_headers(left if wanted.role == MODEL else (), destination):
+            _check_safety(wanted.kind, destination, pulse)
+    return _Pulled(folders, tuple(pulled), left)
+
+
+def _make_room(
+    given: Assignment,
+    inputs: Mapping[str, Committed],
+    files: Sequence[FileRecord],
+    outside_bytes: int,
+) -> tuple[FileRecord, ...]:
+    """Make sure that the volume holds the stage, and say what must stay in the store for that.
+
+    Raises:
+        DoesNotFit: it does not, and nothing can stay there.
+    """
+    try:
+        _make_room_for(given, files, outside_bytes)
+    except DoesNotFit as problem:
+        staying = weights_that_may_stay(given.stage, inputs)
+        if not staying:
+            raise
+        _make_room_for(given, [file for file in files if file not in staying], outside_bytes)
+        logger.info("%s: the weights stay in the store and are read there", problem.what)
+        return staying
+    return ()
+
+
+def _make_room_for(given: Assignment, files: Sequence[FileRecord], outside_bytes: int) -> None:
     # The output of every kind is at most about as large as its inputs; what comes from outside
     # is linked into it.
-    needed_bytes = 2 * total_bytes + outside_bytes + SPARE_BYTES
+    needed_bytes = 2 * sum(file.size_bytes for file in files) + outside_bytes + SPARE_BYTES
     present_bytes = 0
     if given.workplace.kept is not None:
         present_bytes = given.workplace.kept.present_bytes(files)
         given.workplace.kept.tidy(files, needed_bytes - present_bytes)
     check_space(given.workplace.own, needed_bytes, given.work_limit_bytes, present_bytes)
-    return total_bytes + outside_bytes
 
 
 def _check_safety(kind: Kind, folder: Path, pulse: LivePulse) -> None:
@@ -265,9 +313,11 @@ def _push(
     store: Store, prefix: str, output: Path, ahead: Ahead, pulse: LivePulse
 ) -> tuple[FileRecord, ...]:
     """Send what has not been sent while the stage worked."""
+    poured = tuple(record for record, *_ in ahead.poured())
     total_bytes = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     count = pulse.moving(total_bytes)
-    return stage_files(store, prefix, output, count, ahead.sent(count))
+    files = (*stage_files(store, prefix, output, count, ahead.sent(count)), *poured)
+    return tuple(sorted(files, key=lambda file: file.path))
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from pydantic import JsonValue
 
 from modelmill.spec.figures import Figures
 from modelmill.spec.names import Fsdp
+from modelmill.store.tensors import WeightFile
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,22 @@ class Shard:
     saved: Callable[[], tuple[Path, ...]] = tuple
     """Commits `resume` if it holds anything new, *then* fetches what all attempts at the stage
     have committed, and names a folder for each: whoever comes last sees everybody."""
+
+
+Write = Callable[[memoryview], None]
+
+
+@dataclass(frozen=True)
+class InStore:
+    """Weights for which the volume has no room: read from the store, and written to it."""
+
+    weights: Mapping[str, tuple[WeightFile, ...]]
+    """By role: those of the inputs, verified; they are not in their folders."""
+    pour: Callable[[str, int], Write]
+    """Begins a weight file of the output, of a name and so many bytes; the next only when all of
+    them have been written."""
+    poured: Callable[[], tuple[WeightFile, ...]]
+    """Waits until all is there, to be read as the inputs are."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,8 @@ class Folders:
     growing: Callable[[Path, int], None] = lambda *_: None
     """Takes a file of `output` that is being written from its first byte to its last, and how many
     it will have, to be sent while the stage goes on; it stays as it is afterwards."""
+    in_store: InStore | None = None
+    """Only where no folder can hold the weights; inputs are then complete but for these."""
     shard: Shard = Shard()
     ranks: int = 0
     """Processes that train together; 0 for one on each device that is there."""

@@ -56,30 +56,33 @@ def once_more_if_lost(
         store: where to.
         keys: of the files.
         send: sends what has not been sent.
-        stop: ends it when somebody sets it; then `Stopped` is raised.
+        stop: ends it when somebody sets it; then `Stopped` is raised.  What fails sets it too, so
+            nothing is sent again.
 
     Raises:
-        StoreUnreachable: it has done so twice.
+        StoreUnreachable: it has done so twice, or once where nothing is sent again.
     """
-
-    def through() -> "Store":
-        return store.stoppable() if stop is None else replace(store, stop=stop)
-
     try:
-        send(through())
-    except UploadLost:
+        send(store.stoppable() if stop is None else replace(store, stop=stop))
+    except UploadLost as error:
         for key in keys:
             abandon_unknown(store, key, "")
+        if stop is not None:
+            raise _loses(store) from error
     else:
         return
     try:
-        send(through())
+        send(store.stoppable())
     except UploadLost as error:
-        raise StoreUnreachable(
-            "The store loses an upload in parts while it is being sent",
-            at=store.url,
-            fix="see whether a rule of the bucket aborts uploads, then run the same command again",
-        ) from error
+        raise _loses(store) from error
+
+
+def _loses(store: "Store") -> StoreUnreachable:
+    return StoreUnreachable(
+        "The store loses an upload in parts while it is being sent",
+        at=store.url,
+        fix="see whether a rule of the bucket aborts uploads, then run the same command again",
+    )
 
 
 def abandon_unknown(store: "Store", key: str, known: str) -> None:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from modelmill.spec.errors import DataError, ModelmillError
 from modelmill.spec.records import FileRecord
@@ -29,6 +29,46 @@ LOOK_SECONDS: Final = 0.05
 """How often a file that grows is looked at."""
 
 
+class Source(Protocol):
+    """Where the bytes of a file come from."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Say how long the file is, or will be."""
+        ...
+
+    def read(self, start: int, length: int, stop: threading.Event) -> bytes:
+        """Give so many bytes from a place on, fewer where the file ends before; wait for them.
+
+        Raises:
+            DataError: the file has changed.
+            Stopped: `stop` was set while it waited.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Complete:
+    """A file that nobody writes any more."""
+
+    path: Path
+    size_bytes: int
+
+    def read(self, start: int, length: int, stop: threading.Event) -> bytes:
+        """Give bytes at once."""
+        del stop
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(start)
+            body = file.read(length)
+        if len(body) != min(length, self.size_bytes - start):
+            raise DataError(
+                "The file changed while it was being uploaded",
+                at=str(self.path),
+                fix="run the same command again when nothing writes to it",
+            )
+        return body
+
+
 @dataclass(frozen=True)
 class Growing:
     """A file that somebody writes from its first byte to its last while it is sent."""
@@ -37,20 +77,24 @@ class Growing:
     size_bytes: int
     """Of all of it."""
 
+    def read(self, start: int, length: int, stop: threading.Event) -> bytes:
+        """Give bytes as soon as they are there."""
+        end_bytes = min(self.size_bytes, start + length)
+        while self.path.stat().st_size < end_bytes:
+            if stop.wait(LOOK_SECONDS):
+                raise Stopped
+        return Complete(self.path, self.size_bytes).read(start, length, stop)
+
 
 class Outgoing:
     """One file on its way to the store."""
 
-    def __init__(self, crew: Crew, store: Store, key: str, file: Path | Growing) -> None:
+    def __init__(self, crew: Crew, store: Store, key: str, file: Source) -> None:
         self._crew = crew
         self._store = store
         self.key = key
-        self._grows = isinstance(file, Growing)
-        growing = file if isinstance(file, Growing) else Growing(file, file.stat().st_size)
-        self._path, self._size_bytes = growing.path, growing.size_bytes
-        self._part_bytes = PART_BYTES
-        while self._size_bytes > MOST_PARTS * self._part_bytes:
-            self._part_bytes *= 2
+        self._file, self._size_bytes = file, file.size_bytes
+        self._part_bytes = part_bytes_of(self._size_bytes)
         self._count = part_count(self._size_bytes, self._part_bytes)
         self._left = Countdown(self._count)
         self._digest = Digest(crew.stop)
@@ -116,22 +160,12 @@ class Outgoing:
             return self._upload_id
 
     def _read(self, number: int) -> bytes:
-        start = number * self._part_bytes
-        if self._grows:
-            self._await(min(self._size_bytes, start + self._part_bytes))
-        with self._path.open("rb", buffering=0) as file:
-            file.seek(start)
-            body = file.read(self._part_bytes)
-        if len(body) != min(self._part_bytes, self._size_bytes - start):
-            raise DataError(
-                "The file changed while it was being uploaded",
-                at=str(self._path),
-                fix="run the same command again when nothing writes to it",
-            )
-        return body
+        return self._file.read(number * self._part_bytes, self._part_bytes, self._crew.stop)
 
-    def _await(self, end_bytes: int) -> None:
-        """Wait until so much of the file is there."""
-        while self._path.stat().st_size < end_bytes:
-            if self._crew.stop.wait(LOOK_SECONDS):
-                raise Stopped
+
+def part_bytes_of(size_bytes: int) -> int:
+    """Say how large the parts of a file are."""
+    part_bytes = PART_BYTES
+    while size_bytes > MOST_PARTS * part_bytes:
+        part_bytes *= 2
+    return part_bytes

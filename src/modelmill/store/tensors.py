@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Annotated, Final
+from typing import Annotated, Final, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, TypeAdapter, ValidationError
 
@@ -66,6 +66,28 @@ class TensorInfo:
         return math.prod(self.shape)
 
 
+class WeightFile(Protocol):
+    """A safetensors file, wherever it lies."""
+
+    @property
+    def path(self) -> PurePath:
+        """Name it, in messages too."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Say how long it is."""
+        ...
+
+    def read_into(self, start: int, view: memoryview) -> None:
+        """Fill `view` with the bytes from a place on.
+
+        Raises:
+            DataError: the file ends before.
+        """
+        ...
+
+
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -95,6 +117,21 @@ def read_safetensors_header(path: Path) -> Mapping[str, TensorInfo]:
             return file.read(length)
 
         return parse_safetensors_header(path, path.stat().st_size, read)
+
+
+def header_of(file: WeightFile) -> Mapping[str, TensorInfo]:
+    """Do the same with a file wherever it lies: only its beginning is read.
+
+    Raises:
+        DataError: as `read_safetensors_header`.
+    """
+
+    def read(start: int, length: int) -> bytes:
+        body = bytearray(min(length, file.size_bytes - start))
+        file.read_into(start, memoryview(body))
+        return bytes(body)
+
+    return parse_safetensors_header(file.path, file.size_bytes, read)
 
 
 def parse_safetensors_header(

@@ -29,7 +29,8 @@ from modelmill.store.kept import Kept
 from modelmill.store.landing import Landing
 from modelmill.store.multipart import UploadLost, once_more_if_lost
 from modelmill.store.objects import ListedObject
-from modelmill.store.outgoing import Growing, Outgoing
+from modelmill.store.outgoing import Complete, Outgoing, Source
+from modelmill.store.ranges import piece_digests
 from modelmill.store.s3 import PreconditionFailed, Store
 
 _FIX = "make it again: modelmill run FILE --again STAGE"
@@ -37,7 +38,7 @@ _FIX = "make it again: modelmill run FILE --again STAGE"
 
 def upload_many(
     store: Store,
-    files: Mapping[str, Path | Growing],
+    files: Mapping[str, Path | Source],
     on_bytes: OnBytes = no_progress,
     stop: threading.Event | None = None,
 ) -> tuple[FileRecord, ...]:
@@ -47,7 +48,7 @@ def upload_many(
 
     Args:
         store: where to.
-        files: local files by key.
+        files: local files, or what gives their bytes, by key.
         on_bytes: told about progress.
         stop: ends it when another thread sets it.
 
@@ -63,7 +64,7 @@ def upload_many(
     def send(stoppable: Store) -> None:
         left = {key: file for key, file in files.items() if key not in records}
         with Crew(stoppable.stop, on_bytes) as crew:
-            outgoing = [Outgoing(crew, stoppable, *each) for each in left.items()]
+            outgoing = [Outgoing(crew, stoppable, key, _source(file)) for key, file in left.items()]
             try:
                 crew.run(each.jobs() for each in outgoing)
             except BaseException as error:
@@ -82,7 +83,7 @@ def upload_many(
 def upload(
     store: Store,
     key: str,
-    file: Path | Growing,
+    file: Path | Source,
     on_bytes: OnBytes = no_progress,
     stop: threading.Event | None = None,
 ) -> FileRecord:
@@ -170,6 +171,37 @@ def verify_many(
         )
 
 
+def digests_of_pieces(
+    store: Store, files: Iterable[tuple[FileRecord, str]], on_bytes: OnBytes = no_progress
+) -> tuple[tuple[bytes, ...], ...]:
+    """Compare stored objects with their records, and say what each of their pieces is.
+
+    Returns:
+        For each file the SHA-256 of every `PIECE_BYTES`.
+
+    Raises:
+        DigestMismatch: the stored bytes are not the ones recorded, twice.
+    """
+    digests: list[_Digests] = []
+
+    def target() -> _Digests:
+        digests.append(_Digests())
+        return digests[-1]
+
+    with _Reading(store, on_bytes, is_patient=False) as reading:
+        problems = reading.all(
+            _Incoming(reading, _Wanted(key, record.size_bytes, sha256=record.sha256), target())
+            for record, key in files
+        )
+    if problems:
+        raise problems[0]
+    return tuple(each.in_order() for each in digests)
+
+
+def _source(file: Path | Source) -> Source:
+    return Complete(file, file.stat().st_size) if isinstance(file, Path) else file
+
+
 class _Target(Protocol):
     """Where the parts of one file go."""
 
@@ -203,6 +235,21 @@ class _Nowhere:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+class _Digests(_Nowhere):
+    """Keeps what each part was."""
+
+    def __init__(self) -> None:
+        self._by_number: dict[int, tuple[bytes, ...]] = {}
+
+    def write(self, number: int, body: bytes) -> None:
+        """Remember digests."""
+        self._by_number[number] = piece_digests(body)
+
+    def in_order(self) -> tuple[bytes, ...]:
+        """Give all of them."""
+        return tuple(each for _, some in sorted(self._by_number.items()) for each in some)
 
 
 class _Reading:

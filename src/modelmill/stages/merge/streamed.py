@@ -5,7 +5,7 @@ the layers while base, adapter and merged model answer the probe prompts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,21 +15,22 @@ import torch
 from transformers import GenerationConfig
 
 from modelmill.models.held import dequantized, held_weights
-from modelmill.models.layout import Form, lay_out, write_index, write_shards
+from modelmill.models.layout import Form, lay_out, pour_shards, write_index, write_shards
 from modelmill.models.lockstep import Lockstep, Versions
-from modelmill.models.memory import return_freed_memory
+from modelmill.models.memory import return_freed_memory, trim_heap
 from modelmill.models.merging import Merging, Origin, open_merging
 from modelmill.models.open import LoadIn
 from modelmill.models.precision import DTYPES
 from modelmill.models.probe import ProbePrompt, distance, norm
-from modelmill.models.shards import DTYPE_OF, FileSource
+from modelmill.models.shards import DTYPE_OF, Tensors, open_tensors
 from modelmill.models.skeleton import save_configs
+from modelmill.models.weights import checkpoint_names
 from modelmill.spec.batching import PROBE_POSITIONS
 from modelmill.spec.closed import Dtype
 from modelmill.spec.settings import MergeSettings
 from modelmill.stages.merge.proof import NOISE_PROMPTS, Before
 from modelmill.stages.merge.recomputed import Recomputed, TensorProof
-from modelmill.stages.stage import Folders, Pulse
+from modelmill.stages.stage import Folders, InStore, Pulse
 
 TOKENS_AT_ONCE: Final = 1024
 """Of each version, with padding: what layers answer is smaller then than a large weight."""
@@ -38,21 +39,37 @@ Settle = Callable[[GenerationConfig], None]
 
 
 @contextmanager
-def streaming(base: Path, adapter: Path, settings: MergeSettings) -> Iterator["Streaming"]:
+def streaming(
+    base: Path, adapter: Path, settings: MergeSettings, in_store: InStore | None = None
+) -> Iterator["Streaming"]:
     """Open base and adapter to be merged tensor by tensor.
+
+    Args:
+        base: its folder.
+        adapter: its folder.
+        settings: what is asked for.
+        in_store: the weights of the base, and where those of the output go, where no folder
+            has room for them.
 
     Raises:
         NotStreamable: they are of a kind that needs the whole model; says which.
         DataError: they do not fit together, or the adapter does nothing.
     """
     return_freed_memory()
-    with FileSource(base) as tensors, FileSource(adapter) as changes:
+    with _base_tensors(base, in_store) as tensors, open_tensors(adapter) as changes:
         merging = open_merging(base, tensors, adapter, changes)
         is_onto_held = settings.merge.onto == "dequantized"
         if is_onto_held:
             assert settings.load_in is not None
             merging = replace(merging, base=dequantized(merging, settings.load_in))
-        yield Streaming(merging, settings.merge.dtype, is_onto_held)
+        yield Streaming(merging, settings.merge.dtype, is_onto_held, in_store)
+
+
+def _base_tensors(base: Path, in_store: InStore | None) -> AbstractContextManager[Tensors]:
+    if in_store is None:
+        return open_tensors(base)
+    by_name = {file.path.name: file for file in in_store.weights["model"]}
+    return nullcontext(Tensors(by_name[name] for name in checkpoint_names(base, [*by_name])))
 
 
 @dataclass(frozen=True)
@@ -63,6 +80,7 @@ class Streaming:
     dtype: Dtype
     is_onto_held: bool
     """Whether the base is read as it was held in training."""
+    in_store: InStore | None = None
 
     @property
     def adapter_tensors(self) -> int:
@@ -80,7 +98,10 @@ class Streaming:
         shards = lay_out(forms)
         total_bytes = sum(form.size_bytes for form in forms)
         done_bytes = 0
-        merged = write_shards(shards, folder, self._make, folders.growing)
+        if self.in_store is None:
+            merged = write_shards(shards, folder, self._make, folders.growing)
+        else:
+            merged = pour_shards(shards, self._make, self.in_store.pour)
         for form in merged:
             done_bytes += form.size_bytes
             pulse.progress(done_bytes, total_bytes, "bytes", "merge")
@@ -103,7 +124,7 @@ class Streaming:
             InternalError: a tensor is not what it must be.
             NotStreamable: this architecture cannot answer layer by layer.
         """
-        with FileSource(folder) as written:
+        with self._written(folder) as written:
             recomputed = self._recomputed(written, load_in)
             versions = partial(self._versions, recomputed, pulse)
             answers = [
@@ -142,13 +163,20 @@ class Streaming:
 
     def check(self, folder: Path, pulse: Pulse) -> tuple[TensorProof, ...]:
         """Check every tensor that was written, and let nobody answer."""
-        with FileSource(folder) as written:
+        with self._written(folder) as written:
             recomputed = self._recomputed(written, None)
             for name in recomputed.rest():
                 self._versions(recomputed, pulse, name)
         return recomputed.sorted_proofs()
 
-    def _recomputed(self, written: FileSource, load_in: LoadIn) -> Recomputed:
+    def _written(self, folder: Path) -> AbstractContextManager[Tensors]:
+        if self.in_store is None:
+            return open_tensors(folder)
+        written = Tensors(self.in_store.poured())
+        trim_heap()  # of the parts that were sent
+        return nullcontext(written)
+
+    def _recomputed(self, written: Tensors, load_in: LoadIn) -> Recomputed:
         # Held in 4 bits a second time, it would change once more.
         if load_in is None or self.is_onto_held:
             return Recomputed(self.merging, written, DTYPES[self.dtype])

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final, Literal
+from typing import Literal
 
 import torch
 from pydantic import JsonValue
@@ -24,7 +24,7 @@ from modelmill.models.prompt import (
 )
 from modelmill.models.skeleton import NotStreamable
 from modelmill.models.weights import make_readable, weight_bytes
-from modelmill.spec.errors import DataError
+from modelmill.spec.errors import DataError, DoesNotFit
 from modelmill.spec.figures import Merged
 from modelmill.spec.names import PROMPT
 from modelmill.spec.settings import MergeSettings
@@ -33,9 +33,6 @@ from modelmill.stages.merge.recomputed import save_proof
 from modelmill.stages.merge.streamed import Compared, Streaming, streaming
 from modelmill.stages.merge.whole import Whole, answers_as_trained, answers_of, merge_whole
 from modelmill.stages.stage import Folders, Outcome, Pulse
-
-HELD_BY_TENSOR: Final = ("nf4", "nf4-single", "fp4")
-"""Ways of holding a base that change each weight alone; int8 rounds activations too."""
 
 
 def run(settings: MergeSettings, folders: Folders, pulse: Pulse) -> Outcome:
@@ -71,7 +68,7 @@ def run(settings: MergeSettings, folders: Folders, pulse: Pulse) -> Outcome:
         )
     save_proof(merged.compared.tensors, folders.output)
     make_readable(folders.output)
-    return Outcome(figures=_figures(work, merged, proof), effective=_effective(merged))
+    return Outcome(figures=_figures(work, merged, proof), effective=_effective(merged, folders))
 
 
 @dataclass(frozen=True)
@@ -105,18 +102,19 @@ class _Work:
         with self.pulse.part("work"):
             merge.write(self.folders, partial(self._settle, contract), self.pulse)
         self._save_words(contract)
-        held = load_in if load_in in HELD_BY_TENSOR else None
+        held = None if self.settings.needs_whole_base else load_in
         try:
             with self.pulse.part("verify"):
                 compared = merge.compare(output, self.prompts, held, self.pulse)
         except NotStreamable as reason:
+            _need_files(self.folders, str(reason))
             with self.pulse.part("verify"):
                 tensors = merge.check(output, self.pulse)
             compared = replace(self._compare_whole(self._merge_whole().before), tensors=tensors)
             return _Done(
                 compared, merge.adapter_tensors, "tensor by tensor", "in memory", str(reason)
             )
-        if load_in is not None and held is None:
+        if self.settings.needs_whole_base:
             compared = replace(compared, trained=self._as_trained())
         return _Done(compared, merge.adapter_tensors, "tensor by tensor", "layer by layer")
 
@@ -169,8 +167,9 @@ def _try_streaming(
     """Open the inputs to be merged tensor by tensor, or say why that cannot be."""
     base, adapter = folders.inputs["model"], folders.inputs["adapter"] / "adapter"
     try:
-        return files.enter_context(streaming(base, adapter, settings)), ""
+        merge = files.enter_context(streaming(base, adapter, settings, folders.in_store))
     except NotStreamable as reason:
+        _need_files(folders, str(reason))
         if settings.merge.onto == "dequantized":
             raise DataError(
                 f"onto: dequantized is not possible here: {reason}",
@@ -178,6 +177,22 @@ def _try_streaming(
                 fix="choose merge.onto: original",
             ) from reason
         return None, str(reason)
+    return merge, ""
+
+
+def _need_files(folders: Folders, reason: str) -> None:
+    """End where the whole model would be read from a folder, and none can hold it.
+
+    Raises:
+        DoesNotFit: that is so.
+    """
+    if folders.in_store is not None:
+        raise DoesNotFit(
+            f"The volume has no room for the weights, and this merge needs them there: {reason}",
+            at=str(folders.output),
+            fix="give the stage a larger volume: stages.merge.work in the profile; a run on this "
+            "machine: --home",
+        )
 
 
 def _contract(
@@ -196,7 +211,7 @@ def _figures(work: _Work, done: _Done, proof: Proof) -> Merged:
         distance = distance_to_trained(compared.before, compared.answers, compared.trained)
     return Merged(
         dtype=work.settings.merge.dtype,
-        size_bytes=weight_bytes(work.folders.output),
+        size_bytes=_size_bytes(work.folders),
         adapter_tensors=done.adapter_tensors,
         prompts=len(work.prompts),
         effect=proof.effect,
@@ -207,7 +222,13 @@ def _figures(work: _Work, done: _Done, proof: Proof) -> Merged:
     )
 
 
-def _effective(done: _Done) -> Mapping[str, JsonValue]:
+def _size_bytes(folders: Folders) -> int:
+    if folders.in_store is None:
+        return weight_bytes(folders.output)
+    return sum(file.size_bytes for file in folders.in_store.poured())
+
+
+def _effective(done: _Done, folders: Folders) -> Mapping[str, JsonValue]:
     """Say how it was done, and of how many tensors it is proved one by one."""
     made = Counter(proof.made for proof in done.compared.tensors)
     facts: dict[str, JsonValue] = {
@@ -216,4 +237,8 @@ def _effective(done: _Done) -> Mapping[str, JsonValue]:
         "tensors_checked": dict(sorted(made.items())),
         "elements_decided_in_float64": sum(proof.last_bits for proof in done.compared.tensors),
     }
-    return facts | {"in_memory_because": done.reason} if done.reason else facts
+    if folders.in_store is not None:
+        facts["weights"] = "in the store, without files"
+    if done.reason:
+        facts["in_memory_because"] = done.reason
+    return facts

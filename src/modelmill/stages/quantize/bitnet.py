@@ -24,7 +24,7 @@ from modelmill.models.bitnet import (
 from modelmill.models.families import linear_in_features
 from modelmill.models.layout import Form, lay_out, write_index, write_shards
 from modelmill.models.memory import return_freed_memory
-from modelmill.models.shards import FileSource, TensorSource
+from modelmill.models.shards import TensorSource, open_tensors
 from modelmill.models.skeleton import (
     NotStreamable,
     open_skeleton,
@@ -56,7 +56,7 @@ def quantize(folders: Folders, pulse: Pulse) -> Written:
     """
     return_freed_memory()
     source = folders.inputs["model"]
-    with FileSource(source) as stored:
+    with open_tensors(source) as stored:
         with pulse.part("load"):
             rounding = _open(source, stored)
             model = rounding.model

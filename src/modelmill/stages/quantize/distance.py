@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from modelmill.models.families import linear_in_features
 from modelmill.models.gptq import PACKED, PackedLayer
 from modelmill.models.grid import Grid
-from modelmill.models.shards import FileSource
+from modelmill.models.shards import open_tensors
 from modelmill.models.skeleton import NotStreamable, open_skeleton, stored_names
 from modelmill.spec.errors import DataError
 
@@ -61,7 +61,7 @@ def distances(
         DataError: a layer does not mean what it stands for.
     """
     model = open_skeleton(source)
-    with FileSource(source) as plain, FileSource(output) as packed:
+    with open_tensors(source) as plain, open_tensors(output) as packed:
         try:
             names = stored_names(model, plain.tensors, str(source))
         except NotStreamable:

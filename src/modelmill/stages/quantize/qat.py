@@ -18,7 +18,7 @@ from modelmill.models.gptq import PACKED, check_files, store_tied_heads
 from modelmill.models.grid import Grid, OffGrid
 from modelmill.models.layout import Form, lay_out, write_index, write_shards
 from modelmill.models.open import open_config
-from modelmill.models.shards import DTYPE_OF, FileSource
+from modelmill.models.shards import DTYPE_OF, Tensors, open_tensors
 from modelmill.models.skeleton import NotStreamable, open_skeleton, stored_names, written_names
 from modelmill.spec.errors import DataError
 from modelmill.spec.grouping import choose_group_size
@@ -42,7 +42,7 @@ def quantize(spec: QatSpec, folders: Folders, pulse: Pulse) -> Written:
     with pulse.part("load"):
         model = open_skeleton(source)
         group_size = choose_group_size(spec.group_size, linear_in_features(model))
-    with pulse.part("work"), FileSource(source) as stored:
+    with pulse.part("work"), open_tensors(source) as stored:
         packing = _Packing(Grid(spec.bits, group_size), model, stored, str(source))
         forms = tuple(packing.forms())
         shards = lay_out(forms)
@@ -67,7 +67,7 @@ class _Packing:
     grid: Grid
     model: PreTrainedModel
     """Without its weights."""
-    stored: FileSource
+    stored: Tensors
     at: str
     _last: tuple[str, Mapping[str, torch.Tensor]] = field(default=("", {}), init=False)
     """The layer that was packed last: its tensors are asked for one after the other."""
