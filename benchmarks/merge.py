@@ -1,13 +1,14 @@
 """What a merge costs beside PEFT's, from S3 to S3, each in a process of its own.
 
-    .venv/bin/python benchmarks/merge.py [--parameters 1.1B|tiny] [--rounds N] [--python PATH]
+    .venv/bin/python benchmarks/merge.py [--parameters 1.1B|tiny] [--rounds N] [--no-room]
 
 The peer is `benchmarks/bare/merge.py` in bfloat16: download, `merge_and_unload`, save, upload,
 and nothing checked.  Ours is the stage as a run starts it: every byte that comes is compared
 with its digest, the sum is taken in float32, every tensor is computed once more in another
 way, base, adapter and merged model answer the probe prompts, and a manifest is committed.
 The model is random, in five shards.  `bit_exact` compares with `merge_and_unload` in float32,
-rounded once.  The last line is one JSON object; ratios are medians over rounds.
+rounded once.  With `--no-room` the stage's volume cannot hold the weights, which stay in the
+store then.  The last line is one JSON object; ratios are medians over rounds.
 """
 
 import argparse

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from bitsandbytes.nn import Linear8bitLt
 from peft import LoraConfig, get_peft_model
 from transformers import (
@@ -19,6 +20,7 @@ from transformers import (
 
 from modelmill.models.open import open_tokenizer
 from modelmill.models.prompt import contract_for
+from modelmill.spec.batching import STATEFUL
 from modelmill.spec.settings import ContractSettings
 from modelmill.stages.infer.generate import Generator
 from modelmill.stages.infer.prefix import NO_PREFIX
@@ -153,3 +155,18 @@ def test_model_that_forwards_write_into_answers_one_batch_at_a_time(three_cores:
     packed = tiny()
     packed.lm_head = Linear8bitLt(8, 16, bias=False, has_fp16_weights=False)
     assert workers_for(packed) == alone
+
+
+def test_families_that_keep_what_they_read_are_those_that_transformers_marks() -> None:
+    """`plan` knows no modules, so it has a list of the families whose code bears the mark."""
+    marked = {
+        path.parent.name
+        for path in Path(transformers.__file__).parent.glob("models/*/modeling_*.py")
+        if "_is_stateful = True" in path.read_text(encoding="utf-8")
+    }
+    assert marked >= STATEFUL
+    # What hears or sees besides is none of this mill's models.
+    assert marked - STATEFUL == {
+        *("minicpm_ocr", "minicpmv4_6", "minicpmv4_7", "nemotron3_5_transcribe"),
+        "nemotron_h_omni",
+    }

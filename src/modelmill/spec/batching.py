@@ -26,6 +26,21 @@ ANSWERED_AT_ONCE: Final = 4
 """Batches on a CPU of as many cores or more.  Between two operations a batch's thread needs the
 interpreter, a sixth of its time at 135 M parameters, so more would wait for one another."""
 
+UPDATED_ROPES: Final = frozenset({"dynamic", "longrope"})
+"""Kinds of positions whose frequencies a forward writes into the model, by the length it sees: such
+a model answers one batch at a time."""
+
+STATEFUL: Final = frozenset(
+    {
+        *("bailing_hybrid", "bamba", "deepseek_v4", "falcon_h1", "falcon_mamba", "glm5_next"),
+        *("granitemoehybrid", "jamba", "kimi_linear", "mamba", "mamba2", "nemotron_h"),
+        *("olmo_hybrid", "qwen3_5", "qwen3_5_moe", "qwen3_next", "qwen4_exp", "recurrent_gemma"),
+        *("rwkv", "xlstm", "zamba", "zamba2", "zaya"),
+    }
+)
+"""Families that keep what they have read in their modules, as transformers marks them: of two
+batches at once, each would go on from the other's."""
+
 LOGITS_BYTES: Final = 2**28
 """A quarter of a gibibyte of float32 logits at a time, whatever the vocabulary."""
 

@@ -72,11 +72,15 @@ class Estimate(Spec):
     bytes_out: int | None
     """None where it depends on what comes out, such as answers."""
     assumed: tuple[str, ...] = ()
+    stays_in_store: bool = False
+    """Whether weights are read and written there, with no file between."""
 
     @property
     def disk_bytes(self) -> int | None:
         """What lies on the volume at the end: the inputs, and the output beside them."""
-        return None if self.bytes_in is None else self.bytes_in + (self.bytes_out or 0)
+        if self.bytes_in is None or self.stays_in_store:
+            return None
+        return self.bytes_in + (self.bytes_out or 0)
 
 
 @dataclass(frozen=True)

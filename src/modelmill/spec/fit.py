@@ -16,6 +16,7 @@ from modelmill.spec.rank_footprint import Ranks
 from modelmill.spec.settings import (
     FinetuneSettings,
     InferSettings,
+    MergeSettings,
     QuantizeSettings,
     StageSettings,
 )
@@ -72,6 +73,8 @@ class _Judge:
         if estimate.memory is None:
             return Fit(estimate=estimate, state="unknown", reasons=estimate.assumed)
         settings = self.estimator.plan.stage(estimate.stage).settings
+        if isinstance(settings, MergeSettings):
+            estimate = self._left_in_store(estimate, settings)
         if isinstance(settings, FinetuneSettings) and self.accelerator.is_gpu:
             estimate = self._made_to_fit(estimate, settings)
         states = {what: _state(needed, there) for what, needed, there in self._wanted(estimate)}
@@ -97,6 +100,18 @@ class _Judge:
             _state(memory.gpu_bytes, self.accelerator.memory_bytes or None) == "fits"
             and _state(memory.host_bytes, self.room.host_bytes) == "fits"
         )
+
+    def _left_in_store(self, estimate: Estimate, settings: MergeSettings) -> Estimate:
+        """Foretell what a merge does by itself where the volume is too small."""
+        needed_bytes = estimate.disk_bytes
+        if settings.needs_whole_base or _state(needed_bytes, self.room.disk_bytes) == "fits":
+            return estimate
+        note = (
+            f"the weights stay in the store, unless {size(needed_bytes or 0)} of disk are free; "
+            "adapters that are merged in memory need them"
+        )
+        assumed = (*estimate.assumed, note)
+        return estimate.model_copy(update={"stays_in_store": True, "assumed": assumed})
 
     def _made_to_fit(self, estimate: Estimate, settings: FinetuneSettings) -> Estimate:
         """Foretell what the stage does by itself where a GPU is too small."""

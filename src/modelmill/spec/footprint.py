@@ -289,8 +289,9 @@ def infer_memory(
     if weights is None:
         weights = held_bytes(shape, dtype, settings.base_load_in)
     held = (part("weights", weights), part("adapter", 4 * form.adapter))
-    # bitsandbytes' layers answer one batch at a time (`stages/infer/workers.py`).
-    at_once = 1 if settings.base_load_in is not None else min(max(cores, 1), ANSWERED_AT_ONCE)
+    # Some answer one batch at a time (`stages/infer/workers.py`), as bitsandbytes' layers do.
+    is_alone = settings.base_load_in is not None or shape.answers_alone
+    at_once = 1 if is_alone else min(max(cores, 1), ANSWERED_AT_ONCE)
     doing = _answering(shape, settings, rows, at_once)
     stored = part("weight files", packed or shape.weight_bytes, is_reclaimable=True)
     if is_gpu:

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from pydantic import JsonValue
 
+from modelmill.spec.batching import STATEFUL, UPDATED_ROPES
 from modelmill.spec.closed import Spec
 
 TRANSPOSED: Final = frozenset({"gpt2", "openai-gpt", "imagegpt"})
@@ -99,6 +100,8 @@ class ModelShape(Spec):
     """Tokens that can be told apart; None where nothing says so."""
     tied: bool
     linears: tuple[LinearShape, ...]
+    answers_alone: bool = False
+    """Whether a forward changes the model, so that it answers one batch at a time."""
     quantized_with: str = ""
     """What the files are quantized with already; empty for a plain model."""
 
@@ -179,6 +182,7 @@ def shape_of(config: Mapping[str, JsonValue], tensors: Mapping[str, StoredTensor
         positions=None if _reaches_beyond(text) else numbers["positions"],
         tied=tied,
         linears=_linears(tensors, layers, is_transposed=model_type in TRANSPOSED),
+        answers_alone=model_type.removesuffix("_text") in STATEFUL or bool(_ropes(text)),
         quantized_with=_quantized_with(config),
     )
 
@@ -192,6 +196,15 @@ def _reaches_beyond(config: Mapping[str, JsonValue]) -> bool:
     if not isinstance(rope, dict):
         return config.get("alibi") is True
     return any("factor" in each for each in (rope, *rope.values()) if isinstance(each, dict))
+
+
+def _ropes(config: Mapping[str, JsonValue]) -> set[str]:
+    """Collect the kinds of rotary positions that change with what they see."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling")
+    if not isinstance(rope, dict):
+        return set()
+    told = (each for each in (rope, *rope.values()) if isinstance(each, dict))
+    return UPDATED_ROPES & {str(each.get("rope_type") or each.get("type")) for each in told}
 
 
 def _number(config: Mapping[str, JsonValue], spellings: Iterable[str]) -> int | None:

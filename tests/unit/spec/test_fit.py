@@ -187,6 +187,16 @@ def test_host_and_disk_are_held_against_what_the_place_has() -> None:
     assert fit_on("h100", "merge", wide).state == "fits"
 
 
+def test_merge_without_disk_leaves_the_weights_in_the_store() -> None:
+    """It fits, and says what it does; where all of the base must answer, it needs the disk."""
+    rooms: Mapping[Kind, Room] = {"merge": Room(host_bytes=2**36, disk_bytes=2**30)}
+    fit = fit_on("h100", "merge", rooms)
+    assert (fit.state, fit.estimate.disk_bytes) == ("fits", None)
+    assert "the weights stay in the store" in fit.estimate.assumed[-1]
+    refused = fit_on("h100", "merge", rooms, load_in="int8")
+    assert [each.partition(":")[0] for each in refused.advice] == ["stages.merge.work"]
+
+
 def test_model_that_is_not_known_stops_nothing() -> None:
     """Where nobody could look, nothing is refused."""
     known = Known(why_unknown="unknown until the model is fetched (no network)")

@@ -79,3 +79,20 @@ def test_what_reaches_beyond_the_number_stated_is_not_held_to_it(said: dict[str,
     plain = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4}}
     assert llama(**said).positions is None
     assert llama(**plain).positions == llama(rope_scaling=None).positions == 4096
+
+
+@pytest.mark.parametrize(
+    ("said", "is_alone"),
+    [
+        ({}, False),
+        ({"rope_scaling": {"type": "linear", "factor": 4.0}}, False),
+        ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, True),
+        ({"rope_parameters": {"full_attention": {"rope_type": "longrope"}}}, True),
+        ({"model_type": "qwen3_5_text"}, True),
+    ],
+)
+def test_model_that_a_forward_changes_answers_one_batch_at_a_time(
+    said: dict[str, Any], is_alone: bool
+) -> None:
+    """Memory is counted for as many batches as will be answered at once."""
+    assert shape_of({**LLAMA, **said}, llama_tensors()).answers_alone is is_alone

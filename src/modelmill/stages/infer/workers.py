@@ -9,18 +9,15 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import torch
 from transformers import PreTrainedModel
 
-from modelmill.spec.batching import ANSWERED_AT_ONCE
+from modelmill.spec.batching import ANSWERED_AT_ONCE, UPDATED_ROPES
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
-
-UPDATED_ROPES: Final = frozenset({"dynamic", "longrope"})
-"""Kinds of positions whose frequencies a forward writes into the model, by the length it sees."""
 
 
 @dataclass(frozen=True)
