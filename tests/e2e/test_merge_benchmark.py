@@ -9,7 +9,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def test_merge_from_store_to_store_equals_peft_bit_for_bit() -> None:
-    """As a process it commits what merge_and_unload makes, all of it proved, with no file between."""
+    """As a process it commits what merge_and_unload makes, proved, with no file between."""
     ended = subprocess.run(
         [
             *(sys.executable, CHECKOUT / "benchmarks" / "merge.py"),
