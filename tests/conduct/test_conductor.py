@@ -11,7 +11,7 @@ from modelmill.conduct.conductor import Conducted, Conductor, Verdict
 from modelmill.conduct.decide import FREE_ATTEMPTS
 from modelmill.spec.errors import code_of
 from modelmill.spec.profile import Profile
-from modelmill.spec.records import Event, Live, Progress
+from modelmill.spec.records import Event, Live, Progress, RunRecord
 from modelmill.store.artifact import attempt_id
 from modelmill.store.checkpoint import put_live, save_checkpoint
 from modelmill.store.runs import read_events, read_log, read_run, update_run
@@ -226,6 +226,37 @@ def test_cancelled_conductor_stops_everything_before_it_ends(prepared: Preparer)
     assert heard[-1] == "stopped fetch-test"
     again = prepared("cancelled")
     assert drive(again, ScriptedBackend(again, {}))[0].exit_code == 0
+
+
+def told_of(given: Conducted, stage: str) -> list[str]:
+    """List what the history says of a stage."""
+    return [each.event for each in read_events(given.store, given.run) if each.stage == stage]
+
+
+@pytest.mark.usefixtures("fetched")
+def test_attempt_that_nobody_saw_is_told_once(prepared: Preparer) -> None:
+    """It began while its conductor was replaced, and had committed before the next one looked."""
+    given = prepared("unseen")
+    publish(given, "fetch-test", given.plan.stage("fetch-test").key, attempt_id(), "unseen")
+    for _ in range(2):
+        drive(given, ScriptedBackend(given, {}))
+        assert told_of(given, "fetch-test") == ["started", "committed"]
+
+
+@pytest.mark.usefixtures("fetched")
+def test_commit_from_before_a_run_is_no_news_of_it(prepared: Preparer) -> None:
+    """A run of the same name had made it, and was removed."""
+    given = prepared("removed")
+    publish(given, "fetch-test", given.plan.stage("fetch-test").key, attempt_id(), "removed")
+    later = (datetime.now(UTC) + timedelta(minutes=1)).isoformat(timespec="milliseconds")
+
+    def pinned_later(record: RunRecord | None) -> RunRecord:
+        assert record is not None
+        return record.model_copy(update={"pinned_at": later})
+
+    update_run(given.store, given.run, pinned_later)
+    drive(given, ScriptedBackend(given, {}))
+    assert told_of(given, "fetch-test") == []
 
 
 @pytest.mark.usefixtures("fetched")

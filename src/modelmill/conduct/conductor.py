@@ -257,6 +257,8 @@ class Conductor:
             self._history.committed(mine)
         elif committed.manifest.run != self.given.run:
             self._history.adopted(stage.name, committed.manifest.run)
+        else:
+            self._history.found(stage, committed.manifest)
 
     def _view(self, attempts: tuple[Attempt, ...]) -> View:
         plan = self.given.plan

@@ -7,16 +7,18 @@ two stages is time in which a GPU stands idle.  Decides nothing.
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Final, Protocol
 
 from modelmill.conduct.backend import Attempt
 from modelmill.conduct.clock import now
 from modelmill.conduct.decide import State
 from modelmill.spec.errors import StoreUnreachable
 from modelmill.spec.plan import Stage
-from modelmill.spec.records import Event, Progress
-from modelmill.store.runs import append_event, put_log, read_events
+from modelmill.spec.records import Event, Manifest, Progress
+from modelmill.store.runs import append_event, put_log, read_events, read_run
 from modelmill.store.s3 import Store
+
+_SECOND: Final = len("2026-01-01T00:00:00")
 
 
 class Watcher(Protocol):
@@ -43,6 +45,10 @@ class History:
     _begun: set[str] = field(default_factory=set)
     _ended: set[str] = field(default_factory=set)
     _committed: set[str] = field(default_factory=set)
+    _made: set[tuple[str, str]] = field(default_factory=set)
+    """Stages and keys that this run has told of as committed."""
+    _since: str = ""
+    """When the run's sources were pinned: what was committed before is no news of it."""
     _skipped: set[str] = field(default_factory=set)
     _why: dict[str, str] = field(default_factory=dict)
     _unwritten: list[Callable[[], None]] = field(default_factory=list)
@@ -57,6 +63,9 @@ class History:
                     self._ended.add(event.attempt)
                 case "committed":
                     self._committed.add(event.attempt)
+                    self._made.add((event.stage, event.key))
+        record = read_run(self.store, self.run)
+        self._since = "" if record is None else record.pinned_at
 
     def hurry(self, budget_seconds: float) -> None:
         """Give up sooner from now on: the store may be what is gone."""
@@ -99,8 +108,23 @@ class History:
     def committed(self, attempt: Attempt) -> None:
         """Tell that an attempt has committed its stage."""
         if attempt.id not in self._committed:
+            if attempt.id not in self._begun:
+                # It has begun and ended between two looks.
+                self._begun.add(attempt.id)
+                self._happened("started", attempt)
             self._committed.add(attempt.id)
+            self._made.add((attempt.stage, attempt.key))
             self._happened("committed", attempt)
+
+    def found(self, stage: Stage, manifest: Manifest) -> None:
+        """Tell that an attempt of this run has begun and committed while no conductor looked.
+
+        One was replaced by the next: the first had not seen it begin, the next does not know it.
+        """
+        # Manifests say the second only.
+        is_old = manifest.created[:_SECOND] < self._since[:_SECOND]
+        if not is_old and (stage.name, stage.key) not in self._made:
+            self.committed(Attempt(manifest.attempt, stage.name, stage.key, 0, is_live=False))
 
     def adopted(self, stage: str, from_run: str) -> None:
         """Tell that another run has committed a stage."""
