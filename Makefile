@@ -85,6 +85,10 @@ cluster: ## Start a real one-node Kubernetes with Kueue, S3 and a pretended GPU
 test-cluster: dev ## Run whole runs, and what can go wrong with them, on that cluster
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" k8s/dev/with.sh k8s/dev/test.sh
 
+.PHONY: test-cluster-quick
+test-cluster-quick: dev ## The same but for what takes minutes or stops parts of it
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" k8s/dev/with.sh k8s/dev/test.sh quick
+
 .PHONY: cluster-down
 cluster-down: ## Stop it and remove all it has made
 	@k8s/dev/down.sh
@@ -105,4 +109,4 @@ test-images: dev ## Run the built images as a cluster would; needs root, buildah
 .PHONY: help
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*##"} /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-		/^[a-z-]+:.*##/ {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*##/ {printf "  make %-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

@@ -1,6 +1,13 @@
 #!/usr/bin/env bash
-# Test runs on the cluster.  Words are passed on to pytest.
+# Test runs on the cluster; all of them, or `quick`.  Words are passed on to pytest.
 set -euo pipefail
+alone=outage others="not outage"
+if [ "${1:-}" = quick ]; then
+	shift
+	alone="" others="not outage and not long"
+fi
 # Runs mostly wait, so several share the node; those that stop a part of it run alone.
-pytest tests/cluster -m "not outage" -n 3 "$@"
-pytest tests/cluster -m outage "$@"
+pytest tests/cluster -m "$others" -n 3 --dist worksteal "$@"
+if [ -n "$alone" ]; then
+	pytest tests/cluster -m "$alone" "$@"
+fi

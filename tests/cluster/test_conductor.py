@@ -7,6 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Final
 
+import pytest
+
 from modelmill.store.artifact import read_manifest
 from modelmill.store.s3 import open_store
 
@@ -80,6 +82,7 @@ def check_each_stage_ran_once(team: Team, run: str) -> None:
     assert counts == dict.fromkeys(counts, 1)
 
 
+@pytest.mark.long
 def test_conductor_killed_at_ten_moments_costs_nothing(team: Team) -> None:
     """Each stage has one commit and one Job, whenever the conductor dies."""
     team.write_run(quantize=[])

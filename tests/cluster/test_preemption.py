@@ -54,6 +54,7 @@ def priorities(team: Team) -> Iterator[dict[str, str]]:
     run_command(["kubectl", "delete", "workloadpriorityclass", *names.values()])
 
 
+@pytest.mark.long
 def test_urgent_run_takes_the_gpu_and_gives_it_back(
     team: Team, queue: str, priorities: dict[str, str], tmp_path: Path
 ) -> None:

@@ -107,7 +107,7 @@ def test_submitting_twice_is_one_run(team: Team) -> None:
     assert set(team.starts_of("once").values()) == {1}
 
 
-@pytest.mark.parametrize("fsdp", ["auto", "always"])
+@pytest.mark.parametrize("fsdp", [pytest.param("auto", marks=pytest.mark.long), "always"])
 def test_two_ranks_train_in_one_pod(team: Team, fsdp: str) -> None:
     """Processes of a *restricted* pod find each other by gloo; the manifest says how they share."""
     name = f"ranks-{fsdp}"

@@ -198,11 +198,11 @@ def _reaches_beyond(config: Mapping[str, JsonValue]) -> bool:
     return any("factor" in each for each in (rope, *rope.values()) if isinstance(each, dict))
 
 
-def _ropes(config: Mapping[str, JsonValue]) -> set[str]:
+def _ropes(config: Mapping[str, JsonValue]) -> frozenset[str]:
     """Collect the kinds of rotary positions that change with what they see."""
     rope = config.get("rope_parameters") or config.get("rope_scaling")
     if not isinstance(rope, dict):
-        return set()
+        return frozenset()
     told = (each for each in (rope, *rope.values()) if isinstance(each, dict))
     return UPDATED_ROPES & {str(each.get("rope_type") or each.get("type")) for each in told}
 
