@@ -1,4 +1,4 @@
-"""Tensors read one at a time, wherever in which files they lie, and none kept.
+"""Tensors read one at a time, from wherever their files lie, and none kept.
 
 Plain reads and no mapped files: pages of a mapped file count as this process's memory for as
 long as nobody else wants them, so a merge of 2.2 GB that mapped its shards took 4.8 GB.

@@ -100,7 +100,7 @@ class Ahead:
         return poured
 
     def poured(self) -> Iterator[tuple[FileRecord, str, Poured]]:
-        """Wait for what has been poured; say what it is, its key, and what its parts are.
+        """Wait for what has been poured; say what it is, its key, and what its pieces are.
 
         Raises:
             ModelmillError: it could not be sent.
