@@ -203,6 +203,19 @@ def pour_all(ahead: Ahead, body: bytes) -> None:
     list(ahead.poured())
 
 
+def test_first_failure_is_the_one_that_is_told(behind: Store, proxy: Proxy, tmp_path: Path) -> None:
+    """A file that cannot be finished ends those that come after it, with its own error."""
+    proxy.always("CompleteMultipartUpload", "503")
+    impatient = replace(behind, retry_budget_seconds=0.5)
+    with Ahead(impatient, PREFIX, tmp_path) as ahead:
+        pour(ahead, WEIGHTS)
+        second = ahead.pour("other", len(WEIGHTS))
+        with pytest.raises(StoreUnreachable):
+            second.write(memoryview(WEIGHTS))
+        with pytest.raises(StoreUnreachable):
+            list(ahead.poured())
+
+
 def test_stage_that_ends_early_leaves_no_upload_open(behind: Store, tmp_path: Path) -> None:
     """Its writer has failed: nobody waits for the rest."""
 

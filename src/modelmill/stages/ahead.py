@@ -55,6 +55,7 @@ class Ahead:
         self._pool = ThreadPoolExecutor(1, "ahead")
         self._handed: dict[str, Future[_Sent | None]] = {}
         self._poured: dict[str, tuple[Poured, Future[FileRecord]]] = {}
+        self._failure: BaseException | None = None
         self._telling = threading.Lock()
         self._early_bytes = 0
         self._on_bytes: OnBytes = self._count_early
@@ -113,8 +114,10 @@ class Ahead:
         try:
             return upload(self._store, f"{self._prefix}/{name}", poured, stop=self._stop)
         except BaseException as error:
-            poured.give_up(error)
-            raise
+            # What fails stops what comes after it, whose error says nothing.
+            self._failure = self._failure or error
+            poured.give_up(self._failure)
+            raise self._failure from error
 
     def _send(self, name: str, file: Growing) -> _Sent | None:
         told_bytes = 0
@@ -129,6 +132,7 @@ class Ahead:
             record = upload(self._store, f"{self._prefix}/{name}", file, tell, self._stop)
             return _Sent(record, file.path, file.path.stat().st_mtime_ns)
         except (ModelmillError, Stopped) as error:
+            self._failure = self._failure or error
             logger.info("%s is sent with the rest: %s", name, error)
             tell(-told_bytes)
             return None

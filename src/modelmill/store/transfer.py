@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Self
 
 from modelmill.spec.errors import DigestMismatch
 from modelmill.spec.records import FileRecord
@@ -30,8 +30,8 @@ from modelmill.store.landing import Landing
 from modelmill.store.multipart import UploadLost, once_more_if_lost
 from modelmill.store.objects import ListedObject
 from modelmill.store.outgoing import Complete, Outgoing, Source
-from modelmill.store.ranges import piece_digests
 from modelmill.store.s3 import PreconditionFailed, Store
+from modelmill.store.targets import Digests, Nowhere, Target
 
 _FIX = "make it again: modelmill run FILE --again STAGE"
 
@@ -166,7 +166,7 @@ def verify_many(
     """
     with _Reading(store, on_bytes, is_patient=True) as reading:
         return reading.all(
-            _Incoming(reading, _Wanted(key, record.size_bytes, sha256=record.sha256), _Nowhere())
+            _Incoming(reading, _Wanted(key, record.size_bytes, sha256=record.sha256), Nowhere())
             for record, key in files
         )
 
@@ -182,10 +182,10 @@ def digests_of_pieces(
     Raises:
         DigestMismatch: the stored bytes are not the ones recorded, twice.
     """
-    digests: list[_Digests] = []
+    digests: list[Digests] = []
 
-    def target() -> _Digests:
-        digests.append(_Digests())
+    def target() -> Digests:
+        digests.append(Digests())
         return digests[-1]
 
     with _Reading(store, on_bytes, is_patient=False) as reading:
@@ -200,56 +200,6 @@ def digests_of_pieces(
 
 def _source(file: Path | Source) -> Source:
     return Complete(file, file.stat().st_size) if isinstance(file, Path) else file
-
-
-class _Target(Protocol):
-    """Where the parts of one file go."""
-
-    def open(self) -> None: ...
-    def present(self, number: int) -> bytes | None: ...
-    def write(self, number: int, body: bytes) -> None: ...
-    def forget(self) -> None: ...
-    def land(self) -> None: ...
-    def close(self) -> None: ...
-
-
-class _Nowhere:
-    """Keeps nothing."""
-
-    def open(self) -> None:
-        """Do nothing."""
-
-    def present(self, number: int) -> bytes | None:
-        """Have nothing."""
-        del number
-        return None
-
-    def write(self, number: int, body: bytes) -> None:
-        """Do nothing."""
-
-    def forget(self) -> None:
-        """Do nothing."""
-
-    def land(self) -> None:
-        """Do nothing."""
-
-    def close(self) -> None:
-        """Do nothing."""
-
-
-class _Digests(_Nowhere):
-    """Keeps what each part was."""
-
-    def __init__(self) -> None:
-        self._by_number: dict[int, tuple[bytes, ...]] = {}
-
-    def write(self, number: int, body: bytes) -> None:
-        """Remember digests."""
-        self._by_number[number] = piece_digests(body)
-
-    def in_order(self) -> tuple[bytes, ...]:
-        """Give all of them."""
-        return tuple(each for _, some in sorted(self._by_number.items()) for each in some)
 
 
 class _Reading:
@@ -302,7 +252,7 @@ class _Wanted:
 class _Incoming:
     """One file on its way from the store."""
 
-    def __init__(self, reading: _Reading, wanted: _Wanted, target: _Target) -> None:
+    def __init__(self, reading: _Reading, wanted: _Wanted, target: Target) -> None:
         self._reading = reading
         self._store = reading.store
         self._wanted = wanted
