@@ -7,7 +7,7 @@ if [ "${1:-}" = quick ]; then
 	alone="" others="not outage and not long"
 fi
 # Runs mostly wait, so several share the node; those that stop a part of it run alone.
-pytest tests/cluster -m "$others" -n 3 --dist worksteal "$@"
+pytest tests/cluster -m "$others" -n 3 "$@"
 if [ -n "$alone" ]; then
 	pytest tests/cluster -m "$alone" "$@"
 fi

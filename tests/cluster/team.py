@@ -23,8 +23,8 @@ KINDS_AND_REPORT = (*KINDS, "report")
 
 Json = dict[str, Any]
 
-_PATIENCE = "--timeout=300s"
-LONGEST_SECONDS = 400
+_PATIENCE = "--timeout=900s"
+LONGEST_SECONDS = 900
 """No command of a test takes longer; one that does hangs."""
 
 
