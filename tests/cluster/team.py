@@ -270,7 +270,7 @@ class Team:
         return (str(ROOT / "helm" / "modelmill"), "--values", "values.json")
 
 
-def wait_until(is_true: Callable[[], bool], seconds: float = 120) -> None:
+def wait_until(is_true: Callable[[], bool], seconds: float = 300) -> None:
     """Wait for something the cluster does."""
     deadline = time.monotonic() + seconds
     while not is_true():
