@@ -273,8 +273,8 @@ def small_model(config: PreTrainedConfig, folder: Path) -> Path:
     return folder
 
 
-def test_fused_experts_are_merged_in_memory(tmp_path: Path) -> None:
-    """A base that is stored in another form than it runs in is merged whole, and that is said."""
+def fused_experts(folder: Path) -> tuple[Path, Path]:
+    """Write a base that is stored in another form than it runs in, and an adapter for it."""
     config = MixtralConfig(
         vocab_size=384,
         hidden_size=64,
@@ -284,8 +284,13 @@ def test_fused_experts_are_merged_in_memory(tmp_path: Path) -> None:
         num_key_value_heads=2,
         num_local_experts=2,
     )
-    base = small_model(config, tmp_path / "base")
-    tuned = adapter_of(base, tmp_path / "tuned", targets=("q_proj",))
+    base = small_model(config, folder / "base")
+    return base, adapter_of(base, folder / "tuned", targets=("q_proj",))
+
+
+def test_fused_experts_are_merged_in_memory(tmp_path: Path) -> None:
+    """What cannot be merged tensor by tensor is merged whole, and that is said."""
+    base, tuned = fused_experts(tmp_path)
     effective = run_merge(base, tuned, tmp_path / "merged").effective
     assert effective["merged"] == effective["logits"] == "in memory"
     assert "experts" in str(effective["in_memory_because"])

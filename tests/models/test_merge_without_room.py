@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, MixtralConfig
 
 from modelmill.models.open import open_model
 from modelmill.spec.errors import DigestMismatch, DoesNotFit
@@ -33,7 +32,7 @@ from modelmill.store.embedded import EmbeddedStore
 from modelmill.store.s3 import Store, open_store
 
 from ..tiny_stages import Family, make_tokenizer
-from .test_merge import CPU, adapter_of
+from .test_merge import CPU, adapter_of, fused_experts
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the engines' own
 
@@ -180,20 +179,7 @@ def test_damaged_base_is_refused_before_anything_is_made(scene: Scene) -> None:
 
 def test_merge_in_memory_needs_the_room(opened: Store, tmp_path: Path) -> None:
     """What must be opened as a whole is told why, instead of being read from a hole."""
-    config = MixtralConfig(
-        vocab_size=384,
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        num_local_experts=2,
-    )
-    base = tmp_path / "base"
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(base)
-    make_tokenizer().save_pretrained(base)
-    tuned = adapter_of(base, tmp_path / "tuned", targets=("q_proj",))
+    base, tuned = fused_experts(tmp_path)
     scene = Scene(opened, base, tuned, tmp_path / "work")
     with pytest.raises(DoesNotFit, match=r"no room for the weights, .*experts"):
         scene.merge(scene.store(), scene.tight_bytes)

@@ -117,7 +117,9 @@ class Ahead:
             # What fails stops what comes after it, whose error says nothing.
             self._failure = self._failure or error
             poured.give_up(self._failure)
-            raise self._failure from error
+            if self._failure is error:
+                raise
+            raise self._failure from None
 
     def _send(self, name: str, file: Growing) -> _Sent | None:
         told_bytes = 0

@@ -64,9 +64,11 @@ def lent_headers(files: Sequence[RangedFile], folder: Path) -> Iterator[None]:
         with path.open("xb") as standing_in:
             standing_in.write(_header(file))
             standing_in.truncate(file.size_bytes)
-    yield
-    for path in lent:
-        path.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        for path in lent:
+            path.unlink(missing_ok=True)
 
 
 def _header(file: RangedFile) -> bytearray:
