@@ -24,8 +24,8 @@ from pathlib import Path
 
 from example import CHECKOUT, HOME, MODEL, TEMPLATE, make_data, prepare_model, python
 
+from modelmill.store.address import open_store
 from modelmill.store.embedded import EmbeddedStore
-from modelmill.store.s3 import open_store
 from modelmill.store.transfer import upload_many
 
 TRAIN_ROWS, TEST_ROWS = 96, 64

@@ -50,6 +50,7 @@ from modelmill.spec.records import Device, Manifest
 from modelmill.spec.run import RunSpec
 from modelmill.spec.settings import Pin
 from modelmill.stages.attempt import SPARE_BYTES
+from modelmill.store.address import open_store
 from modelmill.store.artifact import (
     attempt_id,
     attempt_prefix,
@@ -60,7 +61,7 @@ from modelmill.store.artifact import (
 )
 from modelmill.store.embedded import EmbeddedStore
 from modelmill.store.runs import put_plan
-from modelmill.store.s3 import Store, open_store
+from modelmill.store.s3 import Store
 from modelmill.store.transfer import upload_many
 
 CHECKOUT = Path(__file__).resolve().parents[1]

@@ -29,8 +29,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from modelmill.spec.records import FileRecord
+from modelmill.store.address import open_store
 from modelmill.store.embedded import EmbeddedStore
-from modelmill.store.s3 import Store, open_store
+from modelmill.store.s3 import Store
 from modelmill.store.transfer import download_many, upload_many
 
 S5CMD, S5CMD_VERSION = "github.com/peak/s5cmd/v2", "v2.3.0"

@@ -34,9 +34,10 @@ from modelmill.spec.names import (
 from modelmill.spec.plan import Stage
 from modelmill.spec.profile import Profile
 from modelmill.spec.records import Progress
+from modelmill.store.address import open_store
 from modelmill.store.artifact import attempt_id, attempt_prefix, read_manifest
 from modelmill.store.embedded import EmbeddedStore
-from modelmill.store.s3 import Store, open_store
+from modelmill.store.s3 import Store
 
 from .tiny_stages import make_model, make_rows
 

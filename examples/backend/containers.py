@@ -37,8 +37,8 @@ from modelmill.spec.names import (
 )
 from modelmill.spec.profile import Profile
 from modelmill.spec.records import Progress
+from modelmill.store.address import open_store
 from modelmill.store.artifact import attempt_id
-from modelmill.store.s3 import open_store
 
 LABELS = ("run", "stage", "key", "number")
 INSIDE = "/run/modelmill"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from modelmill.store.s3 import open_store
+from modelmill.store.address import open_store
 
 from ..tiny_stages import make_model, make_rows
 from .team import ROOT, Team, run_command

@@ -13,9 +13,9 @@ from typing import Any
 from modelmill.spec.plan import Plan
 from modelmill.spec.records import Manifest, Row, RunRecord
 from modelmill.spec.writing import yaml_text
+from modelmill.store.address import open_store
 from modelmill.store.artifact import read_manifest
 from modelmill.store.runs import get_plan, read_run
-from modelmill.store.s3 import open_store
 
 ROOT = Path(__file__).parents[2]
 KINDS = ("fetch-model", "fetch-data", "fetch-test", "finetune", "merge", "quantize", "infer")

@@ -9,8 +9,8 @@ from typing import Final
 
 import pytest
 
+from modelmill.store.address import open_store
 from modelmill.store.artifact import read_manifest
-from modelmill.store.s3 import open_store
 
 from ..tiny_stages import make_rows
 from .team import Json, Team, instead, small, wait_until

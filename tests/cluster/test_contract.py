@@ -17,7 +17,7 @@ from modelmill.conduct.prepare import Asked, prepare
 from modelmill.spec.loading import load_run
 from modelmill.spec.names import kind_of
 from modelmill.spec.profile import Profile, cluster_facts
-from modelmill.store.s3 import open_store
+from modelmill.store.address import open_store
 
 from ..conduct.backend_contract import *  # noqa: F403 - the tests of every backend
 from ..conduct.backend_contract import Bench

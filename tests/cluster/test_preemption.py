@@ -9,10 +9,10 @@ import pytest
 
 from modelmill.spec.figures import Finetuned, Measurements
 from modelmill.spec.names import COMMITTED, MEASUREMENTS
+from modelmill.store.address import open_store
 from modelmill.store.artifact import attempt_prefix, read_manifest
 from modelmill.store.checkpoint import restore_checkpoints
 from modelmill.store.runs import list_logs, read_log
-from modelmill.store.s3 import open_store
 
 from ..tiny_stages import make_rows
 from .team import Json, Team, instead, run_command, small, wait_until

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 
 from modelmill.spec.records import Row
-from modelmill.store.s3 import open_store
+from modelmill.store.address import open_store
 
 from .team import Team, instead, small
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 from modelmill.spec.figures import Inferred, Measurements
 from modelmill.spec.names import ANNOTATION_INDEX, MEASUREMENTS, PREDICTIONS
+from modelmill.store.address import open_store
 from modelmill.store.artifact import attempt_prefix, read_manifest
 from modelmill.store.checkpoint import restore_all
-from modelmill.store.s3 import open_store
 
 from ..tiny_stages import make_rows
 from .team import Json, Team, instead, small, wait_until

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from modelmill.spec.records import RunRecord
+from modelmill.store.address import open_store
 from modelmill.store.runs import list_logs, read_log, update_run
-from modelmill.store.s3 import open_store
 
 from .team import LONGEST_SECONDS, Team, instead, run_command, small, wait_until
 from .test_ends import evict

@@ -16,6 +16,7 @@ from modelmill.spec.names import Kind
 from modelmill.spec.plan import Stage
 from modelmill.spec.profile import Profile
 from modelmill.spec.records import Device, Manifest, Progress
+from modelmill.store.address import open_store
 from modelmill.store.artifact import (
     attempt_id,
     attempt_prefix,
@@ -25,7 +26,7 @@ from modelmill.store.artifact import (
     stage_bytes,
 )
 from modelmill.store.embedded import EmbeddedStore
-from modelmill.store.s3 import Store, open_store
+from modelmill.store.s3 import Store
 
 from ..workshop import Workshop, write_rows
 

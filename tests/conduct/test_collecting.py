@@ -39,7 +39,7 @@ SENDER = """
 import sys
 from pathlib import Path
 from modelmill.store.artifact import stage_files
-from modelmill.store.s3 import open_store
+from modelmill.store.address import open_store
 stage_files(open_store(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
 """
 

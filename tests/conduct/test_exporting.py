@@ -36,6 +36,7 @@ from modelmill.spec.errors import (
 from modelmill.spec.names import report_key
 from modelmill.spec.plan import report_digest
 from modelmill.spec.records import Device, Manifest
+from modelmill.store.address import open_source
 from modelmill.store.artifact import (
     attempt_id,
     attempt_prefix,
@@ -47,7 +48,7 @@ from modelmill.store.artifact import (
 from modelmill.store.gguf import read_gguf_header
 from modelmill.store.parcel import SUMS
 from modelmill.store.removal import withdraw
-from modelmill.store.s3 import Store, open_source
+from modelmill.store.s3 import Store
 
 from ..hub_server import TOKEN, HubServer
 from .conftest import Preparer

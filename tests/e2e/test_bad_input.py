@@ -13,10 +13,11 @@ import pytest
 from modelmill.conduct.following import Follower
 from modelmill.conduct.standing import artifact_rows, run_row
 from modelmill.spec.names import COMMITTED, artifact_prefix
+from modelmill.store.address import open_store
 from modelmill.store.artifact import attempt_prefix, read_manifest
 from modelmill.store.embedded import EmbeddedStore
 from modelmill.store.runs import list_runs
-from modelmill.store.s3 import Store, open_store
+from modelmill.store.s3 import Store
 
 from ..store.attacks import TENSORS, gguf_with, injection, payload, torch_payload
 from ..store.ordinary import ORDINARY

@@ -21,6 +21,7 @@ from modelmill.stages.pulse import LivePulse, Outlets, Told
 from modelmill.stages.stop import Stop
 from modelmill.stages.workplace import Workplace
 from modelmill.store import ranges
+from modelmill.store.address import open_store
 from modelmill.store.artifact import (
     attempt_id,
     attempt_prefix,
@@ -29,7 +30,7 @@ from modelmill.store.artifact import (
     stage_files,
 )
 from modelmill.store.embedded import EmbeddedStore
-from modelmill.store.s3 import Store, open_store
+from modelmill.store.s3 import Store
 
 from ..tiny_stages import Family, make_tokenizer
 from .test_merge import CPU, adapter_of, fused_experts

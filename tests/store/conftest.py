@@ -9,10 +9,11 @@ import pytest
 
 from modelmill.spec.names import Kind
 from modelmill.spec.records import Device, FileRecord, InputRecord, Manifest
+from modelmill.store.address import open_store
 from modelmill.store.artifact import Committed, attempt_id, attempt_prefix, commit, stage_files
 from modelmill.store.connection import Connection
 from modelmill.store.embedded import EmbeddedStore
-from modelmill.store.s3 import Store, open_store
+from modelmill.store.s3 import Store
 from tests.store.proxy import Proxy
 
 READ_SECONDS = 1.0

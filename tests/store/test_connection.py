@@ -12,8 +12,9 @@ from threading import Event
 import pytest
 
 from modelmill.spec.errors import InputMissing, PermissionRefused
+from modelmill.store.address import open_store
 from modelmill.store.embedded import EmbeddedStore
-from modelmill.store.s3 import Store, open_store
+from modelmill.store.s3 import Store
 from modelmill.store.transfer import PART_BYTES, download, upload
 from tests.store.proxy import Fault, Proxy, Request
 from tests.store.weed import Weed

@@ -20,7 +20,7 @@ _USER = """
 import os, sys, time
 from pathlib import Path
 from modelmill.store.embedded import EmbeddedStore
-from modelmill.store.s3 import open_store
+from modelmill.store.address import open_store
 
 with EmbeddedStore(Path(sys.argv[1])) as embedded:
     os.environ.update(embedded.environment)

@@ -9,9 +9,10 @@ from modelmill.spec.errors import (
     StoreUnreachable,
     UnsafeArtifact,
 )
+from modelmill.store.address import open_store
 from modelmill.store.embedded import EmbeddedStore
 from modelmill.store.failures import translate
-from modelmill.store.s3 import Store, open_store
+from modelmill.store.s3 import Store
 
 DEAD = "http://127.0.0.1:9"
 """The discard port: nothing listens there."""

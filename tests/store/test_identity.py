@@ -15,8 +15,9 @@ from urllib.parse import parse_qs
 import pytest
 
 from modelmill.spec.errors import PermissionRefused, StoreUnreachable
+from modelmill.store.address import open_store
 from modelmill.store.embedded import EmbeddedStore
-from modelmill.store.s3 import Store, open_store
+from modelmill.store.s3 import Store
 
 ROLE = "arn:aws:iam::123456789012:role/team-a"
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from modelmill.spec.records import FileRecord
 from modelmill.store import crew
 from modelmill.store.kept import Kept
-from modelmill.store.s3 import open_store
+from modelmill.store.address import open_store
 from modelmill.store.transfer import download_many
 
 url, key, size, sha256, folder = sys.argv[1:]

@@ -15,7 +15,7 @@ BOUND_BYTES = 256 * 2**20
 MEASURE = """
 import sys
 from pathlib import Path
-from modelmill.store.s3 import open_store
+from modelmill.store.address import open_store
 from modelmill.store.transfer import download_many, upload_many
 
 def peak_bytes():

@@ -8,8 +8,8 @@ from threading import Lock, Thread
 
 import pytest
 
+from modelmill.store.address import open_store
 from modelmill.store.artifact import attempt_prefix, commit, read_manifest, stage_files, verify
-from modelmill.store.s3 import open_store
 from modelmill.store.transfer import PART_BYTES
 from tests.store.conftest import ManifestMaker
 from tests.store.proxy import Fault, Proxy, Request

@@ -11,6 +11,7 @@ import pytest
 
 from modelmill.spec.errors import DigestMismatch, UnsafeArtifact, WouldBeLost
 from modelmill.spec.records import FileRecord
+from modelmill.store.address import open_source
 from modelmill.store.artifact import Committed, attempt_prefix
 from modelmill.store.crew import PART_BYTES
 from modelmill.store.parcel import (
@@ -22,7 +23,7 @@ from modelmill.store.parcel import (
     into_bucket,
     into_folder,
 )
-from modelmill.store.s3 import Store, open_source
+from modelmill.store.s3 import Store
 from tests.store.conftest import Publisher
 from tests.store.proxy import Proxy
 

@@ -111,7 +111,7 @@ _COMMIT_ALL = """
 import sys
 from modelmill.spec.records import Manifest
 from modelmill.store.artifact import commit
-from modelmill.store.s3 import open_store
+from modelmill.store.address import open_store
 
 store = open_store(sys.argv[1])
 print("ready", flush=True)

@@ -22,7 +22,7 @@ from modelmill.spec.names import (
     kind_of,
 )
 from modelmill.spec.records import Ending
-from modelmill.store.s3 import open_store
+from modelmill.store.address import open_store
 
 LAST_WORDS_SECONDS = 60.0
 

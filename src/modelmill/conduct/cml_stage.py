@@ -39,9 +39,10 @@ from modelmill.spec.names import (
     kind_of,
 )
 from modelmill.spec.records import MailedEnding
+from modelmill.store.address import open_store
 from modelmill.store.mailbox import is_asked_to_stop, put_ending, put_printed
 from modelmill.store.memory import Memory
-from modelmill.store.s3 import Store, open_store
+from modelmill.store.s3 import Store
 
 LOOK_SECONDS: Final = 0.2
 TELL_SECONDS: Final = 3.0

@@ -12,9 +12,10 @@ from modelmill.conduct.webhook import ended_run, tell
 from modelmill.report.document import ReportDocument
 from modelmill.spec.errors import GateFailed, ModelmillError
 from modelmill.spec.records import RunRecord
+from modelmill.store.address import open_store
 from modelmill.store.artifact import Committed, pull
 from modelmill.store.runs import update_run
-from modelmill.store.s3 import Store, open_store
+from modelmill.store.s3 import Store
 
 REPORT_JSON = "report.json"
 

@@ -13,10 +13,11 @@ from typing import Final, TypeVar
 
 from modelmill.spec.names import Kind
 from modelmill.spec.plan import Plan
+from modelmill.store.address import open_store
 from modelmill.store.artifact import list_artifacts
 from modelmill.store.embedded import EmbeddedStore, running_environment
 from modelmill.store.runs import get_plan, list_runs, read_run
-from modelmill.store.s3 import Store, open_store
+from modelmill.store.s3 import Store
 
 T = TypeVar("T")
 

@@ -53,9 +53,9 @@ from modelmill.spec.names import (
 from modelmill.spec.profile import Profile, check_cluster, cluster_facts
 from modelmill.spec.records import Ending, Event, Progress
 from modelmill.spec.run import RunSpec
+from modelmill.store.address import open_store
 from modelmill.store.probe import check_conditional_writes
 from modelmill.store.runs import read_run
-from modelmill.store.s3 import open_store
 
 CONFIG: Final = Path("/etc/modelmill")
 EVENT_CHARACTERS: Final = 1000

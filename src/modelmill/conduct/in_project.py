@@ -28,10 +28,11 @@ from modelmill.spec.names import ENV_CONDUCTOR, ENV_RUN, ENV_STORE
 from modelmill.spec.profile import check_project, cluster_facts
 from modelmill.spec.records import Event, Progress
 from modelmill.spec.values import Values
+from modelmill.store.address import open_store
 from modelmill.store.artifact import attempt_id
 from modelmill.store.probe import check_conditional_writes
 from modelmill.store.runs import read_values
-from modelmill.store.s3 import Store, open_store
+from modelmill.store.s3 import Store
 
 logger = logging.getLogger("modelmill")
 

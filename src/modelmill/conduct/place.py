@@ -10,8 +10,9 @@ from typing import Final
 from modelmill.conduct.local import Place
 from modelmill.spec.names import ENV_SINGLE_WRITER
 from modelmill.spec.profile import Profile
+from modelmill.store.address import open_store
 from modelmill.store.embedded import EmbeddedStore
-from modelmill.store.s3 import Store, open_store
+from modelmill.store.s3 import Store
 
 FIRST_ANSWER_SECONDS: Final = 5.0
 

@@ -57,10 +57,11 @@ from modelmill.stages.keeper import CHECKPOINT_SECONDS, Commit
 from modelmill.stages.pulse import LivePulse, Outlets, Told
 from modelmill.stages.stop import STOPPED, Stop, StopRequested, end_with
 from modelmill.stages.workplace import workplace
+from modelmill.store.address import open_store
 from modelmill.store.artifact import Published, attempt_id
 from modelmill.store.checkpoint import drop_live, put_live, save_checkpoint, save_shard
 from modelmill.store.runs import get_plan, put_progress
-from modelmill.store.s3 import Store, open_store
+from modelmill.store.s3 import Store
 
 LAST_WORDS_SECONDS: Final = 5.0
 SAVE_SECONDS: Final = 10.0

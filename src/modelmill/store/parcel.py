@@ -20,10 +20,11 @@ from typing import Final
 
 from modelmill.spec.errors import WouldBeLost
 from modelmill.spec.records import FileRecord
+from modelmill.store.address import open_source
 from modelmill.store.kept import KEPT, Kept
 from modelmill.store.keys import check_paths
 from modelmill.store.landing import final_name
-from modelmill.store.s3 import Store, open_source
+from modelmill.store.s3 import Store
 from modelmill.store.space import check_space
 from modelmill.store.transfer import download, download_many, upload
 

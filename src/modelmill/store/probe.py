@@ -14,7 +14,8 @@ from typing import Final
 from modelmill.spec.errors import ModelmillError, StoreUnfit
 from modelmill.spec.names import ENV_STORE, ENV_TERMINATION, HUB_TOKENS
 from modelmill.spec.records import Ending
-from modelmill.store.s3 import PreconditionFailed, Store, open_store
+from modelmill.store.address import open_store
+from modelmill.store.s3 import PreconditionFailed, Store
 from modelmill.store.trial import FIX_CONDITIONS
 
 HUB_PATIENCE_SECONDS: Final = 30.0

@@ -2,12 +2,8 @@
 
 The only module that makes S3 requests.  Knows keys, bytes, conditions and retries; knows
 nothing about artifacts, runs or what the bytes mean.
-
-Credentials and endpoint come from the AWS SDK's own names (`AWS_ENDPOINT_URL`,
-`AWS_ACCESS_KEY_ID`, `AWS_PROFILE`, the shared files, ...) and from nowhere else.
 """
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,8 +12,6 @@ from typing import TYPE_CHECKING, TypeVar
 
 from botocore.exceptions import ClientError
 
-from modelmill.spec.errors import Problem, SpecError
-from modelmill.spec.names import ENV_SINGLE_WRITER
 from modelmill.store.connection import Connection
 from modelmill.store.failures import (
     error_code,
@@ -351,43 +345,6 @@ class Store:
 
     def _try(self, at: str, request: Callable[[], T]) -> T:
         return self.connection.repeat(at, request, self.retry_budget_seconds, self.stop)
-
-
-def open_store(url: str, *, retry_budget_seconds: float = RETRY_BUDGET_SECONDS) -> Store:
-    """Open `s3://bucket[/prefix]`; makes no request yet.
-
-    Raises:
-        SpecError: the address is not of that form, or its prefix is outside the grammar.
-    """
-    bucket, prefix = _split(url)
-    if prefix:
-        check_key(prefix)
-    return Store(
-        bucket,
-        prefix,
-        Connection(url),
-        retry_budget_seconds,
-        is_single_writer=bool(os.environ.get(ENV_SINGLE_WRITER)),
-    )
-
-
-def open_source(
-    url: str, *, retry_budget_seconds: float = RETRY_BUDGET_SECONDS
-) -> tuple[Store, str]:
-    """Open the bucket of `s3://bucket/key-or-prefix` and return it with the rest.
-
-    The bucket is somebody else's: its keys are not held to our grammar.
-    """
-    bucket, key = _split(url)
-    return Store(bucket, "", Connection(url), retry_budget_seconds, is_foreign=True), key
-
-
-def _split(url: str) -> tuple[str, str]:
-    scheme, _, rest = url.partition("://")
-    bucket, _, key = rest.partition("/")
-    if scheme != "s3" or not bucket:
-        raise SpecError(url, [Problem("", "is not an address of the form s3://bucket/prefix")])
-    return bucket, key.removesuffix("/")
 
 
 def _completed(part: PutPart) -> "CompletedPartTypeDef":

@@ -21,13 +21,14 @@ from modelmill.spec.names import COMMITTED, source_prefix
 from modelmill.spec.records import FileRecord, Record
 from modelmill.spec.settings import Pin
 from modelmill.spec.sources import is_hub
+from modelmill.store.address import open_source
 from modelmill.store.artifact import SETTLE_PAUSE_SECONDS, local_files
 from modelmill.store.beginning import DistantFile, file_here
 from modelmill.store.crew import OnBytes, no_progress
 from modelmill.store.kept import Kept
 from modelmill.store.keys import check_paths
 from modelmill.store.objects import ListedObject
-from modelmill.store.s3 import Store, open_source
+from modelmill.store.s3 import Store
 from modelmill.store.transfer import download_listed, download_many, upload_many
 from modelmill.store.whole import is_whole
 
