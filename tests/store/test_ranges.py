@@ -135,17 +135,17 @@ def test_what_is_poured_is_read_back(
     body = WEIGHTS[:size_bytes]
     with Ahead(behind, PREFIX, tmp_path) as ahead:
         pour(ahead, body)
-        ((record, key, poured),) = ahead.poured()
-    (digests,) = digests_of_pieces(behind, [(record, key)])
-    assert (record.path, key) == (NAME, f"{PREFIX}/{NAME}")
+        ((record, poured),) = ahead.poured()
+    (digests,) = digests_of_pieces(behind, [(record, poured.key)])
+    assert (record.path, poured.key) == (NAME, f"{PREFIX}/{NAME}")
     assert poured.digests == digests
-    file = RangedFile(PurePosixPath(NAME), key, record.size_bytes, digests, ranges)
+    file = RangedFile(PurePosixPath(NAME), poured.key, record.size_bytes, digests, ranges)
     assert read(file, 0, size_bytes) == body
 
 
 def test_whoever_writes_waits_for_those_who_send() -> None:
     """What is not on its way yet takes the memory of a few parts, however much is written."""
-    poured = Poured(10 * PART_BYTES)
+    poured = Poured(NAME, KEY, 10 * PART_BYTES)
     written: list[int] = []
 
     def write() -> None:
@@ -167,7 +167,7 @@ def test_whoever_writes_waits_for_those_who_send() -> None:
 
 def test_whoever_writes_is_told_that_it_cannot_be_sent() -> None:
     """There is nothing that could be sent with the rest."""
-    poured = Poured((PARTS_WAITING + 1) * PART_BYTES)
+    poured = Poured(NAME, KEY, (PARTS_WAITING + 1) * PART_BYTES)
     for _ in range(PARTS_WAITING):
         poured.write(memoryview(bytes(PART_BYTES)))
     poured.give_up(StoreUnreachable("The store is gone"))

@@ -17,6 +17,7 @@ import torch
 
 from modelmill.models.shards import NAME_OF
 from modelmill.models.weights import INDEX, SINGLE
+from modelmill.store.poured import Poured
 from modelmill.store.tensors import LENGTH_BYTES
 
 SHARD_BYTES: Final = 4_000_000_000
@@ -124,28 +125,31 @@ def write_shards(
                 while rest:
                     rest = rest[file.write(rest) or 0 :]
 
-            yield from _write(shard, make, write)
+            write(memoryview(shard.header()))
+            for form in shard.forms:
+                write(_bytes_of(make(form), form))
+                yield form
 
 
 def pour_shards(
-    shards: Sequence[Shard], make: Make, begin: Callable[[str, int], Callable[[memoryview], None]]
+    shards: Sequence[Shard], make: Make, begin: Callable[[str, bytes, int], Poured]
 ) -> Iterator[Form]:
-    """Do the same with files that lie nowhere.
+    """Do the same with files that lie nowhere, and make no tensor that has been sent before.
 
     Args:
         shards: what `lay_out` made.
         make: makes one tensor of the form asked for; it is not needed afterwards.
-        begin: begins a file of a name and so many bytes, and says what takes these.
+        begin: begins a file of a name, of all bytes before its first tensor and so many in all.
     """
     for shard in shards:
-        yield from _write(shard, make, begin(shard.name, shard.size_bytes))
-
-
-def _write(shard: Shard, make: Make, write: Callable[[memoryview], None]) -> Iterator[Form]:
-    write(memoryview(shard.header()))
-    for form in shard.forms:
-        write(_bytes_of(make(form), form))
-        yield form
+        header = shard.header()
+        poured = begin(shard.name, header, shard.size_bytes)
+        poured.write(memoryview(header)[poured.take(len(header)) :])
+        for form in shard.forms:
+            taken_bytes = poured.take(form.size_bytes)
+            if taken_bytes < form.size_bytes:
+                poured.write(_bytes_of(make(form), form)[taken_bytes:])
+            yield form
 
 
 def write_index(shards: Sequence[Shard], folder: Path, parameters: int) -> None:

@@ -14,12 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from modelmill.spec.errors import ModelmillError
+from modelmill.spec.errors import Interrupted, ModelmillError
 from modelmill.spec.records import FileRecord
+from modelmill.stages.stop import StopRequested
 from modelmill.store.connection import Stopped
 from modelmill.store.crew import OnBytes
 from modelmill.store.outgoing import Growing
 from modelmill.store.poured import Poured
+from modelmill.store.ranges import RangedFile
 from modelmill.store.s3 import Store
 from modelmill.store.transfer import upload
 
@@ -43,7 +45,8 @@ class _Sent:
 class Ahead:
     """Sends files one after the other in the background; use as a context manager.
 
-    Leaving it ends what is still being sent, with no upload in parts left open.
+    Leaving it ends what is still being sent, with no upload in parts left open unless the stage
+    was asked to stop and somebody knows how to go on with it.
     """
 
     def __init__(self, store: Store, prefix: str, root: Path) -> None:
@@ -70,7 +73,10 @@ class Ahead:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End whatever is still being sent."""
+        """End whatever is still being sent; what is poured is left to whoever goes on with it."""
+        if isinstance(error, StopRequested | Interrupted):
+            for poured, _ in self._poured.values():
+                poured.leave()
         self._stop.set()
         self._pool.shutdown(cancel_futures=True)
 
@@ -94,25 +100,30 @@ class Ahead:
             if (sent := each.result()) is not None and sent.is_unchanged
         }
 
-    def pour(self, name: str, size_bytes: int) -> Poured:
-        """Begin a file of the output that will lie in no folder."""
-        poured = Poured(size_bytes)
-        self._poured[name] = poured, self._pool.submit(self._send_poured, name, poured)
+    def pour(self, name: str, size_bytes: int, before: RangedFile | None = None) -> Poured:
+        """Begin a file of the output that will lie in no folder.
+
+        Args:
+            name: of the file.
+            size_bytes: of all of it.
+            before: the same file as far as an earlier attempt has sent it.
+        """
+        poured = Poured(name, f"{self._prefix}/{name}", size_bytes, before)
+        self._poured[name] = poured, self._pool.submit(self._send_poured, poured)
         return poured
 
-    def poured(self) -> Iterator[tuple[FileRecord, str, Poured]]:
-        """Wait for what has been poured; say what it is, its key, and what its pieces are.
+    def poured(self) -> Iterator[tuple[FileRecord, Poured]]:
+        """Wait for what has been poured; say what it is, and what its pieces are.
 
         Raises:
             ModelmillError: it could not be sent.
         """
         for name, (poured, future) in self._poured.items():
-            record = future.result()
-            yield record.model_copy(update={"path": name}), record.path, poured
+            yield future.result().model_copy(update={"path": name}), poured
 
-    def _send_poured(self, name: str, poured: Poured) -> FileRecord:
+    def _send_poured(self, poured: Poured) -> FileRecord:
         try:
-            return upload(self._store, f"{self._prefix}/{name}", poured, stop=self._stop)
+            return upload(self._store, poured.key, poured, stop=self._stop)
         except BaseException as error:
             # What fails stops what comes after it, whose error says nothing.
             self._failure = self._failure or error

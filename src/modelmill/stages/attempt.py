@@ -39,6 +39,7 @@ from modelmill.stages.in_store import (
     verified,
     weights_that_may_stay,
 )
+from modelmill.stages.ledger import Ledger
 from modelmill.stages.pulse import LivePulse
 from modelmill.stages.stage import Folders, Outcome, Pulse, Shard
 from modelmill.stages.workplace import Workplace
@@ -133,14 +134,14 @@ def carry_out(given: Assignment, pulse: LivePulse) -> Published | None:
         with pulse.part("pull"):
             inputs = {each.role: _input_of(given.store, each) for each in given.stage.inputs}
             pulled = _pull_inputs(given, inputs, ranges, pulse)
-            folders = _resuming(given, pulled.folders, pulse)
+            folders = pulled.folders
         with pulse.part("import"):
             function = _function_of(given.stage.kind)
         prefix = attempt_prefix(given.stage.kind, given.stage.key, given.attempt)
         ahead = opened.enter_context(Ahead(given.store, prefix, folders.output))
         folders = replace(folders, growing=ahead.send)
         if pulled.left:
-            folders = replace(folders, in_store=in_store(pulled.left, ahead, ranges))
+            folders = replace(folders, in_store=in_store(pulled.left, ahead, pulled.ledger))
         outcome = function(_settings_of(given), folders, pulse)
         if outcome is None:
             return None
@@ -211,6 +212,8 @@ class _Pulled:
     files: tuple[FileRecord, ...]
     left: tuple[RangedFile, ...]
     """Weights of the base that stay in the store."""
+    ledger: Ledger
+    """What is known of them, and of those that are written there."""
 
 
 def _pull_inputs(
@@ -229,6 +232,8 @@ def _pull_inputs(
     ]
     outside_bytes = sum(source_bytes(given.store, pin) for pin in sources.values())
     staying = _make_room(given, inputs, files, outside_bytes)
+    folders = _resuming(given, folders, pulse)
+    ledger = Ledger(folders.resume, ranges, pulse.save)
     count = pulse.moving(sum(file.size_bytes for file in files) + outside_bytes)
     pulled: list[FileRecord] = []
     for role, pin in sources.items():
@@ -239,11 +244,11 @@ def _pull_inputs(
         parts = wanted.parts
         if staying and wanted.role == MODEL:
             parts = tuple(f.path for f in committed.manifest.files if f not in staying)
-            left = verified(committed, staying, ranges, count)
+            left = verified(committed, staying, ledger, count)
         pulled += pull(given.store, committed, destination, parts, count, kept=kept)
         with lent_headers(left if wanted.role == MODEL else (), destination):
             _check_safety(wanted.kind, destination, pulse)
-    return _Pulled(folders, tuple(pulled), left)
+    return _Pulled(folders, tuple(pulled), left, ledger)
 
 
 def _make_room(
@@ -313,7 +318,7 @@ def _push(
     store: Store, prefix: str, output: Path, ahead: Ahead, pulse: LivePulse
 ) -> tuple[FileRecord, ...]:
     """Send what has not been sent while the stage worked."""
-    poured = tuple(record for record, *_ in ahead.poured())
+    poured = tuple(record for record, _ in ahead.poured())
     total_bytes = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
     count = pulse.moving(total_bytes)
     files = (*stage_files(store, prefix, output, count, ahead.sent(count)), *poured)

@@ -14,10 +14,12 @@ from modelmill.spec.plan import Stage
 from modelmill.spec.records import FileRecord
 from modelmill.spec.settings import MergeSettings
 from modelmill.stages.ahead import Ahead
-from modelmill.stages.stage import InStore, Write
+from modelmill.stages.ledger import Ledger
+from modelmill.stages.stage import InStore
 from modelmill.store.artifact import Committed, attempt_prefix
 from modelmill.store.crew import OnBytes
-from modelmill.store.ranges import RangedFile, Ranges
+from modelmill.store.poured import Poured
+from modelmill.store.ranges import RangedFile
 from modelmill.store.tensors import LENGTH_BYTES, LONGEST_HEADER_BYTES
 from modelmill.store.transfer import digests_of_pieces
 
@@ -35,21 +37,31 @@ def weights_that_may_stay(stage: Stage, inputs: Mapping[str, Committed]) -> tupl
 
 
 def verified(
-    committed: Committed, files: Sequence[FileRecord], ranges: Ranges, on_bytes: OnBytes
+    committed: Committed, files: Sequence[FileRecord], ledger: Ledger, on_bytes: OnBytes
 ) -> tuple[RangedFile, ...]:
     """Read files of an artifact once, and have each piece of them known from then on.
+
+    What an earlier attempt has read so is not read again.
 
     Raises:
         DigestMismatch: stored bytes are not the committed ones.
     """
-    manifest = committed.manifest
+    manifest, ranges = committed.manifest, ledger.ranges
     prefix = attempt_prefix(manifest.kind, manifest.key, manifest.attempt)
-    keyed = [(file, f"{prefix}/{file.path}") for file in files]
+    new = [file for file in files if not ledger.knows(file)]
+    on_bytes(sum(file.size_bytes for file in files if ledger.knows(file)))
+    keyed = [(file, f"{prefix}/{file.path}") for file in new]
+    found = digests_of_pieces(ranges.store, keyed, on_bytes)
+    ledger.verified([*zip(new, found, strict=True)])
     return tuple(
-        RangedFile(PurePosixPath(file.path), key, file.size_bytes, digests, ranges)
-        for (file, key), digests in zip(
-            keyed, digests_of_pieces(ranges.store, keyed, on_bytes), strict=True
+        RangedFile(
+            PurePosixPath(file.path),
+            f"{prefix}/{file.path}",
+            file.size_bytes,
+            ledger.digests(file),
+            ranges,
         )
+        for file in files
     )
 
 
@@ -81,15 +93,17 @@ def _header(file: RangedFile) -> bytearray:
     return header
 
 
-def in_store(weights: tuple[RangedFile, ...], ahead: Ahead, ranges: Ranges) -> InStore:
+def in_store(weights: tuple[RangedFile, ...], ahead: Ahead, ledger: Ledger) -> InStore:
     """Let a stage read the weights of its base, and write its own where they are sent from."""
 
-    def begin(name: str, size_bytes: int) -> Write:
-        return ahead.pour(name, size_bytes).write
+    def begin(name: str, header: bytes, size_bytes: int) -> Poured:
+        before = ledger.before(name, header, size_bytes)
+        ledger.begun.append(ahead.pour(name, size_bytes, before))
+        return ledger.begun[-1]
 
     def poured() -> Iterator[RangedFile]:
-        for record, key, file in ahead.poured():
+        for record, file in ahead.poured():
             path = PurePosixPath(record.path)
-            yield RangedFile(path, key, file.size_bytes, file.digests, ranges)
+            yield RangedFile(path, file.key, file.size_bytes, file.digests, ledger.ranges)
 
-    return InStore({MODEL: weights}, begin, lambda: tuple(poured()))
+    return InStore({MODEL: weights}, begin, lambda: tuple(poured()), ledger.keep)

@@ -15,6 +15,7 @@ from pydantic import JsonValue
 
 from modelmill.spec.figures import Figures
 from modelmill.spec.names import Fsdp
+from modelmill.store.poured import Poured
 from modelmill.store.tensors import WeightFile
 
 
@@ -29,20 +30,19 @@ class Shard:
     have committed, and names a folder for each: whoever comes last sees everybody."""
 
 
-Write = Callable[[memoryview], None]
-
-
 @dataclass(frozen=True)
 class InStore:
     """Weights for which the volume has no room: read from the store, and written to it."""
 
     weights: Mapping[str, tuple[WeightFile, ...]]
     """By role: those of the inputs, verified; they are not in their folders."""
-    pour: Callable[[str, int], Write]
-    """Begins a weight file of the output, of a name and so many bytes; the next only when all of
-    them have been written."""
+    pour: Callable[[str, bytes, int], Poured]
+    """Begins a weight file of the output: of a name, of all bytes before its first tensor and so
+    many in all; the next only when all of them have been written."""
     poured: Callable[[], tuple[WeightFile, ...]]
     """Waits until all is there, to be read as the inputs are."""
+    keep: Callable[[], None]
+    """Lets a later attempt go on from what has been sent; cheap enough after every tensor."""
 
 
 @dataclass(frozen=True)

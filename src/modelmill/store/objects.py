@@ -37,6 +37,19 @@ class ListedObject:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Some bytes of an object, as they are asked for."""
+
+    key: str
+    start: int
+    size_bytes: int
+
+    def __str__(self) -> str:
+        """Write it as the header `Range` has it."""
+        return f"bytes={self.start}-{self.start + self.size_bytes - 1}"
+
+
+@dataclass(frozen=True)
 class PutPart:
     """One accepted part of a multipart upload."""
 

@@ -3,6 +3,7 @@
 Knows parts and uploads; knows nothing about other files.
 """
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,7 +17,7 @@ from modelmill.spec.records import FileRecord
 from modelmill.store.connection import Stopped
 from modelmill.store.crew import PART_BYTES, Countdown, Crew, Digest, Job, part_count
 from modelmill.store.multipart import abandon_unknown
-from modelmill.store.objects import PutPart
+from modelmill.store.objects import PutPart, Span
 from modelmill.store.s3 import Store
 
 MOST_PARTS: Final = 10_000
@@ -28,6 +29,8 @@ ABANDON_SECONDS: Final = 5.0
 LOOK_SECONDS: Final = 0.05
 """How often a file that grows is looked at."""
 
+logger = logging.getLogger(__name__)
+
 
 class Source(Protocol):
     """Where the bytes of a file come from."""
@@ -35,6 +38,11 @@ class Source(Protocol):
     @property
     def size_bytes(self) -> int:
         """Say how long the file is, or will be."""
+        ...
+
+    @property
+    def is_left(self) -> bool:
+        """Tell whether somebody else goes on with the upload when sending ends early."""
         ...
 
     def read(self, start: int, length: int, stop: threading.Event) -> bytes:
@@ -46,9 +54,29 @@ class Source(Protocol):
         """
         ...
 
+    def origin(self, number: int) -> Span | None:
+        """Say where the store has a part already that has been read; parts count from 0."""
+        ...
+
+    def accepted(self, upload_id: str, part: PutPart) -> None:
+        """Hear that a part is in the store."""
+        ...
+
+
+class OnDisk:
+    """A file of this machine: what is lost on the way can be sent again."""
+
+    is_left: Final = False
+
+    def origin(self, number: int) -> None:
+        """Have nothing in the store."""
+
+    def accepted(self, upload_id: str, part: PutPart) -> None:
+        """Do nothing."""
+
 
 @dataclass(frozen=True)
-class Complete:
+class Complete(OnDisk):
     """A file that nobody writes any more."""
 
     path: Path
@@ -70,7 +98,7 @@ class Complete:
 
 
 @dataclass(frozen=True)
-class Growing:
+class Growing(OnDisk):
     """A file that somebody writes from its first byte to its last while it is sent."""
 
     path: Path
@@ -124,7 +152,7 @@ class Outgoing:
 
     def abandon(self) -> None:
         """Leave no parts behind of an upload that has been begun and not finished."""
-        if not self._upload_id:
+        if not self._upload_id or self._file.is_left:
             return
         # The first error is the one to tell; a store that is gone is not waited for.
         with suppress(ModelmillError):
@@ -145,12 +173,24 @@ class Outgoing:
         body = self._read(number)
         self._digest.add(number, body)
         upload_id = self._start()
-        self._sent.append(self._store.put_part(self.key, upload_id, number + 1, body))
+        part = self._bring(upload_id, number, body)
+        self._file.accepted(upload_id, part)
+        self._sent.append(part)
         self._crew.tell(len(body))
         if self._left.is_last():
             parts = sorted(self._sent, key=lambda part: part.number)
             self._store.finish_multipart(self.key, upload_id, parts)
             self.is_sent, self._upload_id = True, ""
+
+    def _bring(self, upload_id: str, number: int, body: bytes) -> PutPart:
+        """Have the store copy a part that it has, if it can; else send it."""
+        origin = self._file.origin(number)
+        if origin is not None:
+            try:
+                return self._store.copy_part(self.key, upload_id, number + 1, origin)
+            except ModelmillError as error:
+                logger.info("part %d of %s is sent: %s", number + 1, self.key, error)
+        return self._store.put_part(self.key, upload_id, number + 1, body)
 
     def _start(self) -> str:
         """Begin the upload: not in the main thread, where a signal could lose its id."""

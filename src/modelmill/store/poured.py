@@ -1,28 +1,53 @@
 """A file that is sent while it is made and lies nowhere: its bytes wait in memory for their part.
 
-Knows parts; knows nothing about stores.
+What an earlier process has sent of it need not be made again.  Knows parts; makes no request.
 """
 
+import logging
 import threading
 from typing import Final
 
+from modelmill.spec.errors import ModelmillError
 from modelmill.store.connection import Stopped
-from modelmill.store.crew import LOOK_SECONDS, part_count
+from modelmill.store.crew import LOOK_SECONDS, PART_BYTES, part_count
+from modelmill.store.objects import PutPart, Span
 from modelmill.store.outgoing import part_bytes_of
-from modelmill.store.ranges import piece_digests
+from modelmill.store.ranges import RangedFile, piece_digests
+from modelmill.store.sent import Sent, SentPart
 
 PARTS_WAITING: Final = 1
 """Complete and not yet on their way; whoever has one more waits."""
+
+logger = logging.getLogger(__name__)
 
 
 class Poured:
     """A file of known length that one thread writes and others send, each byte once."""
 
-    def __init__(self, size_bytes: int) -> None:
-        """Wait for so many bytes."""
+    def __init__(
+        self, path: str, key: str, size_bytes: int, before: RangedFile | None = None
+    ) -> None:
+        """Wait for so many bytes.
+
+        Args:
+            path: inside the artifact.
+            key: where they go.
+            size_bytes: of all of it.
+            before: the same file as far as an earlier process has sent it.
+        """
+        self.path, self.key = path, key
         self.size_bytes = size_bytes
         self.part_bytes = part_bytes_of(size_bytes)
+        self.is_left = False
+        """Whether its upload stays open when sending ends early."""
+        self.parts_accepted = 0
+        """From the first on, with no gap."""
         self._count = part_count(size_bytes, self.part_bytes)
+        self._before = before
+        self._origin_key = "" if before is None else before.key
+        self._taken_bytes = 0
+        self._upload_id, self._parts = "", dict[int, PutPart]()
+        self._is_known = False
         self._digests: dict[int, tuple[bytes, ...]] = {}
         self._present: dict[int, bytearray] = {}
         self._filling = bytearray()
@@ -30,6 +55,25 @@ class Poured:
         self._filled = 0
         self._error: BaseException | None = None
         self._changing = threading.Condition()
+
+    def take(self, size_bytes: int) -> int:
+        """Take so many next bytes from what was sent before, as far as it goes; say how many.
+
+        Raises:
+            ModelmillError: they could not be sent on.
+        """
+        taken = 0
+        while self._before is not None and taken < size_bytes:
+            left = self._before.size_bytes - self._taken_bytes
+            body = memoryview(bytearray(min(PART_BYTES, size_bytes - taken, left)))
+            if body and self._is_read(self._before, body):
+                taken += len(body)
+                # First: whoever sends them asks where they are.
+                self._taken_bytes += len(body)
+                self.write(body)
+            else:
+                self._before = None
+        return taken
 
     def write(self, view: memoryview) -> None:
         """Take the next bytes; wait while sending is behind.
@@ -63,6 +107,45 @@ class Poured:
         self._digests[number] = piece_digests(body)
         return body
 
+    def origin(self, number: int) -> Span | None:
+        """Say where a part is already that has been read, if it was sent before."""
+        start = number * self.part_bytes
+        size_bytes = min(self.part_bytes, self.size_bytes - start)
+        if start + size_bytes > self._taken_bytes:
+            return None
+        return Span(self._origin_key, start, size_bytes)
+
+    def accepted(self, upload_id: str, part: PutPart) -> None:
+        """Hear that a part is in the store."""
+        with self._changing:
+            self._upload_id = upload_id
+            self._parts[part.number] = part
+            while self.parts_accepted + 1 in self._parts:
+                self.parts_accepted += 1
+
+    def sent(self) -> Sent:
+        """Say what a later process can go on from, which may know of it from now on."""
+        with self._changing:
+            parts = [self._parts[number + 1] for number in range(self.parts_accepted)]
+        self._is_known = True
+        return Sent(
+            path=self.path,
+            size_bytes=self.size_bytes,
+            key=self.key,
+            upload_id=self._upload_id,
+            parts=tuple(
+                SentPart(size_bytes=part.size_bytes, etag=part.etag, crc32=part.crc32)
+                for part in parts
+            ),
+            digests=tuple(
+                digest.hex() for part in parts for digest in self._digests[part.number - 1]
+            ),
+        )
+
+    def leave(self) -> None:
+        """Let its upload stay open if a later process can know of it."""
+        self.is_left = self._is_known
+
     def give_up(self, error: BaseException) -> None:
         """Let nobody wait any more; whoever writes gets the error."""
         with self._changing:
@@ -73,6 +156,14 @@ class Poured:
     def digests(self) -> tuple[bytes, ...]:
         """Give the SHA-256 of each piece; only when all have been sent."""
         return tuple(each for number in range(self._count) for each in self._digests[number])
+
+    def _is_read(self, before: RangedFile, body: memoryview) -> bool:
+        try:
+            before.read_into(self._taken_bytes, body)
+        except ModelmillError as error:
+            logger.info("the rest of %s is made again: %s", self.path, error)
+            return False
+        return True
 
     def _hand_over(self) -> None:
         with self._changing:

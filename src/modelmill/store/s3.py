@@ -20,11 +20,15 @@ from modelmill.store.failures import (
 )
 from modelmill.store.keys import check_key
 from modelmill.store.multipart import UploadLost, abandon_unknown, unless_lost
-from modelmill.store.objects import ListedObject, PutPart, Range, Stored, Unfinished
+from modelmill.store.objects import ListedObject, PutPart, Range, Span, Stored, Unfinished
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef, DeleteTypeDef
+    from mypy_boto3_s3.type_defs import (
+        CompletedPartTypeDef,
+        CopySourceTypeDef,
+        DeleteTypeDef,
+    )
 
 T = TypeVar("T")
 
@@ -261,6 +265,25 @@ class Store:
 
         return self._try(self.url_of(key), send)
 
+    def copy_part(self, key: str, upload: str, number: int, origin: Span) -> PutPart:
+        """Have the store copy one part from another object; nothing checks the copy."""
+
+        def copy() -> PutPart:
+            request = partial(self.client.upload_part_copy, Bucket=self.bucket, UploadId=upload)
+            source: CopySourceTypeDef = {"Bucket": self.bucket, "Key": self._full(origin.key)}
+            answer = unless_lost(
+                lambda: request(
+                    Key=self._full(key),
+                    PartNumber=number,
+                    CopySource=source,
+                    CopySourceRange=str(origin),
+                )
+            )
+            found = answer["CopyPartResult"]
+            return PutPart(number, origin.size_bytes, found["ETag"], found.get("ChecksumCRC32", ""))
+
+        return self._try(self.url_of(origin.key), copy)
+
     def finish_multipart(self, key: str, upload: str, parts: Sequence[PutPart]) -> None:
         """Turn the parts into the object, unconditionally.
 
@@ -279,8 +302,10 @@ class Store:
                     )
                 )
             except UploadLost:
-                # A repeated request after a lost answer; no one else writes to this key.
-                if self.head(key) is None:
+                # A repeated request after a lost answer, unless somebody who goes on with it has
+                # finished it before all parts were there.
+                found = self.head(key)
+                if found is None or found.size_bytes != sum(part.size_bytes for part in parts):
                     raise
 
         self._try(self.url_of(key), finish)

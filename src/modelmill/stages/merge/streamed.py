@@ -105,6 +105,8 @@ class Streaming:
         for form in merged:
             done_bytes += form.size_bytes
             pulse.progress(done_bytes, total_bytes, "bytes", "merge")
+            if self.in_store is not None:
+                self.in_store.keep()
         write_index(shards, folder, self.merging.parameters)
         settle(self.merging.model.generation_config)
         save_configs(self.merging.model, dtype, folder)
@@ -173,6 +175,7 @@ class Streaming:
         if self.in_store is None:
             return open_tensors(folder)
         written = Tensors(self.in_store.poured())
+        self.in_store.keep()
         trim_heap()  # of the parts that were sent
         return nullcontext(written)
 
