@@ -1,6 +1,6 @@
 """One tiny model of each family, and one fine-tune, for the whole folder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,9 @@ from modelmill.spec.finetune import FinetuneSpec
 from modelmill.spec.settings import ContractSettings, FinetuneSettings
 from modelmill.stages import finetune
 from modelmill.stages.stage import Folders
+from modelmill.store.address import open_store
+from modelmill.store.embedded import EmbeddedStore
+from modelmill.store.s3 import Store
 
 from ..tiny_stages import Family, RecordingPulse, made_once, make_rows, write_rows
 
@@ -98,3 +101,15 @@ def tune(
 def tuned(tune: Tune) -> Tuned:
     """Fine-tune a tiny llama once."""
     return tune()
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    """Run one real store."""
+    with (
+        EmbeddedStore(tmp_path_factory.mktemp("store")) as embedded,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        for name, value in embedded.environment.items():
+            patch.setenv(name, value)
+        yield open_store(embedded.url, retry_budget_seconds=20)

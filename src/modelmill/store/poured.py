@@ -64,8 +64,10 @@ class Poured:
         """
         taken = 0
         while self._before is not None and taken < size_bytes:
+            # To the end of a part: damage behind it does not keep it from being copied.
+            in_part = PART_BYTES - self._taken_bytes % PART_BYTES
             left = self._before.size_bytes - self._taken_bytes
-            body = memoryview(bytearray(min(PART_BYTES, size_bytes - taken, left)))
+            body = memoryview(bytearray(min(in_part, size_bytes - taken, left)))
             if body and self._is_read(self._before, body):
                 taken += len(body)
                 # First: whoever sends them asks where they are.

@@ -1,0 +1,258 @@
+"""A merge from store to store that ends in between: what it has sent is not made again."""
+
+import multiprocessing
+import os
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+from unittest.mock import Mock
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from modelmill.models.layout import lay_out
+from modelmill.models.merging import Merging
+from modelmill.spec.errors import InternalError
+from modelmill.spec.names import checkpoint_prefix
+from modelmill.spec.records import Manifest
+from modelmill.stages import in_store, pulse
+from modelmill.stages.ledger import SENT
+from modelmill.stages.merge import streamed
+from modelmill.stages.stop import StopRequested
+from modelmill.store.address import open_store
+from modelmill.store.checkpoint import restore_checkpoints
+from modelmill.store.crew import PART_BYTES, OnBytes
+from modelmill.store.s3 import Store
+from modelmill.store.sent import Sent
+
+from ..tiny_stages import make_tokenizer
+from .merge_scene import Scene, digests
+from .test_merge import adapter_of
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # the engines' own
+
+SHARD_BYTES = 3 * PART_BYTES + 1
+"""So that a file is complete, and the next one begun, before all is merged."""
+ENOUGH_PARTS = 5
+
+End = Literal["killed", "stopped", "killed in the proof", "stopped in the proof"]
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Make a base whose merge takes eight parts in three files, and an adapter."""
+    base, tuned = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("tuned")
+    config = LlamaConfig(
+        vocab_size=384,
+        hidden_size=512,
+        intermediate_size=1408,
+        num_hidden_layers=20,
+        num_attention_heads=8,
+        max_position_embeddings=128,
+    )
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(base)
+    make_tokenizer().save_pretrained(base)
+    return base, adapter_of(base, tuned)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_files_kept_at_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        prepare(patch)
+        yield
+
+
+def prepare(patch: pytest.MonkeyPatch) -> None:
+    """Let a small model be as a large one."""
+    patch.setattr(pulse, "SAVE_SECONDS", 0)
+    patch.setattr(streamed, "lay_out", partial(lay_out, shard_bytes=SHARD_BYTES))
+
+
+@pytest.fixture(scope="module")
+def scene(
+    opened: Store, large: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Scene:
+    """Have a merge to make."""
+    return Scene(opened, *large, tmp_path_factory.mktemp("work"))
+
+
+@pytest.fixture(scope="module")
+def with_files(scene: Scene) -> Manifest:
+    """Make it another way, at once."""
+    return scene.merge(scene.store(), None)
+
+
+@dataclass
+class Seen:
+    """What this process has asked of the store, and made."""
+
+    calls: Counter[str] = field(default_factory=Counter)
+    verified: int = 0
+    """Files of the base."""
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.calls.clear()
+        self.verified = 0
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
+    """Look on."""
+    found = Seen()
+
+    def count(owner: type, name: str) -> None:
+        method = getattr(owner, name)
+
+        def call(*given: object) -> object:
+            found.calls[name] += 1
+            return method(*given)
+
+        monkeypatch.setattr(owner, name, call)
+
+    count(Store, "put_part")
+    count(Store, "copy_part")
+    count(Merging, "merged")
+    digests_of_pieces = in_store.digests_of_pieces
+
+    def verify(store: Store, files: list[object], on_bytes: OnBytes) -> object:
+        found.verified += len(files)
+        return digests_of_pieces(store, files, on_bytes)
+
+    monkeypatch.setattr(in_store, "digests_of_pieces", verify)
+    return found
+
+
+def sent(resume: Path) -> list[Sent]:
+    """Read what a later attempt will know of."""
+    return [Sent.model_validate_json(path.read_bytes()) for path in resume.glob(f"*{SENT}")]
+
+
+def end(how: End, resume: Path, note: str, share: float) -> None:
+    """End an attempt when a file is complete and another is not, or when all are."""
+    if how.endswith("in the proof"):
+        is_there = note == "proof" and share >= 0.5
+    else:
+        is_there = note == "save" and sum(len(each.parts) for each in sent(resume)) >= ENOUGH_PARTS
+    if is_there and how.startswith("stopped"):
+        raise StopRequested
+    if is_there:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def merge_elsewhere(url: str, base: Path, tuned: Path, work: Path, how: End) -> None:
+    """Merge in this process, which does not see the end of it."""
+    prepare(pytest.MonkeyPatch())
+    store = open_store(url, retry_budget_seconds=20)
+    scene = Scene(store, base, tuned, work, partial(end, how))
+    scene.merge(store, scene.tight_bytes)
+
+
+def interrupt(scene: Scene, store: Store, how: End) -> None:
+    """Make an attempt that ends too early."""
+    if how.startswith("stopped"):
+        with pytest.raises(StopRequested):
+            replace(scene, watch=partial(end, how)).merge(store, scene.tight_bytes)
+        return
+    given = (store.url, scene.base, scene.tuned, scene.work, how)
+    process = multiprocessing.get_context("spawn").Process(target=merge_elsewhere, args=given)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+
+
+def saved(scene: Scene, store: Store, folder: Path) -> list[Sent]:
+    """Read what the next attempt will find."""
+    assert next(restore_checkpoints(store, scene.plan.stage("merge").key, folder))
+    return sent(folder)
+
+
+def parts_of(manifest: Manifest) -> int:
+    """Count the parts of the weights."""
+    sizes = [f.size_bytes for f in manifest.files if f.path.endswith(".safetensors")]
+    return sum(-(-size // PART_BYTES) for size in sizes if size > PART_BYTES)
+
+
+@pytest.mark.parametrize("how", ["killed", "stopped", "killed in the proof"])
+def test_nothing_is_done_twice(
+    scene: Scene, with_files: Manifest, seen: Seen, tmp_path: Path, how: End
+) -> None:
+    """What has been sent is copied, what has been verified is known; the bytes are the same."""
+    store = scene.store()
+    interrupt(scene, store, how)
+    known = sum(len(each.parts) for each in saved(scene, store, tmp_path))
+    assert known >= ENOUGH_PARTS
+    seen.forget()
+    merged = scene.merge(store, scene.tight_bytes)
+    assert digests(merged) == digests(with_files)
+    assert seen.verified == 0
+    assert seen.calls["copy_part"] == known
+    assert seen.calls["copy_part"] + seen.calls["put_part"] == parts_of(merged)
+    assert (seen.calls["merged"] == 0) == (how == "killed in the proof")
+    assert list(store.unfinished()) == []
+    assert list(store.list(checkpoint_prefix(scene.plan.stage("merge").key))) == []
+
+
+def test_attempt_that_gets_no_further_leaves_what_it_found(
+    scene: Scene, with_files: Manifest, seen: Seen
+) -> None:
+    """And does not look as if it had got anywhere, so that it is not repeated forever."""
+    store, key = scene.store(), scene.plan.stage("merge").key
+    interrupt(scene, store, "stopped in the proof")
+    before = [item.key for item in store.list(checkpoint_prefix(key))]
+    interrupt(scene, store, "stopped in the proof")
+    seen.forget()
+    assert [item.key for item in store.list(checkpoint_prefix(key))] == before
+    merged = scene.merge(store, scene.tight_bytes)
+    assert digests(merged) == digests(with_files)
+    assert seen.calls["put_part"] == 0
+
+
+@pytest.mark.parametrize("change", ["damaged", "removed", "abandoned"])
+def test_what_is_not_there_any_more_is_made_again(
+    scene: Scene, with_files: Manifest, seen: Seen, tmp_path: Path, change: str
+) -> None:
+    """Whatever has become of it, the result is the same."""
+    store = scene.store()
+    interrupt(scene, store, "stopped")
+    known = saved(scene, store, tmp_path)
+    complete, begun = sorted(known, key=lambda each: each.path)[:2]
+    seen.forget()
+    expected = sum(len(each.parts) for each in known)
+    match change:
+        case "damaged":
+            stored = store.get(complete.key)
+            assert stored is not None
+            at = PART_BYTES + 7
+            flipped = bytes([stored.body[at] ^ 1])
+            store.put(complete.key, stored.body[:at] + flipped + stored.body[at + 1 :])
+            expected += 1 - len(complete.parts)
+        case "removed":
+            store.delete([complete.key])
+            expected -= len(complete.parts)
+        case _:
+            store.abandon_multipart(begun.key, begun.upload_id)
+            expected -= len(begun.parts)
+    merged = scene.merge(store, scene.tight_bytes)
+    assert digests(merged) == digests(with_files)
+    assert seen.calls["copy_part"] == expected
+
+
+def test_store_that_cannot_copy_is_sent_what_it_has(
+    scene: Scene, with_files: Manifest, seen: Seen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes are at hand: they have been read to be compared."""
+    store = scene.store()
+    interrupt(scene, store, "stopped in the proof")
+    seen.forget()
+    refused = InternalError("Copying is not implemented", at=store.url)
+    monkeypatch.setattr(Store, "copy_part", Mock(side_effect=refused))
+    merged = scene.merge(store, scene.tight_bytes)
+    assert digests(merged) == digests(with_files)
+    assert seen.calls["put_part"] == parts_of(merged)
