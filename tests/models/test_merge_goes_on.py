@@ -186,6 +186,7 @@ def test_nothing_is_done_twice(
     """What has been sent is copied, what has been verified is known; the bytes are the same."""
     store = scene.store()
     interrupt(scene, store, how)
+    assert how == "killed" or list(store.unfinished()) == []
     known = sum(len(each.parts) for each in saved(scene, store, tmp_path))
     assert known >= ENOUGH_PARTS
     seen.forget()
@@ -194,7 +195,7 @@ def test_nothing_is_done_twice(
     assert seen.verified == 0
     assert seen.calls["copy_part"] == known
     assert seen.calls["copy_part"] + seen.calls["put_part"] == parts_of(merged)
-    assert (seen.calls["merged"] == 0) == (how == "killed in the proof")
+    assert how != "killed in the proof" or seen.calls["merged"] == 0
     assert list(store.unfinished()) == []
     assert list(store.list(checkpoint_prefix(scene.plan.stage("merge").key))) == []
 
@@ -214,7 +215,7 @@ def test_attempt_that_gets_no_further_leaves_what_it_found(
     assert seen.calls["put_part"] == 0
 
 
-@pytest.mark.parametrize("change", ["damaged", "removed", "abandoned"])
+@pytest.mark.parametrize("change", ["damaged", "removed", "all removed"])
 def test_what_is_not_there_any_more_is_made_again(
     scene: Scene, with_files: Manifest, seen: Seen, tmp_path: Path, change: str
 ) -> None:
@@ -222,7 +223,7 @@ def test_what_is_not_there_any_more_is_made_again(
     store = scene.store()
     interrupt(scene, store, "stopped")
     known = saved(scene, store, tmp_path)
-    complete, begun = sorted(known, key=lambda each: each.path)[:2]
+    complete = min(known, key=lambda each: each.path)
     seen.forget()
     expected = sum(len(each.parts) for each in known)
     match change:
@@ -237,8 +238,8 @@ def test_what_is_not_there_any_more_is_made_again(
             store.delete([complete.key])
             expected -= len(complete.parts)
         case _:
-            store.abandon_multipart(begun.key, begun.upload_id)
-            expected -= len(begun.parts)
+            store.delete(each.key for each in known)
+            expected = 0
     merged = scene.merge(store, scene.tight_bytes)
     assert digests(merged) == digests(with_files)
     assert seen.calls["copy_part"] == expected

@@ -68,7 +68,7 @@ def be_interrupted(ledger: Ledger, store: Store, error: BaseException, parts: in
 def test_rest_is_written_by_who_comes_after(store: Store, ledger: Ledger) -> None:
     """All of it has the digest of all of it, and what was there is not written."""
     be_interrupted(ledger, store, Interrupted("asked to"))
-    assert len(store.open_uploads(f"{OLD}/{NAME}")) == 1
+    assert list(store.unfinished()) == []
     before = after(ledger).before(NAME, HEADER, len(BODY))
     assert before is not None
     with Ahead(store, NEW, ledger.folder) as ahead:
@@ -86,7 +86,8 @@ def test_rest_is_written_by_who_comes_after(store: Store, ledger: Ledger) -> Non
 def test_who_fails_leaves_no_upload_open(store: Store, ledger: Ledger) -> None:
     """Nobody goes on with what is wrong; what was kept of it is gone then."""
     be_interrupted(ledger, store, RuntimeError("a tensor is not what it must be"))
-    assert store.open_uploads(f"{OLD}/{NAME}") == ()
+    assert list(store.unfinished()) == []
+    assert store.head(f"{OLD}/{NAME}") is None
     assert after(ledger).before(NAME, HEADER, len(BODY)) is None
 
 

@@ -45,8 +45,7 @@ class _Sent:
 class Ahead:
     """Sends files one after the other in the background; use as a context manager.
 
-    Leaving it ends what is still being sent, with no upload in parts left open unless the stage
-    was asked to stop and somebody knows how to go on with it.
+    Leaving it ends what is still being sent, with no upload in parts left open.
     """
 
     def __init__(self, store: Store, prefix: str, root: Path) -> None:

@@ -5,7 +5,7 @@ Knows parts and uploads; knows nothing about other files.
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,7 +16,7 @@ from modelmill.spec.errors import DataError, ModelmillError
 from modelmill.spec.records import FileRecord
 from modelmill.store.connection import Stopped
 from modelmill.store.crew import PART_BYTES, Countdown, Crew, Digest, Job, part_count
-from modelmill.store.multipart import abandon_unknown
+from modelmill.store.multipart import UploadLost, abandon_unknown
 from modelmill.store.objects import PutPart, Span
 from modelmill.store.s3 import Store
 
@@ -41,8 +41,8 @@ class Source(Protocol):
         ...
 
     @property
-    def is_left(self) -> bool:
-        """Tell whether somebody else goes on with the upload when sending ends early."""
+    def left(self) -> Sequence[PutPart]:
+        """Give the parts that somebody goes on from when sending ends early."""
         ...
 
     def read(self, start: int, length: int, stop: threading.Event) -> bytes:
@@ -66,7 +66,7 @@ class Source(Protocol):
 class OnDisk:
     """A file of this machine: what is lost on the way can be sent again."""
 
-    is_left: Final = False
+    left: Sequence[PutPart] = ()
 
     def origin(self, number: int) -> None:
         """Have nothing in the store."""
@@ -151,15 +151,19 @@ class Outgoing:
         return sum(part.size_bytes for part in self._sent)
 
     def abandon(self) -> None:
-        """Leave no parts behind of an upload that has been begun and not finished."""
-        if not self._upload_id or self._file.is_left:
+        """Leave no upload open that has been begun and not finished.
+
+        Its parts are gone then, but for those that somebody goes on from: they become an object,
+        which is shorter than the file.
+        """
+        if not self._upload_id:
             return
         # The first error is the one to tell; a store that is gone is not waited for.
-        with suppress(ModelmillError):
-            brief = replace(
-                self._store, stop=threading.Event(), retry_budget_seconds=ABANDON_SECONDS
-            )
-            if not brief.abandon_multipart(self.key, self._upload_id):
+        brief = replace(self._store, stop=threading.Event(), retry_budget_seconds=ABANDON_SECONDS)
+        with suppress(ModelmillError, UploadLost):
+            if self._file.left:
+                brief.finish_multipart(self.key, self._upload_id, self._file.left)
+            elif not brief.abandon_multipart(self.key, self._upload_id):
                 abandon_unknown(brief, self.key, "")
 
     def _send_whole(self) -> None:

@@ -5,6 +5,7 @@ What an earlier process has sent of it need not be made again.  Knows parts; mak
 
 import logging
 import threading
+from collections.abc import Sequence
 from typing import Final
 
 from modelmill.spec.errors import ModelmillError
@@ -38,8 +39,7 @@ class Poured:
         self.path, self.key = path, key
         self.size_bytes = size_bytes
         self.part_bytes = part_bytes_of(size_bytes)
-        self.is_left = False
-        """Whether its upload stays open when sending ends early."""
+        self.left: Sequence[PutPart] = ()
         self.parts_accepted = 0
         """From the first on, with no gap."""
         self._count = part_count(size_bytes, self.part_bytes)
@@ -127,8 +127,7 @@ class Poured:
 
     def sent(self) -> Sent:
         """Say what a later process can go on from, which may know of it from now on."""
-        with self._changing:
-            parts = [self._parts[number + 1] for number in range(self.parts_accepted)]
+        parts = self._first_parts()
         self._is_known = True
         return Sent(
             path=self.path,
@@ -145,8 +144,9 @@ class Poured:
         )
 
     def leave(self) -> None:
-        """Let its upload stay open if a later process can know of it."""
-        self.is_left = self._is_known
+        """Let the store keep what a later process can know of, when sending ends early."""
+        if self._is_known:
+            self.left = self._first_parts()
 
     def give_up(self, error: BaseException) -> None:
         """Let nobody wait any more; whoever writes gets the error."""
@@ -158,6 +158,10 @@ class Poured:
     def digests(self) -> tuple[bytes, ...]:
         """Give the SHA-256 of each piece; only when all have been sent."""
         return tuple(each for number in range(self._count) for each in self._digests[number])
+
+    def _first_parts(self) -> Sequence[PutPart]:
+        with self._changing:
+            return [self._parts[number + 1] for number in range(self.parts_accepted)]
 
     def _is_read(self, before: RangedFile, body: memoryview) -> bool:
         try:

@@ -1,7 +1,8 @@
 """What has been sent of a file by an upload in parts that a later process goes on with.
 
-Parts of an upload that is not finished cannot be read.  So it is finished as it is, under the
-key that it was begun with, and that shorter object is read, compared and copied from.
+Parts of an upload that is not finished cannot be read.  So whoever was asked to stop finishes it
+as it is, and so does whoever comes after a kill; that shorter object, under the key of the dead
+attempt, is read, compared and copied from.
 """
 
 from pathlib import PurePosixPath
