@@ -111,4 +111,7 @@ class Ledger:
 
     def _write(self, of: str, suffix: str, record: Record) -> None:
         path = self.folder / f"{of.replace('/', '=')}{suffix}"
-        path.write_text(record.model_dump_json(), encoding="utf-8")
+        # A stage that is asked to stop stops in the middle of anything.
+        aside = path.with_suffix(".new")
+        aside.write_text(record.model_dump_json(), encoding="utf-8")
+        aside.replace(path)
