@@ -78,6 +78,8 @@ def test_rest_is_written_by_who_comes_after(store: Store, ledger: Ledger) -> Non
         poured.write(memoryview(BODY)[3 * PART_BYTES :])
         ((record, _),) = ahead.poured()
         assert [poured.origin(number) is None for number in range(5)] == [False] * 3 + [True] * 2
+        # A store that copies no CRC32 could not finish an upload that has any.
+        assert {part.crc32 for part in poured.sent().parts} == {""}
     (digests,) = digests_of_pieces(store, [(record, poured.key)])
     assert digests == poured.digests
     assert list(store.unfinished()) == []

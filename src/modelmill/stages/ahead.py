@@ -108,7 +108,8 @@ class Ahead:
             before: the same file as far as an earlier attempt has sent it.
         """
         poured = Poured(name, f"{self._prefix}/{name}", size_bytes, before)
-        self._poured[name] = poured, self._pool.submit(self._send_poured, poured)
+        store = self._store if before is None else self._store.for_copies()
+        self._poured[name] = poured, self._pool.submit(self._send_poured, store, poured)
         return poured
 
     def poured(self) -> Iterator[tuple[FileRecord, Poured]]:
@@ -120,9 +121,9 @@ class Ahead:
         for name, (poured, future) in self._poured.items():
             yield future.result().model_copy(update={"path": name}), poured
 
-    def _send_poured(self, poured: Poured) -> FileRecord:
+    def _send_poured(self, store: Store, poured: Poured) -> FileRecord:
         try:
-            return upload(self._store, poured.key, poured, stop=self._stop)
+            return upload(store, poured.key, poured, stop=self._stop)
         except BaseException as error:
             # What fails stops what comes after it, whose error says nothing.
             self._failure = self._failure or error

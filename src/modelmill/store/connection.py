@@ -65,6 +65,7 @@ class Connection:
         url: str,
         read_seconds: float = READ_SECONDS,
         longest_pause_seconds: float = LONGEST_PAUSE_SECONDS,
+        checksums: Checksums = "crc32",
     ) -> None:
         """Read credentials and endpoint; makes no request."""
         self._url = url
@@ -74,8 +75,8 @@ class Connection:
         self._session = boto3.session.Session()
         self._has_worked = False
         self._refused_with = ""
-        self._is_settled = False
-        self.checksums: Checksums = "crc32"
+        self._is_settled = checksums == "md5"
+        self.checksums = checksums
         self.client = self._make_client()
 
     @property
@@ -114,6 +115,14 @@ class Connection:
                 self._note_success(used)
                 return answer
 
+    def without_crc32(self) -> "Connection":
+        """Make another, for uploads of which the store copies parts.
+
+        A copied part has no CRC32 in some stores, and an upload that was begun with CRC32 cannot
+        be finished then (minio/minio#20649).
+        """
+        return Connection(self._url, self._read_seconds, self._longest_pause_seconds, "md5")
+
     def check_etag(self, etag: str, body: bytes) -> None:
         """Compare an ETag with the bytes it is about, where no CRC32 has been compared.
 
@@ -122,7 +131,8 @@ class Connection:
         """
         found = etag.strip('"')
         # Of an upload in parts it is no MD5, and does not look like one.
-        if self.checksums == "md5" and _MD5.fullmatch(found):
+        is_all_there_is = self.checksums == "md5" and self._refused_with
+        if is_all_there_is and _MD5.fullmatch(found):
             expected = hashlib.md5(body, usedforsecurity=False).hexdigest()
             if found != expected:
                 raise FlexibleChecksumError(

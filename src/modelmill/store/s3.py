@@ -83,6 +83,10 @@ class Store:
         """Share connections with a copy whose retries end when its `stop` is set."""
         return replace(self, stop=threading.Event())
 
+    def for_copies(self) -> "Store":
+        """Give a copy for uploads that have parts copied."""
+        return replace(self, connection=self.connection.without_crc32())
+
     def check(self) -> None:
         """Prove with one request that the bucket is there and the credentials work."""
         self._try(
@@ -267,7 +271,10 @@ class Store:
         return self._try(self.url_of(key), send)
 
     def copy_part(self, key: str, upload: str, number: int, origin: Span) -> PutPart:
-        """Have the store copy one part from another object; nothing checks the copy."""
+        """Have the store copy one part from another object; nothing checks the copy.
+
+        Where the upload was begun with a CRC32, not every store can finish it (`for_copies`).
+        """
 
         def copy() -> PutPart:
             request = partial(self.client.upload_part_copy, Bucket=self.bucket, UploadId=upload)
