@@ -1,14 +1,16 @@
 """An upload in parts that another process goes on with."""
 
+import hashlib
 import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from unittest.mock import Mock
 
 import pytest
 
-from modelmill.spec.errors import Interrupted, StoreUnreachable
+from modelmill.spec.errors import InternalError, Interrupted, StoreUnreachable
 from modelmill.stages.ahead import Ahead
 from modelmill.stages.ledger import SENT, Ledger
 from modelmill.store.crew import PART_BYTES
@@ -83,6 +85,22 @@ def test_rest_is_written_by_who_comes_after(store: Store, ledger: Ledger) -> Non
     (digests,) = digests_of_pieces(store, [(record, poured.key)])
     assert digests == poured.digests
     assert list(store.unfinished()) == []
+
+
+def test_store_that_cannot_copy_is_sent_what_it_has(
+    store: Store, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bytes are at hand: they have been read to be compared."""
+    be_interrupted(ledger, store, Interrupted("asked to"))
+    refused = InternalError("Copying is not implemented", at=store.url)
+    monkeypatch.setattr(Store, "copy_part", Mock(side_effect=refused))
+    before = after(ledger).before(NAME, HEADER, len(BODY))
+    with Ahead(store, NEW, ledger.folder) as ahead:
+        poured = ahead.pour(NAME, len(BODY), before)
+        poured.write(memoryview(BODY)[poured.take(len(BODY)) :])
+        ((record, _),) = ahead.poured()
+    assert digests_of_pieces(store, [(record, poured.key)]) == (poured.digests,)
+    assert record.sha256 == hashlib.sha256(BODY).hexdigest()
 
 
 def test_who_fails_leaves_no_upload_open(store: Store, ledger: Ledger) -> None:
