@@ -140,11 +140,18 @@ class LivePulse:
         self._done, self._total, self._unit, self._note = done, total, unit, note
 
     def save(self) -> None:
-        """Commit the resume folder, if enough time has passed since the last time."""
+        """Commit the resume folder, if enough time has passed since the last time.
+
+        What a store that is away does not take is tried again later: the work goes on without.
+        """
         self.is_unsaved = True
         self._check()
         if time.monotonic() - self._saved >= SAVE_SECONDS:
-            self.commit()
+            try:
+                self.commit()
+            except ModelmillError as error:
+                self.outlets.warn(f"What has been done could not be saved: {error.what}")
+                self._saved = time.monotonic()
 
     def commit(self) -> None:
         """Commit the resume folder now, if it holds more than what is committed."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from modelmill.spec.errors import Interrupted
+from modelmill.spec.errors import Interrupted, StoreUnreachable
 from modelmill.spec.records import Progress
 from modelmill.stages import pulse
 from modelmill.stages.pulse import LivePulse, Outlets, Told
@@ -20,12 +20,16 @@ class Ear:
 
     commits: list[bool] = field(default_factory=list)
     lives: int = 0
+    failures: list[Exception] = field(default_factory=list)
+    """Of the next commits."""
 
     def progress(self, progress: Progress) -> None:
         """Hear nothing."""
 
     def commit(self, on_bytes: Callable[[int], None], *, is_last: bool) -> None:
         """Count."""
+        if self.failures:
+            raise self.failures.pop()
         self.commits.append(is_last)
 
     def live(self) -> None:
@@ -77,6 +81,30 @@ def test_only_new_work_is_unsaved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pulse, "SAVE_SECONDS", 0)
     live.save()
     assert (live.is_unsaved, told.commits) == (False, [False])
+
+
+def test_work_goes_on_where_it_cannot_be_saved(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A store that is away for a moment must not end a stage that needs it much later."""
+    told = Ear(failures=[StoreUnreachable("The store does not answer")])
+    live = make(told)
+    monkeypatch.setattr(pulse, "SAVE_SECONDS", 0)
+    live.save()
+    assert (live.is_unsaved, told.commits) == (True, [])
+    assert "could not be saved: The store does not answer" in capsys.readouterr().out
+    live.save()
+    assert (live.is_unsaved, told.commits) == (False, [False])
+
+
+def test_state_that_others_wait_for_must_be_saved() -> None:
+    """Whoever shares a stage looks at what the store has, right after it."""
+    told = Ear()
+    live = make(told)
+    live.save()
+    told.failures.append(StoreUnreachable("The store does not answer"))
+    with pytest.raises(StoreUnreachable):
+        live.commit()
 
 
 def test_everything_a_stage_says_shows_life() -> None:
