@@ -3,7 +3,8 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -93,8 +94,19 @@ def test_failed_item_ends_the_others(broken: int) -> None:
     assert heard == [True]
 
 
-def test_request_to_stop_ends_all() -> None:
-    """A signal interrupts the wait, and every worker hears of it."""
+def to_the_process() -> None:
+    """Ask as from outside: mostly the main thread is interrupted."""
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def to_this_thread() -> None:
+    """Ask so that the main thread is not: the kernel may choose any."""
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("ask", [to_the_process, to_this_thread])
+def test_request_to_stop_ends_all(ask: Callable[[], None]) -> None:
+    """A signal ends the wait, and every worker hears of it."""
     heard: list[bool] = []
     all_there = threading.Barrier(2)
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -103,7 +115,8 @@ def test_request_to_stop_ends_all() -> None:
     def work(item: int, give_up: threading.Event) -> None:
         all_there.wait(timeout=30)
         if item == 0:
-            os.kill(os.getpid(), signal.SIGTERM)  # as from outside: to the main thread
+            time.sleep(0.2)  # the main thread waits by then
+            ask()
         heard.append(give_up.wait(timeout=30))
 
     try:

@@ -7,14 +7,18 @@ not know prompts.
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import torch
 from transformers import PreTrainedModel
 
 from modelmill.spec.batching import ANSWERED_AT_ONCE, UPDATED_ROPES
+
+LOOK_SECONDS: Final = 0.2
+"""How long a request to stop may go unheard: the kernel may give a signal to any thread, and only
+the main one acts on it, when it wakes."""
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -61,8 +65,11 @@ def at_once(
     ) as pool:
         try:
             running = [pool.submit(work, item, give_up) for item in items]
-            for each in as_completed(running):
-                each.result()
+            left = set(running)
+            while left:
+                done, left = wait(left, LOOK_SECONDS, FIRST_EXCEPTION)
+                for each in done:
+                    each.result()
             return [each.result() for each in running]
         finally:
             # A failed one, or a request to stop, must not wait for whole batches.
