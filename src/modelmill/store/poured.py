@@ -173,7 +173,11 @@ class Poured:
 
     def _hand_over(self) -> None:
         with self._changing:
-            self._changing.wait_for(lambda: self._error or len(self._present) < PARTS_WAITING)
+            # With pauses: a signal that another thread was given is acted on when this one wakes.
+            while not self._changing.wait_for(
+                lambda: self._error or len(self._present) < PARTS_WAITING, LOOK_SECONDS
+            ):
+                pass
             if self._error is not None:
                 raise self._error
             self._present[self._filled] = self._filling
